@@ -1,0 +1,1 @@
+"""The embedded control plane: Istio YAML in, xDS resources out."""

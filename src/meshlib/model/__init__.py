@@ -1,0 +1,1 @@
+"""Compiled, immutable configuration: values and closures. Imports nothing of meshlib but errors."""

@@ -1,0 +1,146 @@
+"""Clusters as CDS gives them, with their endpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from meshlib.model.endpoint import ClusterLoadAssignment
+
+UINT32_MAX = 4294967295
+
+
+class Discovery(Enum):
+    """``Cluster.DiscoveryType``: where endpoints come from."""
+
+    STATIC = "STATIC"
+    STRICT_DNS = "STRICT_DNS"
+    LOGICAL_DNS = "LOGICAL_DNS"
+    EDS = "EDS"
+    ORIGINAL_DST = "ORIGINAL_DST"
+
+
+class LbPolicy(Enum):
+    """``Cluster.LbPolicy``."""
+
+    ROUND_ROBIN = "ROUND_ROBIN"
+    LEAST_REQUEST = "LEAST_REQUEST"
+    RANDOM = "RANDOM"
+    CLUSTER_PROVIDED = "CLUSTER_PROVIDED"
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """``CircuitBreakers.Thresholds`` of the DEFAULT priority, with Envoy's defaults."""
+
+    max_connections: int = 1024
+    max_pending_requests: int = 1024
+    max_requests: int = 1024
+    max_retries: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierDetection:
+    """``envoy.config.cluster.v3.OutlierDetection``, with Envoy's defaults; times in seconds.
+
+    Attributes:
+        consecutive_5xx: errors in a row that eject, 0 = off.
+        enforcing_consecutive_5xx: percent of detections that eject, 0 = detector off.
+        consecutive_gateway_failure: 502, 503, 504 and local errors in a row.
+        enforcing_consecutive_gateway_failure: percent, default 0.
+        split_external_local_origin_errors: whether connect errors count apart.
+        consecutive_local_origin_failure: local errors in a row, when split.
+        enforcing_consecutive_local_origin_failure: percent.
+        interval: seconds between sweeps; an ejection ends at a sweep.
+        base_ejection_time: an ejection lasts base times the times ejected.
+        max_ejection_time: upper bound of one ejection.
+        max_ejection_percent: strict (Envoy ≥ 1.29): 1 bad of 3 is not ejected at 10 %.
+        always_eject_one_host: the old rule, one host regardless.
+    """
+
+    consecutive_5xx: int = 5
+    enforcing_consecutive_5xx: int = 100
+    consecutive_gateway_failure: int = 5
+    enforcing_consecutive_gateway_failure: int = 0
+    split_external_local_origin_errors: bool = False
+    consecutive_local_origin_failure: int = 5
+    enforcing_consecutive_local_origin_failure: int = 100
+    interval: float = 10.0
+    base_ejection_time: float = 30.0
+    max_ejection_time: float = 300.0
+    max_ejection_percent: int = 10
+    always_eject_one_host: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TransportSocket:
+    """What a ``transport_socket`` asks for.
+
+    Attributes:
+        name: the socket's name in the configuration.
+        secure: whether it asks for TLS; False is ``raw_buffer``.
+        detail: what it asks for, in words, for errors and ``explain``.
+    """
+
+    name: str
+    secure: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TransportSocketMatch:
+    """One of ``transport_socket_matches``: first whose ``criteria`` equal the endpoint's
+    ``envoy.transport_socket_match`` metadata wins.
+    """
+
+    name: str
+    criteria: tuple[tuple[str, object], ...]
+    socket: TransportSocket
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRef:
+    """The service behind a cluster, for metrics: metadata ``istio.services[0]``."""
+
+    host: str = "unknown"
+    name: str = "unknown"
+    namespace: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """One cluster with everything a call needs of it.
+
+    Attributes:
+        name: its name, for Istio ``outbound|port|subset|host``.
+        discovery: where its endpoints come from.
+        assignment: its endpoints; None while EDS has not answered.
+        lb_policy: how one is chosen.
+        connect_timeout: seconds, Envoy's default 5.
+        thresholds: circuit breakers of the DEFAULT priority.
+        outlier: outlier detection, None = off.
+        panic_threshold: percent of healthy hosts below which all are used, 0 = never.
+        choice_count: LEAST_REQUEST candidates.
+        http2: whether ``http2_protocol_options`` ask for HTTP/2.
+        transport_socket: what endpoints without a match use; None is plaintext.
+        transport_socket_matches: per-endpoint choices, in order.
+        eds_name: the EDS resource to ask for.
+        service: the service it belongs to.
+        source: where its policy was configured (``dr.yaml:3``), for ``explain``.
+    """
+
+    name: str
+    discovery: Discovery
+    assignment: ClusterLoadAssignment | None = None
+    lb_policy: LbPolicy = LbPolicy.ROUND_ROBIN
+    connect_timeout: float = 5.0
+    thresholds: Thresholds = Thresholds()
+    outlier: OutlierDetection | None = None
+    panic_threshold: float = 50.0
+    choice_count: int = 2
+    http2: bool = False
+    transport_socket: TransportSocket | None = None
+    transport_socket_matches: tuple[TransportSocketMatch, ...] = ()
+    eds_name: str = ""
+    service: ServiceRef = ServiceRef()
+    source: str = ""

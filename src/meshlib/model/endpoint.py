@@ -1,0 +1,95 @@
+"""Endpoints as EDS gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class HealthStatus(Enum):
+    """``envoy.config.core.v3.HealthStatus``; UNKNOWN counts as healthy (gRFC A27)."""
+
+    UNKNOWN = 0
+    HEALTHY = 1
+    UNHEALTHY = 2
+    DRAINING = 3
+    TIMEOUT = 4
+    DEGRADED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Locality:
+    """``envoy.config.core.v3.Locality``."""
+
+    region: str = ""
+    zone: str = ""
+    sub_zone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The workload behind an endpoint: metadata ``istio.workload``, "name;namespace;app;version;cluster"."""
+
+    name: str = "unknown"
+    namespace: str = "unknown"
+    app: str = "unknown"
+    version: str = "unknown"
+    cluster: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One ``LbEndpoint``.
+
+    Attributes:
+        address: IP, host name (DNS clusters), or the path of a unix socket (port 0).
+        port: TCP port.
+        weight: ``load_balancing_weight``, default 1.
+        health: ``health_status`` of EDS.
+        hostname: ``Endpoint.hostname``, for auto_host_rewrite.
+        metadata: ``filter_metadata`` as plain dicts.
+        workload: who answers there, for metrics and spans.
+    """
+
+    address: str
+    port: int
+    weight: int = 1
+    health: HealthStatus = HealthStatus.UNKNOWN
+    hostname: str = ""
+    metadata: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    workload: Workload = Workload()
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What identifies an endpoint over updates: its address."""
+        return (self.address, self.port)
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}" if self.port else self.address
+
+
+@dataclass(frozen=True, slots=True)
+class LocalityEndpoints:
+    """``LocalityLbEndpoints``: the endpoints of one locality at one priority."""
+
+    endpoints: tuple[Endpoint, ...]
+    locality: Locality = Locality()
+    weight: int = 1
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterLoadAssignment:
+    """``ClusterLoadAssignment``: all endpoints of a cluster.
+
+    Attributes:
+        name: ``cluster_name``.
+        localities: in the order received; the number, not the order, is the priority.
+        overprovisioning_factor: percent, default 140.
+    """
+
+    name: str
+    localities: tuple[LocalityEndpoints, ...] = ()
+    overprovisioning_factor: int = 140

@@ -1,0 +1,213 @@
+"""Matchers: values that compile to one closure each.
+
+A closure costs 0.1 µs where reading the protobuf costs 1.1 (design.md, decision 2). Regular
+expressions are RE2's, as Envoy's are: full match, linear time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from urllib.parse import unquote_plus
+
+import re2
+
+from meshlib.model.request import RequestView
+
+Predicate = Callable[[RequestView], bool]
+Test = Callable[[str], bool]
+
+
+class StringOp(Enum):
+    """The operators of ``envoy.type.matcher.v3.StringMatcher``."""
+
+    EXACT = "exact"
+    PREFIX = "prefix"
+    SUFFIX = "suffix"
+    CONTAINS = "contains"
+    REGEX = "regex"
+
+
+@dataclass(frozen=True, slots=True)
+class StringMatch:
+    """``envoy.type.matcher.v3.StringMatcher``."""
+
+    op: StringOp
+    value: str
+    ignore_case: bool = False
+
+    def compile(self) -> Test:
+        """Return the closure; raises ``ValueError`` for a pattern RE2 refuses."""
+        if self.op is StringOp.REGEX:
+            return full_match(self.value)
+        value = self.value.lower() if self.ignore_case else self.value
+        test: Test = {
+            StringOp.EXACT: value.__eq__,
+            StringOp.PREFIX: lambda text: text.startswith(value),
+            StringOp.SUFFIX: lambda text: text.endswith(value),
+            StringOp.CONTAINS: lambda text: value in text,
+        }[self.op]
+        return (lambda text: test(text.lower())) if self.ignore_case else test
+
+    def __str__(self) -> str:
+        return f"{self.op.value} {self.value!r}" + (" (ignoring case)" if self.ignore_case else "")
+
+
+def full_match(pattern: str) -> Test:
+    """Return an RE2 full-match test; raises ``ValueError`` naming the pattern and the fault."""
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        compiled = re2.compile(pattern, options=options)
+    except re2.error as error:
+        reason = error.args[0] if error.args else error
+        text = reason.decode() if isinstance(reason, bytes) else str(reason)
+        raise ValueError(f"regex {pattern!r} is not valid RE2: {text}") from error
+    return lambda text: compiled.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class PathMatch:
+    """The path specifier of ``RouteMatch``: exactly one way to look at the path.
+
+    ``separated`` is ``path_separated_prefix``. The query never takes part.
+    """
+
+    op: StringOp
+    value: str
+    case_sensitive: bool = True
+    separated: bool = False
+
+    def compile(self) -> Test:
+        """Return the closure over the path without query."""
+        test = StringMatch(self.op, self.value, ignore_case=not self.case_sensitive).compile()
+        if not self.separated:
+            return test
+        length = len(self.value)
+        return lambda path: test(path) and (len(path) == length or path[length] == "/")
+
+    def __str__(self) -> str:
+        kind = "path_separated_prefix" if self.separated else {"exact": "path"}.get(self.op.value, self.op.value)
+        return f"{kind} {self.value}" + ("" if self.case_sensitive else " (ignoring case)")
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderMatch:
+    """``envoy.config.route.v3.HeaderMatcher``.
+
+    Exactly one of ``string``, ``range_`` and ``present`` is set. Repeated headers are matched
+    one by one (Envoy 1.40). A missing header never matches, not even inverted, unless
+    ``treat_missing_as_empty`` (measured on Envoy: semantics 4.15).
+    """
+
+    name: str
+    string: StringMatch | None = None
+    range_: tuple[int, int] | None = None
+    present: bool | None = None
+    invert: bool = False
+    treat_missing_as_empty: bool = False
+
+    def compile(self) -> Predicate:
+        """Return the closure over the request."""
+        name, invert, empty = self.name.lower(), self.invert, self.treat_missing_as_empty
+        if self.present is not None:
+            wanted = self.present is not invert
+            return lambda view: bool(view.values(name)) is wanted
+        test = self._value_test()
+
+        def matches(view: RequestView) -> bool:
+            values = view.values(name)
+            if not values:
+                if not empty:
+                    return False
+                values = [""]
+            return any(map(test, values)) is not invert
+
+        return matches
+
+    def _value_test(self) -> Test:
+        if self.range_ is not None:
+            start, end = self.range_
+
+            def in_range(text: str) -> bool:
+                try:
+                    return start <= int(text) < end
+                except ValueError:
+                    return False
+
+            return in_range
+        if self.string is None:
+            raise ValueError(f"header matcher for {self.name!r} says nothing to match")
+        return self.string.compile()
+
+    def __str__(self) -> str:
+        if self.present is not None:
+            what = "present" if self.present else "absent"
+        elif self.range_ is not None:
+            what = f"in [{self.range_[0]}, {self.range_[1]})"
+        else:
+            what = str(self.string)
+        return f"{self.name} {'not ' if self.invert else ''}{what}"
+
+
+@dataclass(frozen=True, slots=True)
+class QueryMatch:
+    """``QueryParameterMatcher``: looks at the first value of the parameter (measured)."""
+
+    name: str
+    string: StringMatch | None = None
+
+    def compile(self) -> Predicate:
+        """Return the closure over the request."""
+        name, test = self.name, self.string.compile() if self.string else None
+
+        def matches(view: RequestView) -> bool:
+            for pair in view.query.split("&"):
+                key, _, value = pair.partition("=")
+                if unquote_plus(key) == name:
+                    return True if test is None else test(unquote_plus(value))
+            return False
+
+        return matches
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.string or 'present'}"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteMatch:
+    """``envoy.config.route.v3.RouteMatch``: path and headers and query, all of them.
+
+    Attributes:
+        grpc: only gRPC requests (content-type ``application/grpc``).
+        runtime_fraction: percent of requests that match at all, None = all.
+    """
+
+    path: PathMatch
+    headers: tuple[HeaderMatch, ...] = ()
+    query: tuple[QueryMatch, ...] = ()
+    grpc: bool = False
+    runtime_fraction: float | None = None
+
+    def compile(self) -> Predicate:
+        """Return one closure for all but ``runtime_fraction``, which needs a draw."""
+        path = self.path.compile()
+        checks: list[Predicate] = [m.compile() for m in self.headers]
+        checks += [m.compile() for m in self.query]
+        if self.grpc:
+            checks.append(is_grpc)
+        if not checks:
+            return lambda view: path(view.path)
+        rest = tuple(checks)
+        return lambda view: path(view.path) and all(check(view) for check in rest)
+
+    def __str__(self) -> str:
+        parts = [str(self.path), *(f"header {m}" for m in self.headers), *(f"query {m}" for m in self.query)]
+        return " and ".join([*parts, *(["gRPC"] if self.grpc else [])])
+
+
+def is_grpc(view: RequestView) -> bool:
+    """Tell whether the content type is ``application/grpc`` or one of its ``+`` forms."""
+    kind = view.header("content-type") or ""
+    return kind == "application/grpc" or kind.startswith("application/grpc+")

@@ -1,0 +1,73 @@
+"""What routing may read of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class RequestView:
+    """One request as policy sees it: built once a call, read-only, owned by one call.
+
+    Attributes:
+        method: upper-case method.
+        scheme: ``http`` or ``https``.
+        host: lower-case host without port and without brackets.
+        port: the port of the URL, the scheme's default where it names none.
+        authority: the ``Host`` header as it would be sent (``:authority``).
+        target: raw path with query.
+        path: raw path without query.
+        headers: (lower-case name, value) pairs, in order, repeats kept.
+        replayable: whether the body can be sent again.
+    """
+
+    __slots__ = ("authority", "headers", "host", "method", "path", "port", "replayable", "scheme", "target")
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        scheme: str,
+        host: str,
+        port: int,
+        authority: str,
+        target: str,
+        headers: Sequence[tuple[str, str]],
+        replayable: bool = True,
+    ) -> None:
+        self.method = method
+        self.scheme = scheme
+        self.host = host
+        self.port = port
+        self.authority = authority
+        self.target = target
+        self.path = target.partition("?")[0]
+        self.headers = headers
+        self.replayable = replayable
+
+    def values(self, name: str) -> list[str]:
+        """Return every value of the header ``name`` (lower case), in order.
+
+        The pseudo-headers of Envoy's matchers (``:method``, ``:path``, ``:authority``,
+        ``:scheme``) answer too.
+        """
+        if name[:1] == ":":
+            pseudo = {
+                ":method": self.method,
+                ":path": self.target,
+                ":authority": self.authority,
+                ":scheme": self.scheme,
+            }.get(name)
+            return [] if pseudo is None else [pseudo]
+        return [value for key, value in self.headers if key == name]
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of the header ``name`` (lower case), or None."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
+
+    @property
+    def query(self) -> str:
+        """The raw query without ``?``, or the empty string."""
+        return self.target.partition("?")[2]

@@ -1,0 +1,1 @@
+"""Load balancing: policies build pickers over a fixed set of endpoints."""

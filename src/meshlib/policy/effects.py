@@ -1,0 +1,208 @@
+"""What one call asks of its driver, and what the driver answers.
+
+The policy of a call is a generator (:func:`meshlib.policy.call.execute`). It yields the effects
+below; a driver of about 25 lines, one sync and one async, performs them:
+
+=============  =========================================================  ==================
+effect         the driver                                                 sends back
+=============  =========================================================  ==================
+Attempt        dials ``endpoint``, sends the request, waits for the head  Outcome
+Sleep          sleeps                                                     None
+Park           waits until ``ticket`` is granted or ``deadline`` passes   None
+Discard        closes the response of an outcome that will be retried     None
+Respond        returns the response; the stream wrapper keeps the         BodyEnd, when the
+               generator and reports the end of the body                  body ends or breaks
+Reply          returns a reply made here, or raises, by ``local_replies``  nothing: last effect
+=============  =========================================================  ==================
+
+Effects are slotted, not frozen: made once a call, read at once (frozen costs 0.3 µs each).
+Closing the generator at any point gives every count back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from meshlib.model.cluster import Cluster, TransportSocket
+from meshlib.model.endpoint import Endpoint
+
+
+class ErrorKind(Enum):
+    """Why an attempt brought no response head."""
+
+    CONNECT = "connection failed"  # refused, unreachable, unresolvable
+    CONNECT_TIMEOUT = "connect timeout"  # the cluster's connect_timeout
+    RESET = "connection reset before the response head"
+    TIMEOUT = "timeout"  # the attempt's deadline; policy knows whose it was
+    PROTOCOL = "invalid response"
+    TLS_UNAVAILABLE = "TLS cannot be honoured"
+    TLS_FAILED = "TLS handshake failed"
+    APPLICATION = "ended by the application"  # its timeout or its body iterator; never retried, never counted
+
+
+class HeaderLookup(Protocol):
+    """Response headers as policy reads them; ``httpx.Headers`` and ``dict`` satisfy it."""
+
+    def get(self, key: str, /) -> str | None:
+        """Return the value of a header by lower-case name, or None."""
+        ...
+
+
+class Outcome(NamedTuple):
+    """What an attempt met: a response head or an error. Exceptions are values here.
+
+    Attributes:
+        status: HTTP status, None for an error.
+        headers: response headers by lower-case name.
+        error: the kind of failure, None for a response.
+        message: the failure in words.
+        response: the driver's response object, opaque to policy.
+        exception: the driver's exception, opaque to policy.
+        grpc_status: status of a gRPC call, when known with the head.
+        written: whether any byte of the request may have reached the endpoint.
+    """
+
+    status: int | None = None
+    headers: HeaderLookup = {}  # noqa: RUF012  a shared empty dict nobody writes to
+    error: ErrorKind | None = None
+    message: str = ""
+    response: object = None
+    exception: BaseException | None = None
+    grpc_status: int | None = None
+    written: bool = True
+
+
+@dataclass(slots=True)
+class Attempt:
+    """Send the request to ``endpoint`` and report the response head.
+
+    Attributes:
+        number: 1-based.
+        cluster: for connect_timeout, HTTP/2 and pool keys.
+        endpoint: where to dial.
+        transport_socket: the socket in force for this endpoint, None is plaintext.
+        timeout: seconds from the moment the request is sent in full to the response head,
+            over connecting too when the body is ready at once; None = no bound.
+        headers: request headers to set for this attempt (lower-case names).
+        authority: Host header to send, when the route rewrites it.
+        target: path and query to send, when the route rewrites them.
+    """
+
+    number: int
+    cluster: Cluster
+    endpoint: Endpoint
+    transport_socket: TransportSocket | None
+    timeout: float | None
+    headers: Sequence[tuple[str, str]]
+    authority: str
+    target: str
+
+
+@dataclass(slots=True)
+class Sleep:
+    """Sleep ``seconds`` (back-off, injected delay)."""
+
+    seconds: float
+
+
+class Ticket(Protocol):
+    """A place in the queue for a connection slot; see ``policy.limits``."""
+
+    def on_grant(self, wake: WakeUp) -> None:
+        """Call ``wake()``, from any thread, once the slot is granted; at once if it already is."""
+        ...
+
+
+class WakeUp(Protocol):
+    """Wakes the driver; must be callable from any thread."""
+
+    def __call__(self) -> None:
+        """Wake it."""
+        ...
+
+
+@dataclass(slots=True)
+class Park:
+    """Wait for a connection slot, at most ``timeout`` seconds (None = no bound)."""
+
+    ticket: Ticket
+    timeout: float | None
+
+
+@dataclass(slots=True)
+class Discard:
+    """Close the response of ``outcome``; a retry follows."""
+
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class Respond:
+    """Return ``outcome`` to the application (its response, or its exception).
+
+    Attributes:
+        outcome: the final outcome; always a response.
+        timeout: seconds left for the body to end (route timeout), None = no bound.
+    """
+
+    outcome: Outcome
+    timeout: float | None
+
+
+class ReplyKind(Enum):
+    """Which local reply; the transports map each to one exception."""
+
+    CONFIGURED = "configured"  # direct response, redirect, fault abort: a response always
+    NO_ROUTE = "no route"
+    CLUSTER_NOT_FOUND = "cluster not found"
+    NO_HEALTHY_UPSTREAM = "no healthy upstream"
+    OVERFLOW = "overflow"
+    BREAKER_OPEN = "breaker open"
+    CONNECT_FAILED = "upstream connect failed"
+    TLS_UNAVAILABLE = "transport security unavailable"
+    RESET = "upstream reset"
+    PER_TRY_TIMEOUT = "per-try timeout"
+    ROUTE_TIMEOUT = "route timeout"
+    APPLICATION = "ended by the application"
+
+
+@dataclass(slots=True)
+class Reply:
+    """End the call with a reply made here: what an Envoy sidecar would send, or its exception.
+
+    Attributes:
+        kind: which.
+        status: HTTP status Envoy gives.
+        body: body text Envoy gives.
+        headers: headers Envoy gives.
+        message: for people: what failed, where, what to do next.
+        cause: the last attempt's exception, to chain.
+        grpc_status: for gRPC callers.
+    """
+
+    kind: ReplyKind
+    status: int
+    body: str
+    headers: Sequence[tuple[str, str]]
+    message: str
+    cause: BaseException | None = None
+    grpc_status: int | None = None
+
+
+class BodyEnd(NamedTuple):
+    """How the body of the returned response ended.
+
+    Attributes:
+        error: None when it ended well or the application closed it early.
+        received: body bytes received.
+    """
+
+    error: ErrorKind | None = None
+    received: int = 0
+
+
+Effect = Attempt | Sleep | Park | Discard | Respond | Reply
+Answer = Outcome | BodyEnd | None

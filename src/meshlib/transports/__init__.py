@@ -1,0 +1,1 @@
+"""Thin drivers between a client library and the policy engine."""

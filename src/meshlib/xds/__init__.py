@@ -1,0 +1,1 @@
+"""The xDS client: resources in, one validated snapshot out."""
