@@ -36,6 +36,11 @@ class AttemptRecord:
         self.error = ""
         self.context: object = None
 
+    def __getstate__(self) -> tuple[None, dict[str, object]]:
+        # As CallRecord: an observer's span cannot be pickled.
+        state = {name: getattr(self, name) for name in self.__slots__}
+        return None, {**state, "context": None}
+
     def __repr__(self) -> str:
         outcome = self.error or self.status or "running"
         return f"<attempt {self.number} {self.endpoint} {outcome} {1000 * (self.ended - self.started):.1f}ms>"
@@ -118,6 +123,11 @@ class CallRecord:
     def duration(self) -> float:
         """Seconds from start to end, 0.0 while the call runs."""
         return self.ended - self.started if self.ended else 0.0
+
+    def __getstate__(self) -> tuple[None, dict[str, object]]:
+        # An error carries its record over process borders; an observer's span cannot go along.
+        state = {name: getattr(self, name) for name in self.__slots__}
+        return None, {**state, "context": None}
 
     def __repr__(self) -> str:
         return (

@@ -1,0 +1,18 @@
+"""The contract of load balancing: a picker over a fixed set of endpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from meshlib.clock import Randomness
+
+if TYPE_CHECKING:
+    from meshlib.policy.state import EndpointState
+
+
+class Picker(Protocol):
+    """Picks one endpoint of a fixed set. Called under the cluster's lock."""
+
+    def pick(self, chance: Randomness) -> EndpointState:
+        """Return the endpoint for the next attempt."""
+        ...

@@ -1,0 +1,374 @@
+"""One call, as policy: a generator that yields effects and receives outcomes.
+
+The order of the stack, top to bottom, and why each step stands where it does:
+
+1. *route*: nothing else is known before it.
+2. *fault injection*: Envoy's fault filter sits above its router, so an injected abort is never
+   retried and an injected delay does not eat the route's timeout.
+3. *cluster*: drawn once; every attempt stays on it.
+4. *breaker* (opt-in): guards the call as a whole, so one refusal costs no attempt.
+5. *attempts*: pick and count (``begin``) → connection slot → send → outlier detection → retry?
+   Outlier detection sees every attempt, timeouts too, and before the retry is decided, so that
+   the retry already avoids an endpoint that this attempt ejected.
+6. *respond*: the slot is held until the body ends.
+
+Every ``finally`` gives its counts back, so closing the generator anywhere leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+
+from meshlib.clock import Clock, Randomness
+from meshlib.model.cluster import Discovery
+from meshlib.model.endpoint import Endpoint
+from meshlib.model.request import RequestView
+from meshlib.model.route import DirectResponse, Redirect, RouteAction, WeightedCluster
+from meshlib.policy import faults, flags, replies, routing
+from meshlib.policy.deadlines import Deadlines
+from meshlib.policy.effects import (
+    Answer,
+    Attempt,
+    BodyEnd,
+    Discard,
+    Effect,
+    ErrorKind,
+    Outcome,
+    Park,
+    Reply,
+    Respond,
+    Sleep,
+)
+from meshlib.policy.events import Observer
+from meshlib.policy.limits import ConnectionTicket
+from meshlib.policy.outlier import GATEWAY_STATUSES, Verdict
+from meshlib.policy.record import AttemptRecord, CallRecord
+from meshlib.policy.retrying import PlanFor, RetryState, plan_for, wanted
+from meshlib.policy.state import ClusterState, EndpointState, LiveSnapshot, Refusal
+
+Policy = Generator[Effect, Answer, None]
+Hint = Callable[[RequestView, routing.Choice], str]
+
+# gRPC status -> HTTP status for outlier detection, as Envoy's Grpc::Utility::grpcToHttpStatus.
+GRPC_TO_HTTP = {2: 500, 4: 504, 12: 501, 13: 500, 14: 503, 15: 500}
+
+
+@dataclass(slots=True)
+class Call:
+    """Everything one call needs; made by a transport, read by :func:`execute`.
+
+    Attributes:
+        view: the request.
+        live: the snapshot over live state, read once by the transport.
+        record: the call's record.
+        clock, chance, observer: the outside, handed in.
+        plan_for: makes retry plans; carries the user's tenacity strategies.
+        hint: words for a call that found no route ("did you mean …?").
+    """
+
+    view: RequestView
+    live: LiveSnapshot
+    record: CallRecord
+    clock: Clock
+    chance: Randomness
+    observer: Observer
+    plan_for: PlanFor = plan_for
+    hint: Hint = field(default=lambda view, _choice: f"no route for {view.authority}")
+
+
+def execute(call: Call) -> Policy:
+    """Run the policy of one call; see the module's text for the order of its steps."""
+    record = call.record
+    call.observer.call_started(record)
+    try:
+        yield from _route(call)
+    except GeneratorExit:
+        record.flags |= flags.DOWNSTREAM_CONNECTION_TERMINATION
+        record.detail = record.detail or "downstream_remote_disconnect"
+        raise
+    finally:
+        record.ended = call.clock()
+        call.observer.call_ended(record)
+
+
+def _route(call: Call) -> Policy:
+    record, view = call.record, call.view
+    choice = routing.choose(call.live.snapshot, view, call.chance)
+    destination, route = choice.destination, choice.route
+    if destination is not None:
+        record.listener = destination.listener
+        record.route_config = destination.routes.name if destination.routes else ""
+    if choice.virtual_host is not None:
+        record.virtual_host = choice.virtual_host.name
+    if destination is not None and destination.tcp_cluster:
+        # Bytes to a cluster: HTTP policies do not apply (a TCP chain, or TLS of the application's own).
+        action = RouteAction((WeightedCluster(destination.tcp_cluster),), timeout=0.0)
+        yield from _forward(call, choice, action, destination.tcp_cluster)
+        return
+    if route is None:
+        yield replies.no_route(record, call.hint(view, choice))
+        return
+    record.route, record.source = route.name, route.source
+    if isinstance(route.action, DirectResponse):
+        yield replies.direct(record, route.action)
+    elif isinstance(route.action, Redirect):
+        yield replies.redirect(record, route.action.status, routing.location(route.action, route, view))
+    else:
+        cluster = routing.draw_cluster(route.action.clusters, call.chance)
+        record.cluster_name = cluster
+        if not (yield from _inject_faults(call, choice, cluster)):
+            yield from _forward(call, choice, route.action, cluster)
+
+
+def _inject_faults(call: Call, choice: routing.Choice, cluster: str) -> Generator[Effect, Answer, bool]:
+    """Delay, then abort; returns whether the call was answered here."""
+    http = choice.destination.http if choice.destination else None
+    if http is None or not http.fault_filter or choice.route is None:
+        return False
+    fault = choice.route.fault or http.fault
+    if fault is None or not faults.applies(fault, call.view, cluster):
+        return False
+    seconds = faults.draw_delay(fault, call.chance)
+    if seconds:
+        call.record.flags |= flags.DELAY_INJECTED
+        yield Sleep(seconds)
+    abort = faults.draw_abort(fault, call.chance)
+    if abort is None:
+        return False
+    yield replies.fault_abort(call.record, abort)
+    return True
+
+
+def _forward(call: Call, choice: routing.Choice, action: RouteAction, name: str) -> Policy:
+    record = call.record
+    record.cluster_name = name
+    cluster = call.live.clusters.get(name)
+    if cluster is None:
+        yield replies.cluster_not_found(record, name, action.cluster_not_found_code)
+        return
+    record.cluster = cluster.config
+    breaker = cluster.breaker
+    if breaker is None:
+        yield from _Attempts(call, choice, action, cluster).run()
+        return
+    if not breaker.admit():
+        yield replies.breaker_open(record)
+        return
+    attempts = _Attempts(call, choice, action, cluster)
+    try:
+        yield from attempts.run()
+    finally:
+        if attempts.failed is None:
+            breaker.abandon()
+        else:
+            breaker.record(failed=attempts.failed)
+
+
+class _Attempts:
+    """The attempts of one call on one cluster: the innermost part of the stack."""
+
+    __slots__ = ("action", "call", "choice", "cluster", "deadlines", "failed", "record", "retry_held", "tried")
+
+    def __init__(self, call: Call, choice: routing.Choice, action: RouteAction, cluster: ClusterState) -> None:
+        self.call = call
+        self.choice = choice
+        self.action = action
+        self.cluster = cluster
+        self.record = call.record
+        self.deadlines = Deadlines(action, call.clock())
+        self.tried: set[tuple[str, int]] = set()
+        self.failed: bool | None = None  # None while nothing is known, for the breaker
+        self.retry_held = False
+
+    def run(self) -> Policy:
+        try:
+            while True:
+                wait = yield from self._one()
+                if wait is None:
+                    return
+                remaining = self.deadlines.remaining(self.call.clock())
+                if wait:
+                    yield Sleep(wait if remaining is None else min(wait, remaining))
+                if self.deadlines.expired(self.call.clock()):
+                    yield self._timeout(route=True)
+                    return
+        finally:
+            self._release_retry()
+
+    def _one(self) -> Generator[Effect, Answer, float | None]:
+        """One attempt; returns the back-off before the next, or None when the call is over."""
+        call, cluster = self.call, self.cluster
+        state = self._begin()
+        if isinstance(state, Refusal):
+            yield self._refused(state)
+            return None
+        ticket: ConnectionTicket | None = None
+        try:
+            if cluster.limits.gates_connections and not cluster.config.http2:
+                ticket = cluster.limits.connect()
+                if ticket is None:
+                    yield self._overflow("max_pending_requests", cluster.limits.thresholds.max_pending_requests)
+                    return None
+                if not ticket.granted:
+                    yield Park(ticket, self.deadlines.remaining(call.clock()))
+                    if not ticket.granted:
+                        yield self._timeout(route=True)
+                        return None
+            outcome = yield from self._send(state)
+            wait = self._retry(outcome)
+            if wait is None:
+                yield from self._finish(outcome)
+            elif outcome.response is not None:
+                yield Discard(outcome)
+            return wait
+        finally:
+            if ticket is not None:
+                cluster.limits.disconnect(ticket)
+            cluster.end(state)
+
+    def _begin(self) -> EndpointState | Refusal:
+        cluster, view, tried = self.cluster, self.call.view, self.tried
+        if cluster.config.discovery is Discovery.ORIGINAL_DST:
+            return cluster.begin_original(view.host, view.port)
+        retry = self.action.retry
+        if tried and retry is not None and retry.previous_hosts:
+            return cluster.begin(
+                self.call.clock(), lambda state: state.endpoint.key in tried, retry.host_selection_max_attempts
+            )
+        return cluster.begin(self.call.clock())
+
+    def _send(self, state: EndpointState) -> Generator[Effect, Answer, Outcome]:
+        call, record = self.call, self.record
+        now = call.clock()
+        endpoint = state.endpoint
+        self.tried.add(endpoint.key)
+        timeout = self.deadlines.attempt_timeout(now)
+        attempt = AttemptRecord(len(record.attempts) + 1, endpoint, now, timeout)
+        record.attempts.append(attempt)
+        added = call.observer.attempt_started(record, attempt)
+        try:
+            answer = yield self._effect(attempt, endpoint, [*added, *self._own_headers(attempt)])
+            if not isinstance(answer, Outcome):
+                raise TypeError(f"the driver answered an Attempt with {answer!r}")
+            attempt.status, attempt.grpc_status = answer.status, answer.grpc_status
+            if answer.error is not None:
+                attempt.error = answer.message or answer.error.value
+        except GeneratorExit:
+            attempt.error = "cancelled"
+            raise
+        finally:
+            attempt.ended = call.clock()
+            call.observer.attempt_ended(record, attempt)
+        verdict = _verdict(answer)
+        if verdict is not None:
+            self.cluster.observe(state, verdict, attempt.ended)
+        return answer
+
+    def _effect(self, attempt: AttemptRecord, endpoint: Endpoint, headers: list[tuple[str, str]]) -> Attempt:
+        view, route = self.call.view, self.choice.route
+        return Attempt(
+            number=attempt.number,
+            cluster=self.cluster.config,
+            endpoint=endpoint,
+            transport_socket=self.cluster.transport_socket(endpoint),
+            timeout=attempt.timeout,
+            headers=headers,
+            authority=self.action.host_rewrite or view.authority,
+            target=routing.rewritten_target(route, self.action, view) if route else view.target,
+        )
+
+    def _own_headers(self, attempt: AttemptRecord) -> list[tuple[str, str]]:
+        headers = []
+        if attempt.timeout is not None:
+            headers.append(("x-envoy-expected-rq-timeout-ms", str(int(attempt.timeout * 1000))))
+        if self.choice.virtual_host is not None and self.choice.virtual_host.attempt_count:
+            headers.append(("x-envoy-attempt-count", str(attempt.number)))
+        return headers
+
+    def _retry(self, outcome: Outcome) -> float | None:
+        """Decide: the seconds to wait before a retry, or None when this outcome is the last."""
+        policy = self.action.retry
+        self._release_retry()  # Envoy: the slot is held from the decision to the next response head
+        if policy is None or not wanted(policy, outcome):
+            return None
+        now = self.call.clock()
+        if outcome.error is ErrorKind.TIMEOUT and self.deadlines.route_fired(now):
+            return None
+        record = self.record
+        plan = self.call.plan_for(policy)
+        state = RetryState(len(record.attempts), now - record.started, outcome)
+        if plan.exhausted(state):
+            record.flags |= flags.UPSTREAM_RETRY_LIMIT_EXCEEDED
+            return None
+        if not self.call.view.replayable:
+            record.retry_skipped = "body not replayable"
+            return None
+        if not self.cluster.limits.try_retry():
+            record.flags |= flags.UPSTREAM_OVERFLOW
+            record.retry_skipped = f"max_retries={self.cluster.limits.thresholds.max_retries} reached"
+            return None
+        self.retry_held = True
+        return plan.back_off(state, self.call.chance)
+
+    def _finish(self, outcome: Outcome) -> Policy:
+        """Hand the final outcome over, holding every slot until its body ends."""
+        record = self.record
+        self._release_retry()
+        if outcome.error is not None or outcome.status is None:
+            self.failed = None if outcome.error is ErrorKind.APPLICATION else True
+            yield self._error_reply(outcome)
+            return
+        self.failed = outcome.status >= 500
+        record.status, record.grpc_status, record.detail = outcome.status, outcome.grpc_status, "via_upstream"
+        end = yield Respond(outcome, self.deadlines.remaining(self.call.clock()))
+        if not isinstance(end, BodyEnd):
+            return
+        record.bytes_received = end.received
+        if end.error is ErrorKind.TIMEOUT:
+            record.flags |= flags.UPSTREAM_REQUEST_TIMEOUT
+            record.detail = "response_timeout"
+        elif end.error is ErrorKind.APPLICATION:
+            record.flags |= flags.DOWNSTREAM_CONNECTION_TERMINATION
+        elif end.error is not None:
+            self.failed = True
+            record.flags |= flags.UPSTREAM_CONNECTION_TERMINATION
+            record.detail = "upstream_reset_after_response_started{connection_termination}"
+
+    def _error_reply(self, outcome: Outcome) -> Reply:
+        if outcome.error is ErrorKind.TIMEOUT:
+            return self._timeout(route=self.deadlines.route_fired(self.call.clock()), cause=outcome.exception)
+        return replies.attempt_failed(self.record, outcome)
+
+    def _timeout(self, *, route: bool, cause: BaseException | None = None) -> Reply:
+        self.failed = True
+        seconds = self.deadlines.route if route else self.deadlines.per_try
+        return replies.timed_out(self.record, route=route, seconds=seconds, cause=cause)
+
+    def _refused(self, refusal: Refusal) -> Reply:
+        if refusal is Refusal.OVERFLOW:
+            return self._overflow("max_requests", self.cluster.limits.thresholds.max_requests)
+        self.failed = True
+        known = len(self.cluster.endpoints)
+        return replies.no_healthy_upstream(self.record, known, len(self.cluster.outliers.ejected))
+
+    def _overflow(self, threshold: str, limit: int) -> Reply:
+        return replies.overflow(self.record, threshold, limit)
+
+    def _release_retry(self) -> None:
+        if self.retry_held:
+            self.retry_held = False
+            self.cluster.limits.release_retry()
+
+
+def _verdict(outcome: Outcome) -> Verdict | None:
+    """Return what an outcome says of its endpoint, None when it says nothing."""
+    if outcome.error is not None:
+        silent = outcome.error in (ErrorKind.APPLICATION, ErrorKind.TLS_UNAVAILABLE)
+        return None if silent else Verdict.LOCAL_ORIGIN
+    status = outcome.status or 0
+    if outcome.grpc_status is not None:
+        status = GRPC_TO_HTTP.get(outcome.grpc_status, 200)
+    if status < 500:
+        return Verdict.SUCCESS
+    return Verdict.GATEWAY_ERROR if status in GATEWAY_STATUSES else Verdict.SERVER_ERROR

@@ -1,0 +1,159 @@
+"""Local replies: the status, body, flags and details that Envoy gives, and words for people."""
+
+from __future__ import annotations
+
+from meshlib.model.match import is_grpc
+from meshlib.model.route import DirectResponse
+from meshlib.model.traffic import FaultAbort
+from meshlib.policy import flags
+from meshlib.policy.effects import ErrorKind, Outcome, Reply, ReplyKind
+from meshlib.policy.record import CallRecord
+
+TEXT = (("content-type", "text/plain"),)
+RESET_TEXT = "upstream connect error or disconnect/reset before headers. {}reset reason: {}"
+
+# kind of error -> (reply, status, flag, Envoy's reset reason, Envoy's response code detail)
+ERRORS: dict[ErrorKind, tuple[ReplyKind, int, int, str, str]] = {
+    ErrorKind.CONNECT: (
+        ReplyKind.CONNECT_FAILED,
+        503,
+        flags.UPSTREAM_CONNECTION_FAILURE,
+        "remote connection failure",
+        "upstream_reset_before_response_started{remote_connection_failure}",
+    ),
+    ErrorKind.CONNECT_TIMEOUT: (
+        ReplyKind.CONNECT_FAILED,
+        503,
+        flags.UPSTREAM_CONNECTION_FAILURE,
+        "connection timeout",
+        "upstream_reset_before_response_started{connection_timeout}",
+    ),
+    ErrorKind.TLS_FAILED: (
+        ReplyKind.CONNECT_FAILED,
+        503,
+        flags.UPSTREAM_CONNECTION_FAILURE,
+        "remote connection failure",
+        "upstream_reset_before_response_started{remote_connection_failure|TLS_error}",
+    ),
+    ErrorKind.TLS_UNAVAILABLE: (
+        ReplyKind.TLS_UNAVAILABLE,
+        503,
+        flags.UPSTREAM_CONNECTION_FAILURE,
+        "remote connection failure",
+        "transport_security_unavailable",
+    ),
+    ErrorKind.RESET: (
+        ReplyKind.RESET,
+        503,
+        flags.UPSTREAM_CONNECTION_TERMINATION,
+        "connection termination",
+        "upstream_reset_before_response_started{connection_termination}",
+    ),
+    ErrorKind.PROTOCOL: (
+        ReplyKind.RESET,
+        502,
+        flags.UPSTREAM_PROTOCOL_ERROR,
+        "protocol error",
+        "upstream_reset_before_response_started{protocol_error}",
+    ),
+}
+
+
+def no_route(record: CallRecord, message: str) -> Reply:
+    """404 NR: no listener, virtual host or route."""
+    return _finish(record, Reply(ReplyKind.NO_ROUTE, 404, "", (), message), flags.NO_ROUTE_FOUND, "route_not_found")
+
+
+def cluster_not_found(record: CallRecord, name: str, status: int) -> Reply:
+    """NC: the route names a cluster that does not exist."""
+    message = (
+        f"the route {record.route or record.virtual_host!r} leads to cluster {name!r}, which does not exist; "
+        "define its service, or the subset in a DestinationRule"
+    )
+    reply = Reply(ReplyKind.CLUSTER_NOT_FOUND, status, "", (), message)
+    return _finish(record, reply, flags.NO_CLUSTER_FOUND, "cluster_not_found")
+
+
+def no_healthy_upstream(record: CallRecord, known: int, ejected: int) -> Reply:
+    """503 UH: the cluster has no endpoint to offer."""
+    have = "has no endpoints" if not known else f"has {known} endpoints, none usable ({ejected} ejected)"
+    message = f"no healthy upstream: cluster {record.cluster_name!r} {have}"
+    reply = Reply(ReplyKind.NO_HEALTHY_UPSTREAM, 503, "no healthy upstream", TEXT, message)
+    return _finish(record, reply, flags.NO_HEALTHY_UPSTREAM, "no_healthy_upstream")
+
+
+def overflow(record: CallRecord, threshold: str, limit: int) -> Reply:
+    """503 UO: a circuit-breaker threshold is reached; never retried."""
+    message = f"cluster {record.cluster_name!r} is at its circuit-breaker threshold {threshold}={limit}"
+    body = RESET_TEXT.format("", "overflow")
+    reply = Reply(ReplyKind.OVERFLOW, 503, body, (*TEXT, ("x-envoy-overloaded", "true")), message)
+    return _finish(record, reply, flags.UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}")
+
+
+def breaker_open(record: CallRecord) -> Reply:
+    """503 UO: the opt-in ClusterBreaker refuses the call."""
+    message = f"the breaker of cluster {record.cluster_name!r} is open; it lets a probe through after its reset timeout"
+    reply = Reply(ReplyKind.BREAKER_OPEN, 503, "breaker open", TEXT, message)
+    return _finish(record, reply, flags.UPSTREAM_OVERFLOW, "cluster_breaker_open")
+
+
+def timed_out(record: CallRecord, *, route: bool, seconds: float, cause: BaseException | None) -> Reply:
+    """504 UT: the route's timeout, or a per-try timeout with no retry left."""
+    kind = ReplyKind.ROUTE_TIMEOUT if route else ReplyKind.PER_TRY_TIMEOUT
+    name = "the route's timeout" if route else "per_try_timeout"
+    message = f"{name} of {seconds:g}s passed after {len(record.attempts)} attempt(s) to {record.cluster_name!r}"
+    reply = Reply(kind, 504, "upstream request timeout", TEXT, message, cause, grpc_status=4)
+    detail = "response_timeout" if route else "upstream_per_try_timeout"
+    return _finish(record, reply, flags.UPSTREAM_REQUEST_TIMEOUT, detail)
+
+
+def attempt_failed(record: CallRecord, outcome: Outcome) -> Reply:
+    """503 UF or UC, or 502 UPE: the last attempt brought no response head."""
+    if outcome.error is ErrorKind.APPLICATION or outcome.error is None:
+        reply = Reply(ReplyKind.APPLICATION, 0, "", (), outcome.message, outcome.exception)
+        return _finish(record, reply, flags.DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect")
+    kind, status, flag, reason, detail = ERRORS[outcome.error]
+    body = RESET_TEXT.format("retried and the latest " if len(record.attempts) > 1 else "", reason)
+    where = record.endpoint
+    message = f"{outcome.error.value}: {where} of cluster {record.cluster_name!r}"
+    if outcome.message:
+        message += f": {outcome.message}"
+    return _finish(record, Reply(kind, status, body, TEXT, message, outcome.exception), flag, detail)
+
+
+def fault_abort(record: CallRecord, abort: FaultAbort) -> Reply:
+    """The status that the configuration injects, FI."""
+    status = abort.status if abort.status is not None else 200
+    grpc = abort.grpc_status
+    headers = (*TEXT, ("grpc-status", str(grpc))) if grpc is not None and is_grpc(record.request) else TEXT
+    message = f"aborted by fault injection on {record.virtual_host!r}"
+    reply = Reply(ReplyKind.CONFIGURED, status, "fault filter abort", headers, message, grpc_status=grpc)
+    return _finish(record, reply, flags.FAULT_INJECTED, "fault_filter_abort")
+
+
+def direct(record: CallRecord, action: DirectResponse) -> Reply:
+    """The response that the route itself gives."""
+    headers = TEXT if action.body else ()
+    reply = Reply(ReplyKind.CONFIGURED, action.status, action.body, headers, "direct response")
+    return _finish(record, reply, 0, "direct_response")
+
+
+def redirect(record: CallRecord, status: int, location: str) -> Reply:
+    """The redirect that the route itself gives."""
+    reply = Reply(ReplyKind.CONFIGURED, status, "", (("location", location),), "redirect")
+    return _finish(record, reply, 0, "direct_response")
+
+
+def _finish(record: CallRecord, reply: Reply, flag: int, detail: str) -> Reply:
+    record.flags |= flag
+    record.detail = detail
+    record.status = reply.status or None
+    if reply.grpc_status is None and reply.kind is not ReplyKind.CONFIGURED:
+        reply.grpc_status = GRPC_STATUS.get(reply.kind, 14)
+    record.grpc_status = reply.grpc_status
+    return reply
+
+
+# gRPC status of a local reply: Envoy's httpToGrpcStatus (404 UNIMPLEMENTED, 503/504 UNAVAILABLE), but
+# DEADLINE_EXCEEDED for timeouts, as a gRPC client expects of a deadline.
+GRPC_STATUS = {ReplyKind.NO_ROUTE: 12, ReplyKind.ROUTE_TIMEOUT: 4, ReplyKind.PER_TRY_TIMEOUT: 4}

@@ -1,0 +1,239 @@
+"""Live state: counts, ejections and pickers. It outlives every configuration swap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from meshlib.clock import Clock, Randomness
+from meshlib.model.cluster import Cluster, Discovery, TransportSocket
+from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint
+from meshlib.model.snapshot import Snapshot
+from meshlib.policy.balancing import priorities
+from meshlib.policy.balancing.picker import Picker
+from meshlib.policy.breaker import ClusterBreaker
+from meshlib.policy.limits import Limits
+from meshlib.policy.outlier import OutlierDetector, Verdict
+
+
+class EndpointState:
+    """What is known of one endpoint now. Written under its cluster's lock.
+
+    Attributes:
+        endpoint: its configuration; replaced by updates that keep its address.
+        active: attempts in flight.
+        ejected: whether outlier detection has taken it out.
+        ejected_at: clock seconds of the last ejection.
+        times_ejected: multiplies the ejection time.
+        consecutive_5xx, consecutive_gateway, consecutive_local: failures in a row.
+    """
+
+    __slots__ = (
+        "active",
+        "consecutive_5xx",
+        "consecutive_gateway",
+        "consecutive_local",
+        "ejected",
+        "ejected_at",
+        "endpoint",
+        "times_ejected",
+    )
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.active = 0
+        self.ejected = False
+        self.ejected_at = 0.0
+        self.times_ejected = 0
+        self.consecutive_5xx = self.consecutive_gateway = self.consecutive_local = 0
+
+    def __repr__(self) -> str:
+        return f"<{self.endpoint} active={self.active}{' ejected' if self.ejected else ''}>"
+
+
+class Refusal(Enum):
+    """Why a cluster offers no endpoint."""
+
+    NO_ENDPOINT = "no healthy upstream"
+    OVERFLOW = "max_requests"
+
+
+class ClusterState:
+    """One cluster, live: limits, outlier detection, endpoints, picker. Thread-safe.
+
+    Attributes:
+        config: the cluster as last configured.
+        limits: thresholds and counts; its lock guards everything here.
+        outliers: the outlier detector.
+        breaker: the opt-in pybreaker gate, None unless asked for.
+        endpoints: by address.
+    """
+
+    __slots__ = ("_chance", "_groups", "_picker", "breaker", "config", "endpoints", "limits", "outliers")
+
+    def __init__(self, config: Cluster, chance: Randomness, breaker: ClusterBreaker | None = None) -> None:
+        self.config = config
+        self.limits = Limits(config.thresholds)
+        self.outliers = OutlierDetector(config.outlier)
+        self.breaker = breaker
+        self.endpoints: dict[tuple[str, int], EndpointState] = {}
+        self._groups: list[list[EndpointState]] = []
+        self._picker: Picker | None = None
+        self._chance = chance
+        self._place(config)
+
+    def configure(self, config: Cluster) -> None:
+        """Take a new configuration; counts and ejections of endpoints that stay are kept."""
+        if config is self.config:
+            return
+        with self.limits.lock:
+            self.config = config
+            self.limits.thresholds = config.thresholds
+            self.outliers.config = config.outlier
+            if config.outlier is None:
+                self.outliers.reset()
+            self._place(config)
+
+    def _place(self, config: Cluster) -> None:
+        assignment = config.assignment or ClusterLoadAssignment(config.name)
+        before, self.endpoints = self.endpoints, {}
+        groups: dict[int, list[EndpointState]] = {}
+        for locality in assignment.localities:
+            group = groups.setdefault(locality.priority, [])
+            for endpoint in locality.endpoints:
+                state = before.pop(endpoint.key, None) or EndpointState(endpoint)
+                state.endpoint = endpoint
+                self.endpoints[endpoint.key] = state
+                group.append(state)
+        for gone in before.values():
+            self.outliers.forget(gone)
+        self._groups = [groups[priority] for priority in sorted(groups)]
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        self._picker = priorities.build(self.config, self._groups, self._chance)
+
+    def begin(
+        self, now: float, avoid: Callable[[EndpointState], bool] | None = None, tries: int = 1
+    ) -> EndpointState | Refusal:
+        """Pick an endpoint and take a request slot; :meth:`end` gives both back.
+
+        Args:
+            now: clock seconds, for the sweep of ejections.
+            avoid: ``retry_host_predicate``: tells whether another should be picked.
+            tries: further picks before an endpoint to avoid is taken all the same
+                (``host_selection_retry_max_attempts``).
+        """
+        with self.limits.lock:
+            if self.outliers.due(now) and self.outliers.sweep(self.endpoints.values(), now):
+                self._rebuild()
+            if self._picker is None:
+                return Refusal.NO_ENDPOINT
+            state = self._picker.pick(self._chance)
+            if avoid is not None:
+                for _ in range(tries):
+                    if not avoid(state):
+                        break
+                    state = self._picker.pick(self._chance)
+            return self._take(state)
+
+    def begin_original(self, host: str, port: int) -> EndpointState | Refusal:
+        """Take a request slot for the address the caller named (ORIGINAL_DST)."""
+        with self.limits.lock:
+            return self._take(EndpointState(Endpoint(host, port)))
+
+    def _take(self, state: EndpointState) -> EndpointState | Refusal:
+        limits = self.limits
+        if limits.requests >= limits.thresholds.max_requests:
+            return Refusal.OVERFLOW
+        limits.requests += 1
+        state.active += 1
+        return state
+
+    def end(self, state: EndpointState) -> None:
+        """Count an attempt out."""
+        with self.limits.lock:
+            self.limits.requests -= 1
+            state.active -= 1
+
+    def observe(self, state: EndpointState, verdict: Verdict, now: float) -> bool:
+        """Tell outlier detection what an attempt met; returns whether it ejected the endpoint."""
+        if self.outliers.config is None:
+            return False
+        with self.limits.lock:
+            if self.endpoints.get(state.endpoint.key) is not state:
+                return False  # it left the cluster meanwhile
+            ejected = self.outliers.observe(state, verdict, len(self.endpoints), now, self._chance)
+            if ejected:
+                self._rebuild()
+            return ejected
+
+    def sweep(self, now: float) -> None:
+        """Let endpoints back whose ejection is over; for readers of an idle mesh."""
+        with self.limits.lock:
+            if self.outliers.due(now) and self.outliers.sweep(self.endpoints.values(), now):
+                self._rebuild()
+
+    def transport_socket(self, endpoint: Endpoint) -> TransportSocket | None:
+        """Return the transport socket in force for ``endpoint``, None for plaintext.
+
+        ``transport_socket_matches``: the first whose criteria all equal the endpoint's
+        ``envoy.transport_socket_match`` metadata, else the cluster's own socket.
+        """
+        config = self.config
+        if config.transport_socket_matches:
+            metadata = endpoint.metadata.get("envoy.transport_socket_match", {})
+            for match in config.transport_socket_matches:
+                if all(metadata.get(key) == value for key, value in match.criteria):
+                    return match.socket
+        return config.transport_socket
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSnapshot:
+    """A snapshot bound to live state: what a call reads, once.
+
+    Attributes:
+        snapshot: the configuration.
+        clusters: live state by cluster name.
+    """
+
+    snapshot: Snapshot
+    clusters: Mapping[str, ClusterState]
+
+    def has_endpoint(self, cluster: str, address: tuple[str, int]) -> bool:
+        """Tell whether connections to ``address`` for ``cluster`` still have a use."""
+        state = self.clusters.get(cluster)
+        return state is not None and (address in state.endpoints or state.config.discovery is Discovery.ORIGINAL_DST)
+
+
+class MeshState:
+    """The live state of all clusters of a mesh; binds each new snapshot to it.
+
+    ``bind`` is called by the one publishing thread; readers get what it returns.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        chance: Randomness,
+        breaker: Callable[[str], ClusterBreaker | None] | None = None,
+    ) -> None:
+        self.clock = clock
+        self.chance = chance
+        self._breaker = breaker or (lambda _name: None)
+        self._clusters: dict[str, ClusterState] = {}
+
+    def bind(self, snapshot: Snapshot) -> LiveSnapshot:
+        """Return ``snapshot`` over live state; clusters that are gone lose theirs."""
+        clusters: dict[str, ClusterState] = {}
+        for name, config in snapshot.clusters.items():
+            state = self._clusters.get(name)
+            if state is None:
+                state = ClusterState(config, self.chance, self._breaker(name))
+            else:
+                state.configure(config)
+            clusters[name] = state
+        self._clusters = clusters
+        return LiveSnapshot(snapshot, clusters)

@@ -1,0 +1,180 @@
+"""What transports need of a mesh: the current snapshot, live state, clock, chance, observer."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Protocol
+
+from meshlib.clock import Clock, Randomness
+from meshlib.errors import MeshClosed, MeshNotReady
+from meshlib.model.request import RequestView
+from meshlib.model.snapshot import Snapshot, Style
+from meshlib.policy.call import Call
+from meshlib.policy.events import Observer
+from meshlib.policy.record import CallRecord
+from meshlib.policy.retrying import PlanFor
+from meshlib.policy.routing import Choice, table_summary
+from meshlib.policy.state import LiveSnapshot, MeshState
+from meshlib.runtime.store import SnapshotStore
+from meshlib.runtime.waking import wait_until
+
+FIRST_CONFIGURATION_TIMEOUT = 15.0  # as Envoy's initial_fetch_timeout
+
+
+class Source(Protocol):
+    """Where snapshots come from: a folder, a control plane, a static bootstrap."""
+
+    def start(self, publish: Callable[[Snapshot], None]) -> None:
+        """Begin; ``publish`` is called from one thread, the source's own or this one."""
+
+    def close(self) -> None:
+        """Stop; idempotent."""
+
+    def describe(self) -> str:
+        """Say where configuration is awaited from and what went wrong last."""
+        ...
+
+    def demand(self, host: str, port: int) -> bool:
+        """Ask for ``host:port`` where the source serves by name; True while the answer is out."""
+        ...
+
+    def forked(self) -> None:
+        """Forget threads and streams of the parent process; :meth:`start` follows."""
+
+
+class Runtime:
+    """One mesh at work. Thread-safe; shared by all clients and event loops; survives fork."""
+
+    def __init__(
+        self, source: Source, state: MeshState, observer: Observer, plan_for: PlanFor, *, name: str = "mesh"
+    ) -> None:
+        self.store = SnapshotStore()
+        self.state = state
+        self.observer = observer
+        self.plan_for = plan_for
+        self.name = name
+        self._source = source
+        self._lock = threading.Lock()
+        self._started = False
+        self._closed = False
+        self.on_fork: list[Callable[[], None]] = []
+        _forkable.add(self)
+
+    @property
+    def clock(self) -> Clock:
+        """Monotonic seconds."""
+        return self.state.clock
+
+    @property
+    def chance(self) -> Randomness:
+        """Where chance comes from."""
+        return self.state.chance
+
+    def start(self) -> None:
+        """Start the source once; raises ``MeshClosed`` after :meth:`close`."""
+        if self._started and not self._closed:
+            return
+        with self._lock:
+            if self._closed:
+                raise MeshClosed(f"{self.name} is closed; make a new Mesh")
+            if not self._started:
+                self._source.start(self.publish)
+                self._started = True
+
+    def close(self) -> None:
+        """Stop the source; idempotent."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._source.close()
+        self.store.poke()
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Bind ``snapshot`` to live state and make it current; one thread at a time."""
+        self.store.publish(self.state.bind(snapshot))
+
+    def live(self, view: RequestView) -> LiveSnapshot | None:
+        """Return the snapshot for this request, or None when it must be waited for."""
+        if not self._started or self._closed:
+            self.start()
+        current = self.store.current
+        if current is None or current.snapshot.style is not Style.GRPC:
+            return current
+        if current.snapshot.find_listener(view.host, view.port) is None and self._source.demand(view.host, view.port):
+            return None
+        return current
+
+    def wait(self, view: RequestView | None, timeout: float) -> LiveSnapshot:
+        """Block until there is a snapshot (for ``view``); raises ``MeshNotReady`` after ``timeout`` seconds."""
+        self.start()
+        self.store.wait(lambda: self._closed or self._ready(view), timeout)
+        return self._waited(view, timeout)
+
+    async def await_(self, view: RequestView | None, timeout: float) -> LiveSnapshot:
+        """Wait like :meth:`wait`, without blocking the event loop."""
+        self.start()
+        await wait_until(lambda: self._closed or self._ready(view), self.store.watch, timeout)
+        return self._waited(view, timeout)
+
+    def call(self, view: RequestView, live: LiveSnapshot, protocol: str = "http") -> Call:
+        """Return a call of ``view``, ready for ``policy.call.execute``."""
+        clock = self.state.clock
+        record = CallRecord(view, clock(), protocol=protocol)
+        return Call(
+            view, live, record, clock, self.state.chance, self.observer, plan_for=self.plan_for, hint=self._hint
+        )
+
+    def forked(self) -> None:
+        """Start over in a forked child: threads did not survive; the snapshot did."""
+        self._lock = threading.Lock()
+        self.store = _reborn(self.store)
+        if self._started and not self._closed:
+            self._started = False
+            self._source.forked()
+        for forget in self.on_fork:
+            forget()
+
+    def _ready(self, view: RequestView | None) -> bool:
+        return self.store.current is not None and (view is None or self.live(view) is not None)
+
+    def _waited(self, view: RequestView | None, timeout: float) -> LiveSnapshot:
+        if self._closed:
+            raise MeshClosed(f"{self.name} is closed; make a new Mesh")
+        current = self.store.current
+        if current is None or (view is not None and self.live(view) is None):
+            what = "no configuration" if current is None else f"no answer for {view.authority if view else ''}"
+            raise MeshNotReady(f"{what} after {timeout:g}s from {self._source.describe()}")
+        return current
+
+    def _hint(self, view: RequestView, choice: Choice) -> str:
+        """Say what of the request nothing takes, and what comes near."""
+        if choice.destination is None:
+            return f"no listener takes {view.host}:{view.port}; which services and ports does {self.name} define?"
+        if choice.virtual_host is not None:
+            return f"virtual host {choice.virtual_host.name!r} has no route for {view.method} {view.path}"
+        known = table_summary(choice.destination.routes) if choice.destination.routes else []
+        near = get_close_matches(view.host, known, n=1)
+        tail = f"; did you mean {near[0]!r}?" if near else ""
+        return f"no virtual host for {view.authority!r} in route table {choice.destination.listener!r}{tail}"
+
+
+def _reborn(store: SnapshotStore) -> SnapshotStore:
+    fresh = SnapshotStore()
+    fresh.current = store.current
+    return fresh
+
+
+_forkable: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for runtime in list(_forkable):
+        runtime.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

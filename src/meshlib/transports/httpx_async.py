@@ -1,0 +1,243 @@
+"""The async driver: performs the effects of policy for ``httpx.AsyncClient``."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncIterator
+from typing import cast
+
+import anyio
+import httpx
+
+from meshlib import errors
+from meshlib.model.request import RequestView
+from meshlib.policy.call import Call, Policy, execute
+from meshlib.policy.effects import (
+    Answer,
+    Attempt,
+    BodyEnd,
+    Discard,
+    Effect,
+    ErrorKind,
+    Outcome,
+    Park,
+    Reply,
+    Respond,
+    Sleep,
+)
+from meshlib.policy.state import LiveSnapshot
+from meshlib.runtime.runtime import Runtime
+from meshlib.runtime.waking import loop_token, threadsafe
+from meshlib.transports import httpx_translate as translate
+from meshlib.transports.httpx_errors import BODY_LATE, MeshNotReady, RouteTimeout
+from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
+from meshlib.transports.httpx_sync import conclude
+from meshlib.transports.options import TransportOptions
+from meshlib.upstream.clock import AttemptClock, attempt_clock
+from meshlib.upstream.pools import AsyncEndpointPools
+
+
+class AsyncCarrier(httpx.AsyncHTTPTransport):
+    """httpx's own transport over our pools: what instruments or mocks httpx sees every attempt."""
+
+    def __init__(self, pools: AsyncEndpointPools) -> None:
+        self._pool = pools
+
+
+class AsyncCallStream(httpx.AsyncByteStream):
+    """The body of a returned response; it keeps the call alive until the body ends."""
+
+    def __init__(self, inner: httpx.AsyncByteStream, policy: Policy, call: Call, clock: AttemptClock) -> None:
+        self._inner = inner
+        self._policy: Policy | None = policy
+        self._call = call
+        self._clock = clock
+        self._received = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        parts = aiter(self._inner)
+        try:
+            while (part := await self._next(parts)) is not None:
+                self._received += len(part)
+                yield part
+        except httpx.TransportError as error:
+            late = isinstance(error, httpx.TimeoutException)
+            self._end(ErrorKind.APPLICATION if late else ErrorKind.RESET)
+            raise with_record(error, self._call.record) from None
+        self._end(None)
+
+    async def _next(self, parts: AsyncIterator[bytes]) -> bytes | None:
+        left = self._clock.left()
+        if left is None:
+            return await anext(parts, None)
+        with anyio.move_on_after(left):
+            return await anext(parts, None)
+        if not self._clock.mesh_expired:
+            raise httpx.ReadTimeout("the application's deadline passed while the body was read")
+        self._end(ErrorKind.TIMEOUT)
+        raise RouteTimeout(BODY_LATE, record=self._call.record)
+
+    async def aclose(self) -> None:
+        """Close the connection or give it back; the call ends here at the latest."""
+        try:
+            await self._inner.aclose()
+        finally:
+            self._end(None)
+
+    def _end(self, error: ErrorKind | None) -> None:
+        policy, self._policy = self._policy, None
+        if policy is not None:
+            conclude(policy, BodyEnd(error, self._received))
+
+
+class AsyncMeshTransport(httpx.AsyncBaseTransport):
+    """``httpx.AsyncClient(transport=AsyncMeshTransport(runtime))``; usable from several event loops.
+
+    Args:
+        runtime: the mesh.
+        options: TLS of ``https://`` URLs, limits, local replies, the inner transport.
+    """
+
+    def __init__(self, runtime: Runtime, options: TransportOptions | None = None) -> None:
+        self._runtime = runtime
+        self._options = options or TransportOptions()
+        self._settings = self._options.pool_settings()
+        # Connections belong to the event loop that opened them.
+        self._loops: weakref.WeakKeyDictionary[object, _Loop] = weakref.WeakKeyDictionary()
+        runtime.on_fork.append(self._loops.clear)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send ``request`` through the mesh."""
+        view = translate.view_of(request)
+        timeouts = Timeouts(request)
+        live = self._runtime.live(view)
+        if live is None:
+            live = await self._wait(view, timeouts, request)
+        carrier = await self._carrier(live)
+        call = self._runtime.call(view, live)
+        policy = execute(call)
+        try:
+            return await self._drive(policy, Exchange(call, request, timeouts), carrier)
+        except BaseException:
+            policy.close()
+            raise
+
+    async def _carrier(self, live: LiveSnapshot) -> httpx.AsyncBaseTransport:
+        if isinstance(self._options.inner, httpx.AsyncBaseTransport):
+            return self._options.inner
+        token = loop_token()
+        loop = self._loops.get(token)
+        if loop is None:
+            loop = self._loops[token] = _Loop(AsyncEndpointPools(self._settings))
+        if live is not loop.seen:
+            loop.seen = live
+            await loop.pools.retire(live.has_endpoint)
+        return loop.carrier
+
+    async def _drive(
+        self,
+        policy: Policy,
+        exchange: Exchange,
+        carrier: httpx.AsyncBaseTransport,
+    ) -> httpx.Response:
+        effect: Effect = next(policy)
+        clock: AttemptClock | None = None
+        while True:
+            answer: Answer = None
+            if isinstance(effect, Attempt):
+                clock = AttemptClock(
+                    effect.timeout, exchange.timeouts.left_for_head(), body_pending=not exchange.call.view.replayable
+                )
+                answer = await self._attempt(effect, exchange, clock, carrier)
+            elif isinstance(effect, Respond):
+                return self._respond(effect, policy, exchange, cast("AttemptClock", clock))
+            elif isinstance(effect, Reply):
+                conclude(policy, None)
+                return translate.answer(effect, exchange, raises=self._options.raises)
+            elif isinstance(effect, Sleep):
+                await self._sleep(effect.seconds, exchange)
+            elif isinstance(effect, Park):
+                await self._park(effect, exchange)
+            elif isinstance(effect, Discard):
+                await cast("httpx.Response", effect.outcome.response).aclose()
+            effect = policy.send(answer)
+
+    async def _attempt(
+        self,
+        effect: Attempt,
+        exchange: Exchange,
+        clock: AttemptClock,
+        carrier: httpx.AsyncBaseTransport,
+    ) -> Outcome:
+        refused = translate.insecure(effect)
+        if refused is not None:
+            return refused
+        token = attempt_clock.set(clock)
+        try:
+            sent = translate.attempt_request(exchange, effect, clock)
+            with anyio.CancelScope() as scope:
+                clock.on_change = lambda: _bound(scope, clock)
+                _bound(scope, clock)
+                response = await carrier.handle_async_request(sent)
+            if scope.cancelled_caught:
+                return translate.cut(clock)
+        except httpx.TransportError as error:
+            return translate.failed(error, effect, clock, exchange.timeouts)
+        finally:
+            clock.on_change = None
+            attempt_clock.reset(token)
+        return translate.responded(response, effect)
+
+    def _respond(self, effect: Respond, policy: Policy, exchange: Exchange, clock: AttemptClock) -> httpx.Response:
+        response = cast("httpx.Response", effect.outcome.response)
+        response.extensions["meshlib"] = exchange.call.record
+        if response.is_stream_consumed:  # a mock's: nothing left to read
+            conclude(policy, BodyEnd(None, len(response.content)))
+            return response
+        clock.turn_to_body(effect.timeout, exchange.timeouts.total_deadline)
+        response.stream = AsyncCallStream(cast("httpx.AsyncByteStream", response.stream), policy, exchange.call, clock)
+        return response
+
+    async def _sleep(self, seconds: float, exchange: Exchange) -> None:
+        left = exchange.timeouts.left_for_head()
+        if left is not None and seconds >= left:
+            await anyio.sleep(left)
+            raise exchange.expired()
+        await anyio.sleep(seconds)
+
+    async def _park(self, effect: Park, exchange: Exchange) -> None:
+        granted = anyio.Event()
+        effect.ticket.on_grant(threadsafe(granted.set))
+        with anyio.move_on_after(exchange.timeouts.park(effect.timeout)):
+            await granted.wait()
+        if not granted.is_set():
+            exchange.raise_parked()
+
+    async def _wait(self, view: RequestView, timeouts: Timeouts, request: httpx.Request) -> LiveSnapshot:
+        try:
+            return await self._runtime.await_(view, timeouts.for_configuration())
+        except errors.MeshNotReady as error:
+            raise MeshNotReady(str(error), request=request) from None
+
+    async def aclose(self) -> None:
+        """Close this event loop's connections; the mesh stays open."""
+        loop = self._loops.pop(loop_token(), None)
+        if loop is not None:
+            await loop.pools.aclose()
+
+
+class _Loop:
+    """What belongs to one event loop."""
+
+    __slots__ = ("__weakref__", "carrier", "pools", "seen")
+
+    def __init__(self, pools: AsyncEndpointPools) -> None:
+        self.pools = pools
+        self.carrier = AsyncCarrier(pools)
+        self.seen: LiveSnapshot | None = None
+
+
+def _bound(scope: anyio.CancelScope, clock: AttemptClock) -> None:
+    left = clock.left()
+    if left is not None:
+        scope.deadline = anyio.current_time() + left

@@ -1,0 +1,205 @@
+"""The blocking driver: performs the effects of policy for ``httpx.Client``."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import cast
+
+import httpx
+
+from meshlib import errors
+from meshlib.model.request import RequestView
+from meshlib.policy.call import Call, Policy, execute
+from meshlib.policy.effects import (
+    Answer,
+    Attempt,
+    BodyEnd,
+    Discard,
+    Effect,
+    ErrorKind,
+    Outcome,
+    Park,
+    Reply,
+    Respond,
+    Sleep,
+)
+from meshlib.policy.state import LiveSnapshot
+from meshlib.runtime.runtime import Runtime
+from meshlib.transports import httpx_translate as translate
+from meshlib.transports.httpx_errors import MeshNotReady, RouteTimeout
+from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
+from meshlib.transports.options import TransportOptions
+from meshlib.upstream.clock import AttemptClock, attempt_clock
+from meshlib.upstream.pools import EndpointPools
+
+
+class Carrier(httpx.HTTPTransport):
+    """httpx's own transport over our pools: what instruments or mocks httpx sees every attempt."""
+
+    def __init__(self, pools: EndpointPools) -> None:
+        self._pool = pools
+
+
+class CallStream(httpx.SyncByteStream):
+    """The body of a returned response; it keeps the call alive until the body ends."""
+
+    def __init__(self, inner: httpx.SyncByteStream, policy: Policy, call: Call, clock: AttemptClock) -> None:
+        self._inner = inner
+        self._policy: Policy | None = policy
+        self._call = call
+        self._clock = clock
+        self._received = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for part in self._inner:
+                self._received += len(part)
+                yield part
+        except httpx.TransportError as error:
+            if self._clock.mesh_expired:
+                self._end(ErrorKind.TIMEOUT)
+                raise RouteTimeout(
+                    "the route's timeout passed while the body was read", record=self._call.record
+                ) from error
+            late = isinstance(error, httpx.TimeoutException)
+            self._end(ErrorKind.APPLICATION if late else ErrorKind.RESET)
+            raise with_record(error, self._call.record) from None
+        self._end(None)
+
+    def close(self) -> None:
+        """Close the connection or give it back; the call ends here at the latest."""
+        try:
+            self._inner.close()
+        finally:
+            self._end(None)
+
+    def _end(self, error: ErrorKind | None) -> None:
+        policy, self._policy = self._policy, None
+        if policy is not None:
+            conclude(policy, BodyEnd(error, self._received))
+
+
+def conclude(policy: Policy, answer: Answer) -> None:
+    """Give policy its last answer; the call is over."""
+    try:
+        policy.send(answer)
+    except StopIteration:
+        return
+    raise RuntimeError("policy asked for more after the end of the call")
+
+
+class MeshTransport(httpx.BaseTransport):
+    """``httpx.Client(transport=MeshTransport(runtime))``; thread-safe, shared by any number of clients.
+
+    Args:
+        runtime: the mesh.
+        options: TLS of ``https://`` URLs, limits, local replies, the inner transport.
+    """
+
+    def __init__(self, runtime: Runtime, options: TransportOptions | None = None) -> None:
+        self._runtime = runtime
+        self._options = options or TransportOptions()
+        self._pools = EndpointPools(self._options.pool_settings())
+        inner = self._options.inner
+        self._carrier: httpx.BaseTransport = inner if isinstance(inner, httpx.BaseTransport) else Carrier(self._pools)
+        self._seen: object = None
+        runtime.on_fork.append(self._pools.forget)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send ``request`` through the mesh."""
+        view = translate.view_of(request)
+        timeouts = Timeouts(request)
+        live = self._runtime.live(view)
+        if live is None:
+            live = self._wait(view, timeouts, request)
+        if live is not self._seen:
+            self._seen = live
+            self._pools.retire(live.has_endpoint)
+        call = self._runtime.call(view, live)
+        policy = execute(call)
+        try:
+            return self._drive(policy, Exchange(call, request, timeouts))
+        except BaseException:
+            policy.close()
+            raise
+
+    def _drive(self, policy: Policy, exchange: Exchange) -> httpx.Response:
+        effect: Effect = next(policy)
+        clock: AttemptClock | None = None
+        while True:
+            answer: Answer = None
+            if isinstance(effect, Attempt):
+                clock = AttemptClock(
+                    effect.timeout, exchange.timeouts.left_for_head(), body_pending=not exchange.call.view.replayable
+                )
+                answer = self._attempt(effect, exchange, clock)
+            elif isinstance(effect, Respond):
+                return self._respond(effect, policy, exchange, cast("AttemptClock", clock))
+            elif isinstance(effect, Reply):
+                conclude(policy, None)
+                return translate.answer(effect, exchange, raises=self._options.raises)
+            elif isinstance(effect, Sleep):
+                self._sleep(effect.seconds, exchange)
+            elif isinstance(effect, Park):
+                self._park(effect, exchange)
+            elif isinstance(effect, Discard):
+                cast("httpx.Response", effect.outcome.response).close()
+            effect = policy.send(answer)
+
+    def _attempt(self, effect: Attempt, exchange: Exchange, clock: AttemptClock) -> Outcome:
+        refused = translate.insecure(effect)
+        if refused is not None:
+            return refused
+        token = attempt_clock.set(clock)
+        try:
+            sent = translate.attempt_request(exchange, effect, clock)
+            response = self._carrier.handle_request(sent)
+        except httpx.TransportError as error:
+            return translate.failed(error, effect, clock, exchange.timeouts)
+        finally:
+            attempt_clock.reset(token)
+        return translate.responded(response, effect)
+
+    def _respond(self, effect: Respond, policy: Policy, exchange: Exchange, clock: AttemptClock) -> httpx.Response:
+        response = cast("httpx.Response", effect.outcome.response)
+        response.extensions["meshlib"] = exchange.call.record
+        if response.is_stream_consumed:  # a mock's: nothing left to read
+            conclude(policy, BodyEnd(None, len(response.content)))
+            return response
+        clock.turn_to_body(effect.timeout, exchange.timeouts.total_deadline)
+        response.stream = CallStream(cast("httpx.SyncByteStream", response.stream), policy, exchange.call, clock)
+        return response
+
+    def _sleep(self, seconds: float, exchange: Exchange) -> None:
+        left = exchange.timeouts.left_for_head()
+        if left is not None and seconds >= left:
+            time.sleep(left)
+            raise exchange.expired()
+        time.sleep(seconds)
+
+    def _park(self, effect: Park, exchange: Exchange) -> None:
+        granted = threading.Event()
+        effect.ticket.on_grant(granted.set)
+        if not granted.wait(exchange.timeouts.park(effect.timeout)):
+            exchange.raise_parked()
+
+    def _wait(self, view: RequestView, timeouts: Timeouts, request: httpx.Request) -> LiveSnapshot:
+        try:
+            return self._runtime.wait(view, timeouts.for_configuration())
+        except errors.MeshNotReady as error:
+            raise MeshNotReady(str(error), request=request) from None
+
+    def close(self) -> None:
+        """Close the connections; the mesh stays open."""
+        self._pools.close()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self.close()

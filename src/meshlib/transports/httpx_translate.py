@@ -1,0 +1,161 @@
+"""httpx's words in policy's and back: requests to views, attempts to requests, exceptions to outcomes."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+
+from meshlib.model.request import RequestView
+from meshlib.policy.effects import Attempt, ErrorKind, Outcome, Reply, ReplyKind
+from meshlib.transports import httpx_errors
+from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
+from meshlib.upstream.clock import AttemptClock
+from meshlib.upstream.pools import ATTEMPT, Dial
+
+DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+def view_of(request: httpx.Request) -> RequestView:
+    """Return what policy may read of ``request``."""
+    url = request.url
+    scheme = {"ws": "http", "wss": "https"}.get(url.scheme, url.scheme)
+    host = url.raw_host.decode("ascii").lower()
+    return RequestView(
+        method=request.method.upper(),
+        scheme=scheme,
+        host=host,
+        port=url.port or DEFAULT_PORTS.get(scheme, 80),
+        authority=request.headers.get("host") or url.netloc.decode("ascii"),
+        target=url.raw_path.decode("ascii"),
+        headers=[(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in request.headers.raw],
+        replayable=isinstance(request.stream, httpx.ByteStream),
+    )
+
+
+class Upload(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A streamed request body that starts the attempt's timeouts when it has been produced."""
+
+    def __init__(self, inner: Any, clock: AttemptClock) -> None:
+        self._inner = inner
+        self._clock = clock
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._inner
+        self._clock.start()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._inner:
+            yield part
+        self._clock.start()
+
+
+def attempt_request(exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Request:
+    """Return the request of one attempt: the logical URL, the attempt's headers, where to dial."""
+    request, view = exchange.request, exchange.call.view
+    replaced = {name for name, _ in effect.headers}
+    headers = [pair for pair in request.headers.raw if pair[0].decode("latin-1").lower() not in replaced]
+    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in effect.headers]
+    if effect.authority != view.authority:
+        headers = [pair for pair in headers if pair[0].lower() != b"host"]
+        headers.insert(0, (b"Host", effect.authority.encode("latin-1")))
+    url = request.url
+    if effect.target != view.target:
+        url = url.copy_with(raw_path=effect.target.encode("ascii"))
+    extensions = dict(request.extensions)
+    extensions["timeout"] = exchange.timeouts.for_attempt(effect)
+    extensions[ATTEMPT] = Dial(effect.cluster, effect.endpoint, view.host if view.scheme == "https" else "")
+    stream = request.stream if view.replayable else Upload(request.stream, clock)
+    return httpx.Request(request.method, url, headers=headers, stream=stream, extensions=extensions)
+
+
+def responded(response: httpx.Response, effect: Attempt) -> Outcome:
+    """Return the outcome of a response head."""
+    grpc = response.headers.get("grpc-status")
+    return Outcome(
+        status=response.status_code,
+        headers=response.headers,
+        response=response,
+        grpc_status=int(grpc) if grpc is not None and grpc.isdigit() else None,
+        message=str(effect.endpoint),
+    )
+
+
+def insecure(effect: Attempt) -> Outcome | None:
+    """Return the refusal of an attempt whose TLS cannot be honoured, None when there is no TLS to honour."""
+    socket = effect.transport_socket
+    if socket is None or not socket.secure:
+        return None
+    return Outcome(
+        error=ErrorKind.TLS_UNAVAILABLE,
+        message=(
+            f"transport socket {socket.name!r} asks for TLS ({socket.detail or 'no detail'}) and this version of "
+            "meshlib has no client identity; nothing was sent. Set trafficPolicy.tls.mode DISABLE for plaintext"
+        ),
+        written=False,
+    )
+
+
+def failed(error: httpx.TransportError, effect: Attempt, clock: AttemptClock, timeouts: Timeouts) -> Outcome:
+    """Return the outcome of an attempt that brought no response head."""
+    message = str(error) or type(error).__name__
+    kind = _kind(error, effect, clock, timeouts)
+    return Outcome(error=kind, message=message, exception=error, written=clock.sent)
+
+
+def cut(clock: AttemptClock) -> Outcome:
+    """Return the outcome of an attempt that a cancel scope ended at its deadline."""
+    kind = ErrorKind.TIMEOUT if clock.mesh_expired else ErrorKind.APPLICATION
+    return Outcome(error=kind, message="no response head in time", written=clock.sent)
+
+
+def _kind(error: httpx.TransportError, effect: Attempt, clock: AttemptClock, timeouts: Timeouts) -> ErrorKind:
+    if isinstance(error, httpx.TimeoutException):
+        if clock.mesh_expired:
+            return ErrorKind.TIMEOUT
+        if isinstance(error, httpx.ConnectTimeout) and not clock.application_expired:
+            own = timeouts.connect
+            return (
+                ErrorKind.APPLICATION
+                if own is not None and own <= effect.cluster.connect_timeout
+                else (ErrorKind.CONNECT_TIMEOUT)
+            )
+        return ErrorKind.APPLICATION
+    if isinstance(error, httpx.ConnectError):
+        return ErrorKind.TLS_FAILED if _caused_by(error, ssl.SSLError) else ErrorKind.CONNECT
+    if isinstance(error, httpx.RemoteProtocolError):
+        return ErrorKind.RESET if clock.ended else ErrorKind.PROTOCOL
+    if isinstance(error, httpx.NetworkError):
+        return ErrorKind.RESET
+    return ErrorKind.APPLICATION  # LocalProtocolError, UnsupportedProtocol, ProxyError: not the endpoint's fault
+
+
+def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, kind):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def answer(reply: Reply, exchange: Exchange, *, raises: bool) -> httpx.Response:
+    """Return a local reply as a response, or raise its error.
+
+    Args:
+        reply: the reply.
+        exchange: the call it ends.
+        raises: ``local_replies="raise"``: mesh failures are exceptions. What the configuration
+            itself says (direct response, redirect, fault abort) is a response always.
+    """
+    record, request = exchange.call.record, exchange.request
+    if reply.kind is ReplyKind.APPLICATION:
+        cause = reply.cause if isinstance(reply.cause, httpx.TransportError) else None
+        raise with_record(cause or httpx.ReadTimeout(reply.message), record, request)
+    if raises and reply.kind is not ReplyKind.CONFIGURED:
+        raise httpx_errors.from_reply(reply, record, request) from reply.cause
+    response = httpx.Response(reply.status, headers=list(reply.headers), content=reply.body.encode())
+    response.extensions["meshlib"] = record
+    return response

@@ -1,0 +1,99 @@
+"""The clock of one attempt: until when its response head may take, and its body after that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+
+
+class AttemptClock:
+    """Bounds the network operations of one attempt. Used by one task or thread at a time.
+
+    Args:
+        timeout: seconds from the request sent in full to the response head, None = no bound.
+        application_timeout: the application's own, in the same way.
+        body_pending: whether the request's body is still to be produced by the application; the
+            timeouts then start when it has been (Envoy: "once the entire request is received").
+
+    Attributes:
+        deadline: monotonic second of the mesh's timeout, None while it does not run.
+        application_deadline: monotonic second of the application's.
+        sent: whether any byte went out on a connection.
+        ended: whether the peer closed the connection.
+        on_change: called when the deadlines change; async drivers move their cancel scope.
+    """
+
+    __slots__ = (
+        "_application_timeout",
+        "_timeout",
+        "application_deadline",
+        "deadline",
+        "ended",
+        "on_change",
+        "sent",
+    )
+
+    def __init__(self, timeout: float | None, application_timeout: float | None, *, body_pending: bool) -> None:
+        self._timeout = timeout
+        self._application_timeout = application_timeout
+        self.deadline: float | None = None
+        self.application_deadline: float | None = None
+        self.sent = False
+        self.ended = False
+        self.on_change: Callable[[], None] | None = None
+        if not body_pending:
+            self.start()
+
+    def start(self) -> None:
+        """Start the timeouts: the request is complete."""
+        now = time.monotonic()
+        self.deadline = None if self._timeout is None else now + self._timeout
+        self.application_deadline = None if self._application_timeout is None else now + self._application_timeout
+        if self.on_change is not None:
+            self.on_change()
+
+    def turn_to_body(self, timeout: float | None, application_deadline: float | None) -> None:
+        """Bound the response body from now on.
+
+        Args:
+            timeout: seconds left of the route's timeout, None = no bound.
+            application_deadline: monotonic second of the application's total deadline, if any.
+        """
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.application_deadline = application_deadline
+
+    @property
+    def next_deadline(self) -> float | None:
+        """The earlier of both deadlines, None for none."""
+        if self.deadline is None:
+            return self.application_deadline
+        if self.application_deadline is None:
+            return self.deadline
+        return min(self.deadline, self.application_deadline)
+
+    def left(self) -> float | None:
+        """Return the seconds to the earlier deadline, not below 0; None for none."""
+        deadline = self.next_deadline
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def bound(self, timeout: float | None) -> float | None:
+        """Return ``timeout`` cut to what the deadlines leave, not below 0."""
+        left = self.left()
+        if left is None or timeout is None:
+            return timeout if left is None else left
+        return min(timeout, left)
+
+    @property
+    def mesh_expired(self) -> bool:
+        """Whether the mesh's timeout has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    @property
+    def application_expired(self) -> bool:
+        """Whether the application's timeout has passed."""
+        return self.application_deadline is not None and time.monotonic() >= self.application_deadline
+
+
+# Which attempt the current task or thread is making: httpcore's network streams read it.
+attempt_clock: ContextVar[AttemptClock | None] = ContextVar("meshlib_attempt_clock", default=None)

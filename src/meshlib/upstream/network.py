@@ -1,0 +1,159 @@
+"""Dialling endpoints: httpcore network backends that go where the mesh says.
+
+The logical URL stays on the request; only the connection knows the endpoint. Every operation is
+bounded by the attempt's clock, so a response head that trickles in is cut in sync code too.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable
+from typing import Any
+
+import httpcore
+
+from meshlib.model.endpoint import Endpoint
+from meshlib.upstream.clock import AttemptClock, attempt_clock
+
+
+class BoundStream(httpcore.NetworkStream):
+    """A blocking stream whose every read and write is bounded by the attempt's clock."""
+
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
+        self._inner = inner
+        self._clock: AttemptClock | None = None
+
+    def _now(self) -> AttemptClock | None:
+        # Bodies are read outside the attempt's context, so the stream remembers its clock.
+        clock = attempt_clock.get()
+        if clock is not None:
+            self._clock = clock
+        return self._clock
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read, for as long as the clock leaves."""
+        clock = self._now()
+        if clock is None:
+            return self._inner.read(max_bytes, timeout)
+        timeout = clock.bound(timeout)
+        if timeout is not None and timeout <= 0.0:
+            raise httpcore.ReadTimeout("the attempt's time is over")
+        data = self._inner.read(max_bytes, timeout)
+        clock.ended = not data
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write, for as long as the clock leaves."""
+        clock = self._now()
+        if clock is not None:
+            timeout = clock.bound(timeout)
+            if timeout is not None and timeout <= 0.0:
+                raise httpcore.WriteTimeout("the attempt's time is over")
+            clock.sent = clock.sent or bool(buffer)
+        self._inner.write(buffer, timeout)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        """Speak TLS from here on."""
+        clock = self._now()
+        return BoundStream(
+            self._inner.start_tls(ssl_context, server_hostname, timeout if clock is None else clock.bound(timeout))
+        )
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return what the socket knows."""
+        return self._inner.get_extra_info(info)
+
+
+class DialBackend(httpcore.NetworkBackend):
+    """Connects to one endpoint, whatever host and port are asked for."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._inner = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,  # noqa: ARG002  the logical host; the endpoint is dialled
+        port: int,  # noqa: ARG002
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Connect to the endpoint."""
+        clock = attempt_clock.get()
+        if clock is not None:
+            timeout = clock.bound(timeout)
+            if timeout is not None and timeout <= 0.0:
+                raise httpcore.ConnectTimeout("the attempt's time is over")
+        endpoint = self._endpoint
+        if not endpoint.port:
+            return BoundStream(self._inner.connect_unix_socket(endpoint.address, timeout, socket_options))
+        return BoundStream(
+            self._inner.connect_tcp(endpoint.address, endpoint.port, timeout, local_address, socket_options)
+        )
+
+
+class AsyncBoundStream(httpcore.AsyncNetworkStream):
+    """An async stream that tells the attempt's clock what happened; cancel scopes bound it."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read."""
+        data = await self._inner.read(max_bytes, timeout)
+        clock = attempt_clock.get()
+        if clock is not None:
+            clock.ended = not data
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write."""
+        clock = attempt_clock.get()
+        if clock is not None:
+            clock.sent = clock.sent or bool(buffer)
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._inner.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        """Speak TLS from here on."""
+        return AsyncBoundStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return what the socket knows."""
+        return self._inner.get_extra_info(info)
+
+
+class AsyncDialBackend(httpcore.AsyncNetworkBackend):
+    """Connects to one endpoint, whatever host and port are asked for; asyncio or trio."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._inner = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,  # noqa: ARG002  the logical host; the endpoint is dialled
+        port: int,  # noqa: ARG002
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to the endpoint."""
+        endpoint = self._endpoint
+        if not endpoint.port:
+            return AsyncBoundStream(await self._inner.connect_unix_socket(endpoint.address, timeout, socket_options))
+        return AsyncBoundStream(
+            await self._inner.connect_tcp(endpoint.address, endpoint.port, timeout, local_address, socket_options)
+        )
