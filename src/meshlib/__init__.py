@@ -1,3 +1,77 @@
-"""meshlib: a service mesh inside Python."""
+"""meshlib: a service mesh inside Python.
+
+``import meshlib`` is cheap: it imports no protobuf, grpc, httpx, OpenTelemetry, tenacity or
+pybreaker. What needs them is loaded when it is first named.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from meshlib.errors import (
+    BootstrapError,
+    BreakerOpen,
+    CircuitOverflow,
+    ClusterNotFound,
+    ConfigError,
+    MeshClosed,
+    MeshError,
+    MeshNotReady,
+    NoHealthyUpstream,
+    NoRoute,
+    PerTryTimeout,
+    RequestError,
+    RouteTimeout,
+    TransportSecurityUnavailable,
+    UpstreamConnectFailed,
+    UpstreamReset,
+)
+
+if TYPE_CHECKING:
+    from meshlib.explain import Explanation
+    from meshlib.mesh import Mesh
+    from meshlib.policy.record import AttemptRecord, CallRecord
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AttemptRecord",
+    "BootstrapError",
+    "BreakerOpen",
+    "CallRecord",
+    "CircuitOverflow",
+    "ClusterNotFound",
+    "ConfigError",
+    "Explanation",
+    "Mesh",
+    "MeshClosed",
+    "MeshError",
+    "MeshNotReady",
+    "NoHealthyUpstream",
+    "NoRoute",
+    "PerTryTimeout",
+    "RequestError",
+    "RouteTimeout",
+    "TransportSecurityUnavailable",
+    "UpstreamConnectFailed",
+    "UpstreamReset",
+    "__version__",
+]
+
+_LAZY = {
+    "AttemptRecord": "meshlib.policy.record",
+    "CallRecord": "meshlib.policy.record",
+    "Explanation": "meshlib.explain",
+    "Mesh": "meshlib.mesh",
+    "grpc": "meshlib.grpc",
+    "httpx": "meshlib.httpx",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'meshlib' has no attribute {name!r}")
+    loaded = importlib.import_module(module)
+    return loaded if module == f"meshlib.{name}" else getattr(loaded, name)

@@ -1,0 +1,48 @@
+# The one door to every task. `make help` lists them.
+#
+# Each task sets up what it needs in .venv; a stamp file makes the second run instant.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready-
+SOURCES := src tests examples benchmarks scripts
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench docs clean
+# A stamp is only written when its setup worked.
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 16
+
+demo: $(STAMP)demo ## the story: a mesh of two services, steered live (ARGS=--serve keeps it running)
+	@$(BIN)/meshlib demo $(ARGS)
+
+test: $(STAMP)test ## every test (ARGS="tests/policy -k retry" picks some)
+	$(BIN)/pytest -n 2 $(ARGS)
+
+lint: $(STAMP)lint ## ruff, mypy --strict, import contracts, reasons of every exemption
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/count_exemptions.py $(SOURCES)
+
+format: $(STAMP)lint ## let ruff rewrite the sources
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+bench: $(STAMP)test ## one benchmark: make bench NAME=httpx
+	@test -n "$(NAME)" || { echo "which one? make bench NAME=..., of: $(patsubst benchmarks/bench_%.py,%,$(wildcard benchmarks/bench_*.py))" >&2; exit 2; }
+	@$(BIN)/python benchmarks/bench_$(NAME).py $(ARGS)
+
+docs: $(STAMP)docs ## the documentation as HTML, in build/docs
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo "open build/docs/index.html"
+
+clean: ## remove .venv and everything built
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP)%: pyproject.toml scripts/setup_venv.py
+	@$(PYTHON) scripts/setup_venv.py $*
+	@touch $@

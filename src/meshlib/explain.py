@@ -1,0 +1,225 @@
+"""``explain``: where a request would go, and why, from the configuration in force."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+from meshlib.clock import Randomness
+from meshlib.model.listener import HttpConnectionManager
+from meshlib.model.request import RequestView
+from meshlib.model.route import DirectResponse, Redirect, Route, RouteAction
+from meshlib.policy import routing
+from meshlib.policy.deadlines import Deadlines
+from meshlib.policy.state import ClusterState, EndpointState, LiveSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointView:
+    """One endpoint as ``explain`` shows it."""
+
+    address: str
+    health: str
+    ejected: bool
+    active: int
+    weight: int
+    workload: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """One target cluster; ``exists`` is False where the route names one that is not there."""
+
+    name: str
+    weight: int
+    exists: bool
+    lb_policy: str = ""
+    source: str = ""
+    endpoints: tuple[EndpointView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where a request would go, and why. ``str()`` is for people, :meth:`to_dict` for programs.
+
+    Attributes:
+        request: method and URL.
+        config_version: the version of the configuration asked.
+        listener, route_config, virtual_host, route: names; empty from where nothing matched.
+        matched: what the route matches on.
+        skipped: routes before it that did not match, with what they match on.
+        source: the YAML file and line behind the route, where the control plane says it.
+        action: what the route does, in words.
+        timeout: seconds, 0 = off.
+        retries: the retry policy in words, empty for none.
+        fault: injected faults in words, empty for none.
+        clusters: the targets, with their endpoints.
+        notes: what does not apply, is missing, or would surprise.
+    """
+
+    request: str
+    config_version: str
+    listener: str = ""
+    route_config: str = ""
+    virtual_host: str = ""
+    route: str = ""
+    matched: str = ""
+    skipped: tuple[str, ...] = ()
+    source: str = ""
+    action: str = ""
+    timeout: float = 0.0
+    retries: str = ""
+    fault: str = ""
+    clusters: tuple[ClusterView, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, object]:
+        """Return it as plain dicts and lists."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield self.request
+        table = f"{self.listener}  (route table {self.route_config})" if self.route_config else self.listener
+        yield f"  listener      {table or '- none takes it'}"
+        yield f"  virtual host  {self.virtual_host or '-'}"
+        for text in self.skipped:
+            yield f"    no match    {text}"
+        yield f"  route         {self.route or '-'}  {self.matched}".rstrip()
+        yield f"  configured    {self.source or 'unknown (the control plane does not say)'}"
+        yield f"  action        {self.action or '-'}"
+        if self.clusters:
+            yield f"  timeout       {f'{self.timeout:g}s' if self.timeout else 'off'}"
+            yield f"  retries       {self.retries or 'none'}"
+        if self.fault:
+            yield f"  fault         {self.fault}"
+        for cluster in self.clusters:
+            policy = f"  {cluster.lb_policy}" if cluster.exists else "  DOES NOT EXIST"
+            yield f"  cluster       {cluster.name}  weight {cluster.weight}{policy}" + (
+                f"  ({cluster.source})" if cluster.source else ""
+            )
+            for endpoint in cluster.endpoints:
+                state = "ejected" if endpoint.ejected else endpoint.health.lower()
+                yield f"    endpoint    {endpoint.address}  {state}  {endpoint.workload}".rstrip()
+        for note in self.notes:
+            yield f"  note          {note}"
+
+
+def explain(live: LiveSnapshot, view: RequestView, chance: Randomness) -> Explanation:
+    """Explain ``view`` against ``live``; draws nothing but ``runtime_fraction``."""
+    choice = routing.choose(live.snapshot, view, chance)
+    destination, host, route = choice.destination, choice.virtual_host, choice.route
+    request = f"{view.method} {view.scheme}://{view.authority}{view.target}"
+    base = Explanation(request, live.snapshot.version)
+    if destination is None:
+        return replace(base, notes=(f"no listener takes {view.host}:{view.port}: NR, 404",))
+    base = replace(base, listener=destination.listener)
+    if destination.tcp_cluster:
+        return replace(
+            base,
+            action="bytes to a cluster",
+            clusters=(_cluster(live, destination.tcp_cluster, 1, view),),
+            notes=("TCP, or TLS of the application's own: HTTP policies (retries, timeouts, faults) do not apply",),
+        )
+    base = replace(base, route_config=destination.routes.name if destination.routes else "")
+    if host is None:
+        return replace(base, notes=("no virtual host takes this authority: NR, 404",))
+    base = replace(base, virtual_host=host.name)
+    if route is None:
+        skipped = tuple(_named(r) for r in host.routes)
+        return replace(base, skipped=skipped, notes=("no route matches: NR, 404",))
+    base = replace(
+        base,
+        route=route.name,
+        matched=str(route.match),
+        skipped=tuple(_named(r) for r in host.routes[: host.routes.index(route)]),
+        source=route.source,
+        action=_action(route),
+        fault=_fault(route, destination.http),
+    )
+    return _forwarding(base, live, route.action, view) if isinstance(route.action, RouteAction) else base
+
+
+def _forwarding(base: Explanation, live: LiveSnapshot, action: RouteAction, view: RequestView) -> Explanation:
+    clusters = tuple(_cluster(live, target.name, target.weight, view) for target in action.clusters)
+    missing = [c.name for c in clusters if not c.exists]
+    notes = [f"cluster {name!r} does not exist: NC, {action.cluster_not_found_code}" for name in missing]
+    notes += [f"cluster {c.name!r} has no endpoints: UH, 503" for c in clusters if c.exists and not c.endpoints]
+    deadlines = Deadlines(action, 0.0)
+    if action.retry is not None and action.retry.per_try_timeout and not deadlines.per_try:
+        notes.append(
+            f"perTryTimeout {action.retry.per_try_timeout:g}s is ignored: not below the timeout {action.timeout:g}s"
+        )
+    return replace(base, timeout=action.timeout, retries=_retries(action), clusters=clusters, notes=tuple(notes))
+
+
+def _named(route: Route) -> str:
+    return f"{route.name or 'route'}: {route.match}" + (f"  ({route.source})" if route.source else "")
+
+
+def _action(route: Route) -> str:
+    action = route.action
+    if isinstance(action, DirectResponse):
+        return f"direct response {action.status}"
+    if isinstance(action, Redirect):
+        return f"redirect {action.status}"
+    parts = ["forward"]
+    if action.prefix_rewrite:
+        parts.append(f"rewriting the path to {action.prefix_rewrite}")
+    if action.host_rewrite:
+        parts.append(f"rewriting the host to {action.host_rewrite}")
+    return ", ".join(parts)
+
+
+def _retries(action: RouteAction) -> str:
+    retry = action.retry
+    if retry is None:
+        return ""
+    text = f"up to {retry.num_retries} after the first attempt, on {','.join(sorted(retry.retry_on)) or 'nothing'}"
+    if retry.retriable_status_codes:
+        text += f" ({','.join(str(code) for code in sorted(retry.retriable_status_codes))})"
+    if retry.per_try_timeout:
+        text += f", perTryTimeout {retry.per_try_timeout:g}s"
+    text += f", back-off {1000 * retry.base_interval:g}–{1000 * retry.max_interval:g}ms"
+    return text + (", avoiding hosts already tried" if retry.previous_hosts else "")
+
+
+def _fault(route: Route, http: HttpConnectionManager | None) -> str:
+    if http is None or not http.fault_filter:
+        return ""
+    fault = route.fault or http.fault
+    if fault is None:
+        return ""
+    parts = []
+    if fault.delay is not None:
+        parts.append(f"delay {fault.delay.seconds:g}s for {fault.delay.percentage:g}%")
+    if fault.abort is not None:
+        status = fault.abort.status if fault.abort.status is not None else f"gRPC {fault.abort.grpc_status}"
+        parts.append(f"abort with {status} for {fault.abort.percentage:g}%")
+    return ", ".join(parts)
+
+
+def _cluster(live: LiveSnapshot, name: str, weight: int, view: RequestView) -> ClusterView:
+    state = live.clusters.get(name)
+    if state is None:
+        return ClusterView(name, weight, exists=False)
+    config = state.config
+    endpoints = tuple(_endpoint(s) for s in state.endpoints.values()) or _original(state, view)
+    return ClusterView(name, weight, True, config.lb_policy.value, config.source, endpoints)
+
+
+def _original(state: ClusterState, view: RequestView) -> tuple[EndpointView, ...]:
+    if state.config.discovery.value != "ORIGINAL_DST":
+        return ()
+    return (EndpointView(f"{view.host}:{view.port}", "UNKNOWN", False, 0, 1, "passed through"),)
+
+
+def _endpoint(state: EndpointState) -> EndpointView:
+    endpoint = state.endpoint
+    workload = endpoint.workload
+    name = "" if workload.name == "unknown" else f"{workload.name}.{workload.namespace}"
+    if name and workload.version != "unknown":
+        name += f" ({workload.version})"
+    return EndpointView(str(endpoint), endpoint.health.name, state.ejected, state.active, endpoint.weight, name)

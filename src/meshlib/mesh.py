@@ -1,0 +1,378 @@
+"""Mesh: the front door."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TextIO, TypedDict, Unpack
+from urllib.parse import urlsplit
+
+from meshlib.clock import system_clock
+from meshlib.errors import BootstrapError, ConfigError
+from meshlib.explain import Explanation
+from meshlib.explain import explain as explain_view
+from meshlib.model.request import RequestView
+from meshlib.model.snapshot import Style
+from meshlib.policy.breaker import BreakerCore, ClusterBreaker
+from meshlib.policy.events import Observer
+from meshlib.policy.retrying import plans_with
+from meshlib.policy.state import MeshState
+from meshlib.runtime.runtime import FIRST_CONFIGURATION_TIMEOUT, Runtime, Source
+from meshlib.settings import Identity, identity_from_env
+from meshlib.sources import DirectorySource, StaticSource, XdsSource
+from meshlib.telemetry import Telemetry
+from meshlib.telemetry.access_log import AccessLog
+from meshlib.telemetry.metrics import IstioMetrics
+from meshlib.telemetry.request_id import RequestId
+
+if TYPE_CHECKING:
+    import grpc
+    import httpx
+    from tenacity.stop import StopBaseT
+    from tenacity.wait import WaitBaseT
+
+    from meshlib.telemetry.prometheus import IstioCollector, MetricsServer
+
+_log = logging.getLogger("meshlib")
+_log.addHandler(logging.NullHandler())
+
+
+class MeshKeywords(TypedDict, total=False):
+    """Keywords that every constructor of :class:`Mesh` takes.
+
+    Attributes:
+        metrics: whether Istio's metrics are counted (default True).
+        tracing: whether OpenTelemetry spans are made and context is propagated (default True).
+        access_log: True for logger ``meshlib.access``, or a stream (default False).
+        breaker: makes the opt-in ``pybreaker.CircuitBreaker`` of a cluster by its name, or
+            returns None for no breaker.
+        retry_stop: a tenacity stop strategy in place of the received ``num_retries``.
+        retry_wait: a tenacity wait strategy in place of the received back-off.
+        observers: further observers of every call.
+    """
+
+    metrics: bool
+    tracing: bool
+    access_log: bool | TextIO
+    breaker: Callable[[str], BreakerCore | None]
+    retry_stop: StopBaseT
+    retry_wait: WaitBaseT
+    observers: tuple[Observer, ...]
+
+
+class Mesh:
+    """One mesh: configuration, live state and telemetry behind every client of the process.
+
+    Constructors do no I/O and start no thread; the first call, ``with`` or :meth:`wait_ready`
+    does. Thread-safe; shared by threads and event loops; survives fork. Closing a client never
+    closes the mesh.
+
+    ::
+
+        mesh = meshlib.Mesh.from_directory("mesh/", workload="webapp", namespace="istioinaction")
+        client = httpx.Client(transport=mesh.transport())
+        client.get("http://catalog/items")
+    """
+
+    def __init__(self, source: Source, identity: Identity, **keywords: Unpack[MeshKeywords]) -> None:
+        self.identity = identity
+        self._metrics = IstioMetrics(identity) if keywords.get("metrics", True) else None
+        breaker = keywords.get("breaker")
+        state = MeshState(system_clock, random.Random(), _gates(breaker) if breaker is not None else None)
+        plan_for = plans_with(keywords.get("retry_stop"), keywords.get("retry_wait"))
+        self._runtime = Runtime(source, state, self._observer(keywords), plan_for, name=f"mesh of {identity.workload}")
+
+    @classmethod
+    def from_directory(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        workload: str = "unknown",
+        namespace: str = "default",
+        labels: Mapping[str, str] | None = None,
+        **keywords: Unpack[MeshKeywords],
+    ) -> Self:
+        """Return a mesh over a folder of Istio and Kubernetes YAML, translated here and watched.
+
+        Args:
+            path: the folder; a missing one raises when the mesh starts.
+            workload: the workload this process is ("webapp").
+            namespace: where short host names are looked up.
+            labels: the workload's labels, for ``sourceLabels`` matches and metrics.
+            **keywords: see :class:`MeshKeywords`.
+        """
+        identity = Identity(workload=workload, namespace=namespace, labels=dict(labels or {}))
+        return cls(DirectorySource(path, identity), identity, **keywords)
+
+    @classmethod
+    def connect(
+        cls,
+        address: str,
+        *,
+        workload: str = "",
+        namespace: str = "",
+        labels: Mapping[str, str] | None = None,
+        **keywords: Unpack[MeshKeywords],
+    ) -> Self:
+        """Return a mesh steered by the control plane at ``address`` (``host:port``, ``unix:///path``).
+
+        The node is a sidecar's; what is not given here is read from Istio's environment
+        variables (POD_NAME, POD_NAMESPACE, …).
+        """
+        from meshlib.xds.bootstrap import for_address
+
+        identity = _named(identity_from_env(), workload, namespace, labels)
+        return cls(XdsSource(for_address(address, identity)), identity, **keywords)
+
+    @classmethod
+    def from_bootstrap(
+        cls,
+        bootstrap: str | os.PathLike[str] | Mapping[str, Any],
+        *,
+        listener: str = "",
+        workload: str = "",
+        namespace: str = "",
+        **keywords: Unpack[MeshKeywords],
+    ) -> Self:
+        """Return a mesh from an Envoy bootstrap or a gRPC xDS bootstrap.
+
+        Args:
+            bootstrap: a path (JSON or YAML) or the parsed dict.
+            listener: which static listener takes every call, whatever the URL's port.
+            workload: this process's workload, for metrics; the bootstrap's node goes out verbatim.
+            namespace: its namespace, likewise.
+            **keywords: see :class:`MeshKeywords`.
+
+        Raises:
+            BootstrapError: it cannot be used; says which field and why.
+        """
+        from meshlib.xds.bootstrap import load
+
+        loaded = load(bootstrap)
+        identity = _named(identity_from_env(), workload, namespace, None)
+        if loaded.style is Style.STATIC:
+            return cls(StaticSource(loaded, listener), identity, **keywords)
+        if listener:
+            raise BootstrapError("listener= names a static listener, and this bootstrap gets its listeners by xDS")
+        return cls(XdsSource(loaded), identity, **keywords)
+
+    @classmethod
+    def from_env(cls, **keywords: Unpack[MeshKeywords]) -> Self:
+        """Return the mesh that the environment describes.
+
+        In this order: GRPC_XDS_BOOTSTRAP (a file) or GRPC_XDS_BOOTSTRAP_CONFIG (JSON),
+        MESHLIB_XDS_ADDRESS or PILOT_ADDRESS (``host:port``), MESHLIB_CONFIG (a folder, or a
+        bootstrap file). Who this process is comes from POD_NAME, POD_NAMESPACE, ISTIO_META_*,
+        MESHLIB_WORKLOAD, MESHLIB_NAMESPACE, MESHLIB_LABELS.
+
+        Raises:
+            ConfigError: none of them is set.
+        """
+        env = os.environ
+        identity = identity_from_env(env)
+        if env.get("GRPC_XDS_BOOTSTRAP") or env.get("GRPC_XDS_BOOTSTRAP_CONFIG"):
+            from meshlib.xds.bootstrap import from_env
+
+            bootstrap = from_env(env)
+            if bootstrap is not None:
+                return cls(XdsSource(bootstrap), identity, **keywords)
+        address = env.get("MESHLIB_XDS_ADDRESS") or env.get("PILOT_ADDRESS")
+        if address:
+            from meshlib.xds.bootstrap import for_address
+
+            return cls(XdsSource(for_address(address, identity)), identity, **keywords)
+        config = env.get("MESHLIB_CONFIG")
+        if config and Path(config).is_file():
+            return cls.from_bootstrap(config, workload=identity.workload, namespace=identity.namespace, **keywords)
+        if config:
+            return cls(DirectorySource(config, identity), identity, **keywords)
+        raise ConfigError(
+            "the environment names no configuration: set MESHLIB_CONFIG (a folder of Istio YAML), "
+            "MESHLIB_XDS_ADDRESS (host:port of a control plane) or GRPC_XDS_BOOTSTRAP (a bootstrap file)"
+        )
+
+    def transport(self, **options: Any) -> httpx.BaseTransport:
+        """Return a transport for ``httpx.Client``; see :class:`~meshlib.transports.options.TransportOptions`."""
+        import httpx
+
+        from meshlib.transports.httpx_sync import MeshTransport
+        from meshlib.transports.options import TransportOptions
+
+        chosen = TransportOptions(**options)
+        if _disabled():
+            return httpx.HTTPTransport(verify=chosen.verify, cert=chosen.cert, trust_env=chosen.trust_env)
+        return MeshTransport(self._runtime, chosen)
+
+    def async_transport(self, **options: Any) -> httpx.AsyncBaseTransport:
+        """Return a transport for ``httpx.AsyncClient``; see :class:`~meshlib.transports.options.TransportOptions`."""
+        import httpx
+
+        from meshlib.transports.httpx_async import AsyncMeshTransport
+        from meshlib.transports.options import TransportOptions
+
+        chosen = TransportOptions(**options)
+        if _disabled():
+            return httpx.AsyncHTTPTransport(verify=chosen.verify, cert=chosen.cert, trust_env=chosen.trust_env)
+        return AsyncMeshTransport(self._runtime, chosen)
+
+    def grpc_channel(self, target: str, **options: Any) -> grpc.Channel:
+        """Return a gRPC channel to ``host:port`` through the mesh."""
+        from meshlib.transports.grpc_channel import MeshChannel
+
+        return MeshChannel(self._runtime, target, **options)
+
+    def aio_grpc_channel(self, target: str, **options: Any) -> grpc.aio.Channel:
+        """Return an asyncio gRPC channel to ``host:port`` through the mesh."""
+        from meshlib.transports.grpc_aio import AioMeshChannel
+
+        return AioMeshChannel(self._runtime, target, **options)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a configuration is in force."""
+        return self._runtime.store.current is not None
+
+    def wait_ready(self, timeout: float = FIRST_CONFIGURATION_TIMEOUT) -> None:
+        """Start, and block until a configuration is in force.
+
+        Raises:
+            MeshNotReady: after ``timeout`` seconds; names the source and its last error.
+        """
+        self._runtime.wait(None, timeout)
+
+    async def await_ready(self, timeout: float = FIRST_CONFIGURATION_TIMEOUT) -> None:
+        """Wait like :meth:`wait_ready`, without blocking the event loop."""
+        await self._runtime.await_(None, timeout)
+
+    @property
+    def version(self) -> str:
+        """The version of the configuration in force, empty before the first."""
+        current = self._runtime.store.current
+        return current.snapshot.version if current is not None else ""
+
+    def on_change(self, watcher: Callable[[], None]) -> Callable[[], None]:
+        """Call ``watcher`` on the publishing thread after each configuration; returns how to stop that."""
+        return self._runtime.store.watch(watcher)
+
+    def explain(
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 5.0
+    ) -> Explanation:
+        """Tell where a request would go and why, without sending it.
+
+        Args:
+            method: HTTP method.
+            url: as the application writes it; path and query matter.
+            headers: request headers.
+            timeout: seconds to wait for a first configuration.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"explain needs an http:// or https:// URL with a host, not {url!r}")
+        given = [(name.lower(), value) for name, value in (headers or {}).items()]
+        view = RequestView(
+            method=method.upper(),
+            scheme=parts.scheme,
+            host=parts.hostname,
+            port=parts.port or {"http": 80, "https": 443}[parts.scheme],
+            authority=dict(given).get("host") or parts.netloc.rpartition("@")[2],
+            target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+            headers=given,
+        )
+        live = self._runtime.live(view) or self._runtime.wait(view, timeout)
+        return explain_view(live, view, self._runtime.chance)
+
+    @property
+    def collector(self) -> IstioCollector:
+        """A prometheus_client collector of Istio's metrics, to register where you serve yours."""
+        from meshlib.telemetry.prometheus import IstioCollector
+
+        if self._metrics is None:
+            raise ConfigError("this mesh was made with metrics=False")
+        return IstioCollector(self._metrics)
+
+    def serve_metrics(self, host: str = "127.0.0.1", port: int = 0) -> MetricsServer:
+        """Serve Istio's metrics for Prometheus on ``host:port`` (0 = a free one)."""
+        from prometheus_client import CollectorRegistry
+
+        from meshlib.telemetry.prometheus import serve
+
+        registry = CollectorRegistry()
+        registry.register(self.collector)
+        return serve(host, port, registry)
+
+    def close(self) -> None:
+        """Stop the configuration source; idempotent. Clients fail with ``MeshClosed`` from here on."""
+        self._runtime.close()
+
+    async def aclose(self) -> None:
+        """Close, from async code."""
+        self._runtime.close()
+
+    def __enter__(self) -> Self:
+        self._runtime.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        self._runtime.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = f"version {self.version}" if self.is_ready else "not ready"
+        return f"<Mesh of {self.identity.workload}.{self.identity.namespace}, {state}>"
+
+    def _observer(self, keywords: MeshKeywords) -> Observer:
+        observers: list[Observer] = [RequestId()]
+        if keywords.get("tracing", True):
+            from meshlib.telemetry.tracing import Tracing
+
+            observers.append(Tracing(self.identity))
+        if self._metrics is not None:
+            observers.append(self._metrics)
+        access_log = keywords.get("access_log", False)
+        if access_log:
+            observers.append(AccessLog() if access_log is True else AccessLog(stream=access_log))
+        return Telemetry(*observers, *keywords.get("observers", ()))
+
+
+def _gates(breaker: Callable[[str], BreakerCore | None]) -> Callable[[str], ClusterBreaker | None]:
+    def gate(cluster: str) -> ClusterBreaker | None:
+        core = breaker(cluster)
+        return None if core is None else ClusterBreaker(core, system_clock)
+
+    return gate
+
+
+def _named(identity: Identity, workload: str, namespace: str, labels: Mapping[str, str] | None) -> Identity:
+    """Return ``identity`` with what the caller gave in place of what the environment says."""
+    from dataclasses import replace
+
+    return replace(
+        identity,
+        workload=workload or identity.workload,
+        namespace=namespace or identity.namespace,
+        labels={**identity.labels, **(labels or {})},
+    )
+
+
+def _disabled() -> bool:
+    if os.environ.get("MESHLIB_DISABLE") != "1":
+        return False
+    _log.warning(
+        "MESHLIB_DISABLE=1: calls bypass the mesh: no routing, retries, policy or client mTLS; "
+        "servers that demand mTLS will refuse"
+    )
+    return True

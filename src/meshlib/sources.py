@@ -1,0 +1,149 @@
+"""Where a mesh's configuration comes from: a folder, a control plane, a static bootstrap.
+
+All three take one path: xDS resources, validated and decoded, compiled to one snapshot. This
+module is where ``controlplane`` (which makes resources) and ``xds`` (which reads them) meet.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from meshlib.model.snapshot import Snapshot, Style
+from meshlib.settings import Identity
+
+if TYPE_CHECKING:
+    from meshlib.controlplane.directory import Directory
+    from meshlib.xds.bootstrap import Bootstrap
+    from meshlib.xds.client import XdsClient
+
+Publish = Callable[[Snapshot], None]
+_log = logging.getLogger("meshlib")
+
+
+class DirectorySource:
+    """The embedded control plane, in this process: a folder of YAML, translated and watched."""
+
+    def __init__(self, path: str | os.PathLike[str], identity: Identity) -> None:
+        self._path = path
+        self._identity = identity
+        self._directory: Directory | None = None
+
+    def start(self, publish: Publish) -> None:
+        """Read the folder and publish it at once; edits follow from the watching thread."""
+        from meshlib.controlplane.directory import Directory
+        from meshlib.controlplane.node import Node
+        from meshlib.xds.assembly import Assembly
+
+        directory = Directory(self._path)
+        identity = self._identity
+        node = Node(
+            id=identity.node_id(),
+            namespace=identity.namespace,
+            workload=identity.pod_name,
+            ip=identity.ip,
+            labels={"app": identity.app, **identity.labels},
+        )
+        assembly = Assembly(Style.SIDECAR)
+
+        def apply() -> None:
+            faults = assembly.apply(directory.version, directory.resources(node).by_type)
+            for fault in faults:
+                _log.warning("configuration refused, the last good version stays: %s", fault)
+            publish(assembly.snapshot())
+
+        directory.subscribe(apply)
+        directory.start()
+        self._directory = directory
+        apply()
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._directory is not None:
+            self._directory.close()
+
+    def describe(self) -> str:
+        """Name the folder."""
+        return f"the folder {os.fspath(self._path)}"
+
+    def demand(self, host: str, port: int) -> bool:  # noqa: ARG002  a folder holds everything at once
+        """Nothing is ever awaited."""
+        return False
+
+    def forked(self) -> None:
+        """Drop the parent's watching thread."""
+        self._directory = None
+
+
+class XdsSource:
+    """A control plane over ADS."""
+
+    def __init__(self, bootstrap: Bootstrap) -> None:
+        self._bootstrap = bootstrap
+        self._client: XdsClient | None = None
+
+    def start(self, publish: Publish) -> None:
+        """Connect, in the client's own thread."""
+        from meshlib.xds.client import XdsClient
+
+        self._client = XdsClient(self._bootstrap, publish)
+        self._client.start()
+
+    def close(self) -> None:
+        """End the stream."""
+        if self._client is not None:
+            self._client.close()
+
+    def describe(self) -> str:
+        """Name the server and what went wrong last."""
+        addresses = ", ".join(server.address for server in self._bootstrap.servers)
+        error = self._client.status.last_error if self._client is not None else ""
+        return f"the control plane {addresses}" + (f" (last error: {error})" if error else " (no error so far)")
+
+    def demand(self, host: str, port: int) -> bool:
+        """Ask for ``host:port``; True while the answer is out."""
+        client = self._client
+        if client is None:
+            return False
+        client.demand(host, port)
+        return not client.answered(host, port)
+
+    def forked(self) -> None:
+        """Drop the parent's stream unclosed; it belongs to the parent."""
+        self._client = None
+
+
+class StaticSource:
+    """``static_resources`` of an Envoy bootstrap."""
+
+    def __init__(self, bootstrap: Bootstrap, listener: str = "") -> None:
+        self._bootstrap = bootstrap
+        self._listener = listener
+
+    def start(self, publish: Publish) -> None:
+        """Publish the bootstrap's resources; raises ``BootstrapError`` naming every fault in them."""
+        from meshlib.errors import BootstrapError
+        from meshlib.xds.assembly import Assembly
+
+        assembly = Assembly(Style.STATIC, listener=self._listener)
+        faults = assembly.apply("static", self._bootstrap.static)
+        if faults:
+            lines = "\n  ".join(str(fault) for fault in faults)
+            raise BootstrapError(f"static_resources cannot be used:\n  {lines}")
+        publish(assembly.snapshot())
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+    def describe(self) -> str:
+        """Name what it is."""
+        return "the static_resources of the bootstrap"
+
+    def demand(self, host: str, port: int) -> bool:  # noqa: ARG002  everything is there from the start
+        """Nothing is ever awaited."""
+        return False
+
+    def forked(self) -> None:
+        """Nothing runs."""
