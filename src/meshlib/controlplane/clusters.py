@@ -1,0 +1,260 @@
+"""Services and DestinationRules to Clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
+from envoy.config.core.v3 import extension_pb2
+from envoy.extensions.network.dns_resolver.cares.v3 import cares_dns_resolver_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+
+from meshlib.controlplane import transport_security
+from meshlib.controlplane.documents.destination_rule import ConnectionPool, OutlierDetection, TrafficPolicy
+from meshlib.controlplane.endpoints import assignment
+from meshlib.controlplane.node import NodeKind
+from meshlib.controlplane.precedence import Rule
+from meshlib.controlplane.protobuf import ads, bare_ads, duration, metadata, pack
+from meshlib.controlplane.routes import config_path
+from meshlib.controlplane.services import Port, Protocol, Resolution, Service, cluster_name
+from meshlib.controlplane.view import View
+
+UNLIMITED = 2**32 - 1
+CONNECT_TIMEOUT = 10.0  # meshConfig.connectTimeout
+BLACK_HOLE = "BlackHoleCluster"
+PASSTHROUGH = "PassthroughCluster"
+
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_DNS = {
+    Resolution.DNS: cluster_pb2.Cluster.STRICT_DNS,
+    Resolution.DNS_ROUND_ROBIN: cluster_pb2.Cluster.LOGICAL_DNS,
+}
+_LB = {
+    "UNSPECIFIED": cluster_pb2.Cluster.LEAST_REQUEST,
+    "LEAST_REQUEST": cluster_pb2.Cluster.LEAST_REQUEST,
+    "LEAST_CONN": cluster_pb2.Cluster.LEAST_REQUEST,
+    "ROUND_ROBIN": cluster_pb2.Cluster.ROUND_ROBIN,
+    "RANDOM": cluster_pb2.Cluster.RANDOM,
+}
+
+
+def targets(services: Iterable[tuple[Service, Rule | None]]) -> Iterator[tuple[Service, Port, Rule | None, str]]:
+    """Yield every cluster there is to make: service, port, rule, and subset or nothing."""
+    for service, rule in services:
+        for port in service.ports:
+            if port.protocol is not Protocol.UDP:
+                yield service, port, rule, ""
+                for subset in rule.subsets if rule else ():
+                    yield service, port, rule, subset
+
+
+def cluster(service: Service, port: Port, rule: Rule | None, subset: str, view: View) -> Any:
+    """Return the Cluster of a sidecar or a gateway."""
+    policy = rule.policy_on(port.number, subset) if rule else None
+    name = cluster_name(service.host, port.number, subset)
+    message = cluster_pb2.Cluster(name=name, alt_stat_name=f"{name};")
+    message.connect_timeout.CopyFrom(duration(CONNECT_TIMEOUT))
+    message.circuit_breakers.thresholds.append(_unlimited())
+    message.common_lb_config.healthy_panic_threshold.SetInParent()  # panic off, as Istio's default
+    message.metadata.CopyFrom(_metadata(service, rule, subset))
+    _discovery(message, service, port, rule, subset, policy)
+    _connections(message, port, policy, view.node.kind)
+    if policy and policy.outlier_detection:
+        _outliers(message, policy.outlier_detection)
+    if policy and policy.tls:
+        socket = transport_security.transport_socket(
+            policy.tls, service, port.number, subset, view.options, http2=_speaks_http2(port, policy.connection_pool)
+        )
+        if socket is not None:
+            message.transport_socket.CopyFrom(socket)
+    return message
+
+
+def proxyless_cluster(service: Service, port: Port, rule: Rule | None, subset: str, view: View) -> Any:
+    """Return the Cluster of a gRPC client: what istiod's gRPC generator keeps of a DestinationRule."""
+    policy = rule.policy_on(port.number, subset) if rule else None
+    name = cluster_name(service.host, port.number, subset)
+    message = cluster_pb2.Cluster(name=name, alt_stat_name=f"{name};", type=cluster_pb2.Cluster.EDS)
+    message.eds_cluster_config.service_name = name
+    message.eds_cluster_config.eds_config.CopyFrom(bare_ads())
+    if policy and policy.load_balancer and policy.load_balancer.simple in ("LEAST_REQUEST", "LEAST_CONN"):
+        message.lb_policy = cluster_pb2.Cluster.LEAST_REQUEST
+    http = policy.connection_pool.http if policy and policy.connection_pool else None
+    if http and http.http2_max_requests:
+        message.circuit_breakers.thresholds.add().max_requests.value = http.http2_max_requests
+    if policy and policy.tls:
+        # istiod drops SIMPLE and MUTUAL here and the call goes out in plaintext; ours fails.
+        socket = transport_security.transport_socket(policy.tls, service, port.number, subset, view.options, http2=True)
+        if socket is not None:
+            message.transport_socket.CopyFrom(socket)
+    return message
+
+
+def black_hole() -> Any:
+    """Return the cluster that has no endpoint."""
+    message = cluster_pb2.Cluster(name=BLACK_HOLE, alt_stat_name=f"{BLACK_HOLE};", type=cluster_pb2.Cluster.STATIC)
+    message.connect_timeout.CopyFrom(duration(CONNECT_TIMEOUT))
+    return message
+
+
+def passthrough() -> Any:
+    """Return the cluster that goes wherever the client wanted to go."""
+    message = cluster_pb2.Cluster(
+        name=PASSTHROUGH,
+        alt_stat_name=f"{PASSTHROUGH};",
+        type=cluster_pb2.Cluster.ORIGINAL_DST,
+        lb_policy=cluster_pb2.Cluster.CLUSTER_PROVIDED,
+    )
+    message.connect_timeout.CopyFrom(duration(CONNECT_TIMEOUT))
+    message.circuit_breakers.thresholds.append(_unlimited())
+    options = http_protocol_options_pb2.HttpProtocolOptions()
+    options.common_http_protocol_options.idle_timeout.CopyFrom(duration(300))
+    _use_downstream(options)
+    message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(options))
+    return message
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _metadata(service: Service, rule: Rule | None, subset: str) -> Any:
+    istio: dict[str, Any] = {"services": [{"host": service.host, "name": service.name, "namespace": service.namespace}]}
+    if rule:
+        istio["config"] = config_path(rule.document)
+    if subset:
+        istio["subset"] = subset
+    if service.external:
+        istio["external"] = True
+    return metadata(istio=istio, meshlib={"source": rule.source(subset)} if rule else {})
+
+
+def _discovery(
+    message: Any, service: Service, port: Port, rule: Rule | None, subset: str, policy: TrafficPolicy | None
+) -> None:
+    simple = policy.load_balancer.simple if policy and policy.load_balancer else "UNSPECIFIED"
+    if service.resolution is Resolution.NONE or simple == "PASSTHROUGH":
+        message.type = cluster_pb2.Cluster.ORIGINAL_DST
+        message.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
+        return
+    message.lb_policy = _LB[simple]
+    if service.resolution is Resolution.STATIC:
+        message.type = cluster_pb2.Cluster.EDS
+        message.eds_cluster_config.service_name = message.name
+        message.eds_cluster_config.eds_config.CopyFrom(ads())
+        return
+    message.type = _DNS[service.resolution]
+    message.load_assignment.CopyFrom(assignment(service, port, rule, subset))
+    message.dns_lookup_family = cluster_pb2.Cluster.V4_ONLY
+    message.dns_refresh_rate.CopyFrom(duration(60))
+    message.dns_jitter.CopyFrom(duration(0.1))
+    message.respect_dns_ttl = True
+    resolver = cares_dns_resolver_pb2.CaresDnsResolverConfig()
+    resolver.udp_max_queries.value = 100
+    message.typed_dns_resolver_config.CopyFrom(
+        extension_pb2.TypedExtensionConfig(name="envoy.network.dns_resolver.cares", typed_config=pack(resolver))
+    )
+
+
+def _unlimited() -> Any:
+    thresholds = circuit_breaker_pb2.CircuitBreakers.Thresholds()
+    for field in ("max_connections", "max_pending_requests", "max_requests", "max_retries"):
+        getattr(thresholds, field).value = UNLIMITED
+    return thresholds
+
+
+def _connections(message: Any, port: Port, policy: TrafficPolicy | None, kind: NodeKind) -> None:
+    pool = policy.connection_pool if policy else None
+    tcp, http = (pool.tcp, pool.http) if pool else (None, None)
+    thresholds = message.circuit_breakers.thresholds[0]
+    if tcp and tcp.max_connections:
+        thresholds.max_connections.value = tcp.max_connections
+    if tcp and tcp.connect_timeout:
+        message.connect_timeout.CopyFrom(duration(tcp.connect_timeout))
+    if tcp and tcp.tcp_keepalive:
+        keepalive = message.upstream_connection_options.tcp_keepalive
+        keepalive.SetInParent()
+        if tcp.tcp_keepalive.probes:
+            keepalive.keepalive_probes.value = tcp.tcp_keepalive.probes
+        if tcp.tcp_keepalive.time:
+            keepalive.keepalive_time.value = int(tcp.tcp_keepalive.time)
+        if tcp.tcp_keepalive.interval:
+            keepalive.keepalive_interval.value = int(tcp.tcp_keepalive.interval)
+    if http and http.http1_max_pending_requests:
+        thresholds.max_pending_requests.value = http.http1_max_pending_requests
+    if http and http.http2_max_requests:
+        thresholds.max_requests.value = http.http2_max_requests
+    if http and http.max_retries:
+        thresholds.max_retries.value = http.max_retries
+    options = _http_options(port, policy, kind)
+    if options is not None:
+        message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(options))
+
+
+def _http_options(port: Port, policy: TrafficPolicy | None, kind: NodeKind) -> Any | None:
+    """Return HttpProtocolOptions, or None where there is nothing to say beyond plain HTTP/1.1."""
+    pool = policy.connection_pool if policy else None
+    tcp, http = (pool.tcp, pool.http) if pool else (None, None)
+    options = http_protocol_options_pb2.HttpProtocolOptions()
+    common = options.common_http_protocol_options
+    if port.protocol.is_http or port.protocol is Protocol.SNIFFED:
+        idle = (http and http.idle_timeout) or (tcp and tcp.idle_timeout)
+        if idle:
+            common.idle_timeout.CopyFrom(duration(idle))
+        if http and http.max_requests_per_connection:
+            common.max_requests_per_connection.value = http.max_requests_per_connection
+        if tcp and tcp.max_connection_duration:
+            common.max_connection_duration.CopyFrom(duration(tcp.max_connection_duration))
+    if transport_security.derives_sni(policy.tls if policy else None):
+        options.upstream_http_protocol_options.auto_sni = True
+        options.upstream_http_protocol_options.auto_san_validation = True
+    plain = not options.ListFields()
+    sniffed = port.protocol is Protocol.SNIFFED and kind is NodeKind.SIDECAR
+    if (http and http.use_client_protocol and port.protocol.is_http) or sniffed:
+        _use_downstream(options)
+    elif _speaks_http2(port, pool):
+        http2 = options.explicit_http_config.http2_protocol_options
+        http2.SetInParent()
+        if http and http.max_concurrent_streams:
+            http2.max_concurrent_streams.value = http.max_concurrent_streams
+    elif plain:
+        return None
+    else:
+        options.explicit_http_config.http_protocol_options.SetInParent()
+    return options
+
+
+def _speaks_http2(port: Port, pool: ConnectionPool | None) -> bool:
+    upgrade = pool.http.h2_upgrade_policy if pool and pool.http else "DEFAULT"
+    return port.protocol is Protocol.HTTP2 or (port.protocol is Protocol.HTTP and upgrade == "UPGRADE")
+
+
+def _use_downstream(options: Any) -> None:
+    options.use_downstream_protocol_config.http_protocol_options.SetInParent()
+    options.use_downstream_protocol_config.http2_protocol_options.SetInParent()
+
+
+def _outliers(message: Any, outlier: OutlierDetection) -> None:
+    detection = outlier_detection_pb2.OutlierDetection()
+    detection.enforcing_success_rate.value = 0  # Istio turns the statistical detectors off
+    if outlier.consecutive_5xx_errors is not None:
+        detection.consecutive_5xx.value = outlier.consecutive_5xx_errors
+        detection.enforcing_consecutive_5xx.value = 100 if outlier.consecutive_5xx_errors else 0
+    if outlier.consecutive_gateway_errors is not None:
+        detection.consecutive_gateway_failure.value = outlier.consecutive_gateway_errors
+        detection.enforcing_consecutive_gateway_failure.value = 100 if outlier.consecutive_gateway_errors else 0
+    if outlier.split_external_local_origin_errors:
+        detection.split_external_local_origin_errors = True
+        detection.enforcing_local_origin_success_rate.value = 0
+        if outlier.consecutive_local_origin_failures is not None:
+            detection.consecutive_local_origin_failure.value = outlier.consecutive_local_origin_failures
+            detection.enforcing_consecutive_local_origin_failure.value = 100
+    if outlier.interval is not None:
+        detection.interval.CopyFrom(duration(outlier.interval))
+    if outlier.base_ejection_time is not None:
+        detection.base_ejection_time.CopyFrom(duration(outlier.base_ejection_time))
+    if outlier.max_ejection_percent:
+        detection.max_ejection_percent.value = outlier.max_ejection_percent
+    if outlier.min_health_percent:
+        message.common_lb_config.healthy_panic_threshold.value = outlier.min_health_percent
+    message.outlier_detection.CopyFrom(detection)

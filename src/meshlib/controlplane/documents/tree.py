@@ -1,0 +1,263 @@
+"""YAML and JSON as trees that know their lines; nothing a file says is ever executed.
+
+The trees are built from libyaml's events, iteratively: no construction of Python objects, no
+recursion that a deeply nested file could exhaust, and a count of nodes *after* aliases are
+followed, so that a "billion laughs" file is refused instead of walked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import yaml
+
+MAX_BYTES = 8 * 1024 * 1024
+MAX_NODES = 500_000
+MAX_DEPTH = 100
+
+_CORE_TAG = "tag:yaml.org,2002:"
+_KNOWN_TAGS = frozenset(_CORE_TAG + name for name in ("str", "int", "float", "bool", "null", "map", "seq"))
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A single value as written. ``text`` tells whether it can only be a string (quoted, ``!!str``)."""
+
+    value: str
+    line: int
+    column: int
+    text: bool = False
+    size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """A list."""
+
+    items: tuple[Tree, ...]
+    line: int
+    column: int
+    size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A mapping with string keys; ``keys`` has where each key stands."""
+
+    entries: dict[str, Tree]
+    keys: dict[str, Scalar]
+    line: int
+    column: int
+    size: int = 1
+
+
+Tree = Scalar | Sequence | Mapping
+
+
+class Unreadable(Exception):
+    """A file, or one document of it, that cannot be read: the message, and where."""
+
+    def __init__(self, message: str, line: int = 0, column: int = 0) -> None:
+        super().__init__(message)
+        self.line = line
+        self.column = column
+
+
+@dataclass(slots=True)
+class _Open:
+    """A collection whose end has not been met."""
+
+    mapping: bool
+    line: int
+    column: int
+    anchor: str | None
+    children: list[Tree] = field(default_factory=list)
+    size: int = 1
+
+
+def parse(content: bytes, *, json: bool = False) -> Iterator[Tree | Unreadable]:
+    """Yield the documents of a file in order.
+
+    A document with a fault of its own (a duplicate key, a tag) is yielded as ``Unreadable``
+    and the next ones still come; after a syntax error nothing can be trusted and the
+    iteration ends.
+    """
+    try:
+        text = _decode(content)
+        # Tabs are JSON's but not YAML's white space; columns stay right.
+        yield from _Builder().documents(text.replace("\t", " ") if json else text)
+    except Unreadable as error:
+        yield error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        message = " ".join(part for part in (error.problem, error.context) if part)
+        yield Unreadable(f"not valid YAML: {message}", mark.line + 1 if mark else 0, mark.column + 1 if mark else 0)
+    except yaml.YAMLError as error:
+        yield Unreadable(f"not valid YAML: {error}")
+
+
+def _decode(content: bytes) -> str:
+    if len(content) > MAX_BYTES:
+        raise Unreadable(f"the file has {len(content)} bytes, more than the {MAX_BYTES} that are read")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
+        raise Unreadable(f"not UTF-8: byte 0x{content[error.start]:02x}", line, column) from error
+
+
+class _Builder:
+    """Builds one tree a document from parser events. One use, one thread."""
+
+    def __init__(self) -> None:
+        self._nodes = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._open: list[_Open] = []
+        self._anchors: dict[str, Tree | None] = {}
+        self._root: Tree | None = None
+        self._fault: Unreadable | None = None
+
+    def documents(self, text: str) -> Iterator[Tree | Unreadable]:
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            match event:
+                case yaml.DocumentStartEvent():
+                    self._reset()
+                case yaml.DocumentEndEvent():
+                    if self._fault is not None:
+                        yield self._fault
+                    elif self._root is not None:
+                        yield self._root
+                case yaml.ScalarEvent():
+                    self._scalar(event)
+                case yaml.AliasEvent():
+                    self._alias(event)
+                case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
+                    self._start(event)
+                case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
+                    self._end()
+
+    def _scalar(self, event: yaml.ScalarEvent) -> None:
+        line, column = _place(event)
+        self._check_tag(event.tag, line, column)
+        text = not event.implicit[0] if event.tag is None else event.tag == _CORE_TAG + "str"
+        self._add(Scalar(event.value, line, column, text), event.anchor)
+
+    def _alias(self, event: yaml.AliasEvent) -> None:
+        line, column = _place(event)
+        tree = self._anchors.get(event.anchor or "")
+        if tree is None:
+            what = "stands inside its own anchor" if event.anchor in self._anchors else "names no anchor"
+            raise Unreadable(f"alias *{event.anchor} {what}", line, column)
+        self._add(tree, None)
+
+    def _start(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent) -> None:
+        line, column = _place(event)
+        self._check_tag(event.tag, line, column)
+        if len(self._open) >= MAX_DEPTH:
+            raise Unreadable(f"nested deeper than {MAX_DEPTH} levels", line, column)
+        if event.anchor:
+            self._anchors[event.anchor] = None  # known, but not usable before its end
+        self._open.append(_Open(isinstance(event, yaml.MappingStartEvent), line, column, event.anchor))
+
+    def _end(self) -> None:
+        done = self._open.pop()
+        tree = (
+            self._mapping(done) if done.mapping else Sequence(tuple(done.children), done.line, done.column, done.size)
+        )
+        self._add(tree, done.anchor)
+
+    def _add(self, tree: Tree, anchor: str | None) -> None:
+        if anchor:
+            self._anchors[anchor] = tree
+        self._nodes += 1
+        if not self._open:
+            self._root = tree
+            return
+        parent = self._open[-1]
+        parent.children.append(tree)
+        parent.size += tree.size
+        if parent.size > MAX_NODES or self._nodes > MAX_NODES:
+            raise Unreadable(f"more than {MAX_NODES} nodes once aliases are followed", parent.line, parent.column)
+
+    def _mapping(self, done: _Open) -> Mapping:
+        entries: dict[str, Tree] = {}
+        keys: dict[str, Scalar] = {}
+        merged: list[Tree] = []
+        for key, value in zip(done.children[::2], done.children[1::2], strict=True):
+            if not isinstance(key, Scalar):
+                self._note(Unreadable("a key must be a string", key.line, key.column))
+            elif key.value == "<<" and not key.text:
+                merged.extend(value.items if isinstance(value, Sequence) else [value])
+            elif key.value in entries:
+                first = keys[key.value]
+                self._note(Unreadable(f"duplicate key {key.value!r}, first in line {first.line}", key.line, key.column))
+            else:
+                entries[key.value], keys[key.value] = value, key
+        for source in merged:
+            if not isinstance(source, Mapping):
+                self._note(Unreadable("'<<' merges mappings only", source.line, source.column))
+                continue
+            for name, value in source.entries.items():
+                entries.setdefault(name, value)
+                keys.setdefault(name, source.keys[name])
+        return Mapping(entries, keys, done.line, done.column, done.size)
+
+    def _check_tag(self, tag: str | None, line: int, column: int) -> None:
+        if tag is not None and tag != "!" and tag not in _KNOWN_TAGS:
+            self._note(Unreadable(f"tag {tag!r} is not understood; only plain YAML is read", line, column))
+
+    def _note(self, fault: Unreadable) -> None:
+        """Keep the first fault; the document is refused at its end, the next ones still come."""
+        self._fault = self._fault or fault
+
+
+def _place(event: yaml.Event) -> tuple[int, int]:
+    mark = event.start_mark
+    assert mark is not None  # libyaml marks every event
+    return mark.line + 1, mark.column + 1
+
+
+# YAML 1.1 as Kubernetes reads it: `version: on` is a boolean there, and must be here.
+_NULL = frozenset(("", "~", "null", "Null", "NULL"))
+_TRUE = frozenset(("true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"))
+_FALSE = frozenset(("false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"))
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
+def resolve(scalar: Scalar) -> str | int | float | bool | None:
+    """Return what a scalar means to Kubernetes' YAML reader."""
+    value = scalar.value
+    if scalar.text:
+        return value
+    if value in _NULL:
+        return None
+    if value in _TRUE or value in _FALSE:
+        return value in _TRUE
+    if _INTEGER.fullmatch(value):
+        return int(value) if len(value) < 20 else float(value)
+    if _FLOAT.fullmatch(value):
+        return float(value)
+    return value
+
+
+def describe(tree: Tree) -> str:
+    """Say what was found, for "expected …, got …"."""
+    if isinstance(tree, Sequence):
+        return "a list"
+    if isinstance(tree, Mapping):
+        return "a mapping"
+    match resolve(tree):
+        case None:
+            return "nothing"
+        case bool() as flag:
+            return f"the boolean {'true' if flag else 'false'} (written {tree.value})"
+        case int() | float():
+            return f"the number {tree.value}"
+        case text:
+            return repr(text) if len(str(text)) <= 60 else repr(str(text)[:57] + "...")

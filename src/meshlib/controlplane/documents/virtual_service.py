@@ -1,0 +1,339 @@
+"""VirtualService: how requests are routed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, ClassVar
+
+from meshlib.controlplane.documents.fields import (
+    NOT_EMPTY,
+    Count,
+    Duration,
+    Labels,
+    Message,
+    Name,
+    Percent,
+    Port,
+    Regex,
+    Share,
+    duration,
+    integer,
+    name,
+    one_of,
+)
+from meshlib.controlplane.documents.place import Misfit, Place, Report
+from meshlib.controlplane.documents.resource import Resource
+from meshlib.controlplane.faults import suggestion
+
+GRPC_STATUS = {
+    status: code
+    for code, status in enumerate(
+        (
+            "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
+            "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+            "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
+            "UNAUTHENTICATED",
+        )
+    )
+}  # fmt: skip
+
+# x-envoy-retry-on and x-envoy-retry-grpc-on of Envoy's router filter.
+RETRY_CONDITIONS = frozenset(
+    {
+        "5xx", "gateway-error", "reset", "reset-before-request", "connect-failure",
+        "envoy-ratelimited", "retriable-4xx", "refused-stream", "retriable-status-codes",
+        "retriable-headers", "http3-post-connect-failure",
+        "cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable",
+    }
+)  # fmt: skip
+
+MESH = "mesh"
+"""The gateway that means every sidecar."""
+
+
+def host(place: Place, report: Report) -> str:
+    """Read a host name, or one with a wildcard first label."""
+    value = name(place, report)
+    if "*" in value[1:] or (value[0] == "*" and value != "*" and not value.startswith("*.")):
+        raise Misfit(place, f"expected a host name, '*' or '*.domain', got {value!r}")
+    return value
+
+
+Host = Annotated[str, host]
+Status = Annotated[int, integer(200, 599)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StringMatch(Message):
+    """``StringMatch``: at most one operator; none means present."""
+
+    exact: str | None = None
+    prefix: str | None = None
+    regex: Regex | None = None
+
+    def check(self, report: Report) -> None:
+        """One operator, no more."""
+        written = [item.name for item in fields(self) if item.name != "at" and getattr(self, item.name) is not None]
+        if len(written) > 1:
+            report.error(self.at, f"expected one of exact, prefix, regex, got {' and '.join(written)}")
+
+    @property
+    def present(self) -> bool:
+        """Whether any value will do."""
+        return (self.exact is None and self.prefix is None and self.regex is None) or self.regex == "*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HTTPMatch(Message):
+    """``HTTPMatchRequest``: all of it must hold."""
+
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"statPrefix"})
+
+    name: str = ""
+    uri: StringMatch | None = None
+    scheme: StringMatch | None = None
+    method: StringMatch | None = None
+    authority: StringMatch | None = None
+    headers: Mapping[str, StringMatch] = field(default_factory=dict)
+    without_headers: Mapping[str, StringMatch] = field(default_factory=dict)
+    query_params: Mapping[str, StringMatch] = field(default_factory=dict)
+    ignore_uri_case: bool = False
+    port: Port | None = None
+    source_labels: Labels = field(default_factory=dict)
+    source_namespace: str = ""
+    gateways: tuple[Name, ...] = ()
+
+    @property
+    def catch_all(self) -> bool:
+        """Whether it says nothing about the request itself."""
+        about_request = (
+            self.scheme,
+            self.method,
+            self.authority,
+            self.headers,
+            self.without_headers,
+            self.query_params,
+        )
+        any_path = self.uri is None or self.uri.prefix == "/" or self.uri.regex in ("*", ".*")
+        return any_path and not any(about_request)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortSelector(Message):
+    """``port: {number: 80}``."""
+
+    number: Port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination(Message):
+    """``Destination``."""
+
+    host: Name
+    subset: str = ""
+    port: PortSelector | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteDestination(Message):
+    """``HTTPRouteDestination``."""
+
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"headers"})
+
+    destination: Destination
+    weight: Count = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries(Message):
+    """``HTTPRetry``. ``attempts: 0`` means no retries."""
+
+    attempts: Count = 0
+    per_try_timeout: Duration | None = None
+    retry_on: str = ""
+    retry_remote_localities: bool = False
+    retry_ignore_previous_hosts: bool = True
+    backoff: Duration | None = None
+
+    def check(self, report: Report) -> None:
+        """Istio's rule on ``attempts``, and the conditions' names."""
+        if self.attempts == 0 and (self.per_try_timeout or self.retry_on):
+            report.error(self.at, "expected attempts of at least 1: with 0, or none, nothing is retried")
+        for condition in filter(None, (part.strip() for part in self.retry_on.split(","))):
+            if condition not in RETRY_CONDITIONS and not (condition.isdigit() and 100 <= int(condition) < 600):
+                near = suggestion(condition, RETRY_CONDITIONS)
+                report.error(
+                    self.at.child("retryOn"), f"expected retry conditions or status codes, got {condition!r}{near}"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Percentage(Message):
+    """``Percent``: 0 to 100."""
+
+    value: Percent = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delay(Message):
+    """``HTTPFaultInjection.Delay``."""
+
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"exponentialDelay"})
+
+    fixed_delay: Duration | None = None
+    percentage: Percentage | None = None
+    percent: Share | None = None
+
+    def check(self, report: Report) -> None:
+        """A delay with no share of requests never happens."""
+        if self.fixed_delay is None:
+            report.error(self.at, "expected a field 'fixedDelay', and there is none")
+        _check_share(self, report)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abort(Message):
+    """``HTTPFaultInjection.Abort``."""
+
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"http2Error"})
+
+    http_status: Status | None = None
+    grpc_status: Annotated[str, one_of(*GRPC_STATUS)] | None = None
+    percentage: Percentage | None = None
+    percent: Share | None = None
+
+    def check(self, report: Report) -> None:
+        """Exactly one status, and some share of requests."""
+        if (self.http_status is None) == (self.grpc_status is None):
+            report.error(self.at, "expected one of httpStatus and grpcStatus")
+        _check_share(self, report)
+
+
+def _check_share(fault: Delay | Abort, report: Report) -> None:
+    if fault.percentage is None and fault.percent is None:
+        report.warning(fault.at, "has no percentage, so it never happens; write percentage: {value: 100}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultInjection(Message):
+    """``HTTPFaultInjection``."""
+
+    delay: Delay | None = None
+    abort: Abort | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redirect(Message):
+    """``HTTPRedirect``."""
+
+    uri: str = ""
+    authority: str = ""
+    port: Port | None = None
+    derive_port: Annotated[str, one_of("FROM_PROTOCOL_DEFAULT", "FROM_REQUEST_PORT")] = ""
+    scheme: Annotated[str, one_of("http", "https")] = ""
+    redirect_code: Annotated[int, integer(300, 399)] = 301
+
+    def check(self, report: Report) -> None:
+        """Envoy knows five codes; a port is given or derived."""
+        if self.redirect_code not in (301, 302, 303, 307, 308):
+            report.error(self.at.child("redirectCode"), f"expected 301, 302, 303, 307 or 308, got {self.redirect_code}")
+        if self.port and self.derive_port:
+            report.error(self.at, "expected port or derivePort, got both")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewrite(Message):
+    """``HTTPRewrite``."""
+
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"uriRegexRewrite"})
+
+    uri: str = ""
+    authority: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body(Message):
+    """``HTTPBody``."""
+
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"bytes"})
+
+    string: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectResponse(Message):
+    """``HTTPDirectResponse``."""
+
+    status: Status
+    body: Body | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HTTPRoute(Message):
+    """``HTTPRoute``: the first whose match holds takes the request."""
+
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset(
+        {"corsPolicy", "delegate", "headers", "mirror", "mirrorPercentage", "mirrorPercent", "mirrors"}
+    )
+
+    name: str = ""
+    match: tuple[HTTPMatch, ...] = ()
+    route: tuple[RouteDestination, ...] = ()
+    redirect: Redirect | None = None
+    direct_response: DirectResponse | None = None
+    rewrite: Rewrite | None = None
+    timeout: Annotated[float, duration] | None = None
+    retries: Retries | None = None
+    fault: FaultInjection | None = None
+
+    def check(self, report: Report) -> None:
+        """Exactly one action, and weights that add up to something."""
+        if self.at.has("delegate"):
+            return  # warned about already; the route is left out
+        actions = [
+            key for key in ("route", "redirect", "directResponse") if self.at.child(key) is not self.at
+        ]  # fmt: skip
+        if len(actions) != 1:
+            got = " and ".join(actions) or "none"
+            report.error(self.at, f"expected one of route, redirect, directResponse, got {got}")
+        elif "route" in actions and not self.route:
+            report.error(self.at.child("route"), "expected at least one destination")
+        if len(self.route) > 1 and sum(item.weight for item in self.route) == 0:
+            report.error(self.at.child("route"), "expected weights: with several destinations their sum must not be 0")
+        if self.timeout is not None and 0 < self.timeout < 0.001:
+            report.error(self.at.child("timeout"), "expected at least 1ms, or 0s for none")
+
+    @property
+    def catch_all(self) -> bool:
+        """Whether it takes every request that reaches it."""
+        return not self.match or any(match.catch_all for match in self.match)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualServiceSpec(Message):
+    """``VirtualService.spec``."""
+
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"tcp", "tls"})
+
+    hosts: Annotated[tuple[Host, ...], NOT_EMPTY]
+    gateways: tuple[Name, ...] = ()
+    http: tuple[HTTPRoute, ...] = ()
+    export_to: tuple[Name, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualService(Resource):
+    """An Istio VirtualService."""
+
+    spec: VirtualServiceSpec
+
+    @property
+    def gateways(self) -> tuple[str, ...]:
+        """The gateways it is bound to as ``namespace/name``, or ``mesh``; the mesh by default."""
+        return tuple(qualified(item, self.namespace) for item in self.spec.gateways or (MESH,))
+
+
+def qualified(gateway: str, namespace: str) -> str:
+    """Return a gateway's name as ``namespace/name``; ``mesh`` stays."""
+    return gateway if gateway == MESH or "/" in gateway else f"{namespace}/{gateway}"

@@ -1,0 +1,221 @@
+"""HTTPRoute to Route: what a VirtualService does with a request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from envoy.config.route.v3 import route_components_pb2 as route_pb2
+from envoy.extensions.filters.http.fault.v3 import fault_pb2
+from envoy.type.v3 import percent_pb2
+
+from meshlib.controlplane import hosts, retries
+from meshlib.controlplane.documents.virtual_service import (
+    GRPC_STATUS,
+    Abort,
+    Delay,
+    Destination,
+    FaultInjection,
+    HTTPMatch,
+    HTTPRoute,
+    Redirect,
+    VirtualService,
+    qualified,
+)
+from meshlib.controlplane.matching import path_of, route_match
+from meshlib.controlplane.node import Node, NodeKind
+from meshlib.controlplane.options import MeshOptions
+from meshlib.controlplane.protobuf import duration, metadata, pack
+from meshlib.controlplane.registry import Registry, selects
+from meshlib.controlplane.services import Service, cluster_name
+
+FAULT_FILTER = "envoy.filters.http.fault"
+
+_REDIRECT_CODES = {
+    301: route_pb2.RedirectAction.MOVED_PERMANENTLY,
+    302: route_pb2.RedirectAction.FOUND,
+    303: route_pb2.RedirectAction.SEE_OTHER,
+    307: route_pb2.RedirectAction.TEMPORARY_REDIRECT,
+    308: route_pb2.RedirectAction.PERMANENT_REDIRECT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where routes are made for.
+
+    Attributes:
+        node: who asks.
+        registry: the services.
+        options: mesh-wide settings.
+        gateways: names the node answers to: ``mesh``, or gateways as ``namespace/name``.
+        port: the port of the listener, or of the Gateway's server.
+    """
+
+    node: Node
+    registry: Registry
+    options: MeshOptions
+    gateways: frozenset[str]
+    port: int
+
+
+def default_route(service: Service, port: int) -> Any:
+    """Return the one route of a service without VirtualService."""
+    message = route_pb2.Route(name="default", match=route_match(None))
+    message.route.cluster = cluster_name(service.host, port)
+    _limits(message.route, 0.0, retries.policy(None), grpc=False)
+    message.decorator.operation = f"{service.host}:{port}/*"
+    return message
+
+
+def routes(document: VirtualService, scope: Scope) -> list[Any]:
+    """Return the routes of a VirtualService for ``scope``, in order.
+
+    What comes behind a route that takes everything is left out, as istiod does.
+    """
+    made: list[Any] = []
+    for http in document.spec.http:
+        for match in http.match or (None,):
+            if not http.at.has("delegate") and (match is None or _concerns(match, document, scope)):
+                made.append(_route(document, http, match, scope))
+                if match is None or match.catch_all:
+                    return made
+    return made
+
+
+def _concerns(match: HTTPMatch, document: VirtualService, scope: Scope) -> bool:
+    """Tell whether a match can hold at this node; istiod decides that, not Envoy."""
+    gateways = {qualified(gateway, document.namespace) for gateway in match.gateways}
+    return (
+        (not gateways or bool(gateways & scope.gateways))
+        and match.port in (None, scope.port)
+        and selects(match.source_labels, scope.node.labels)
+        and match.source_namespace in ("", scope.node.namespace)
+    )
+
+
+def _route(document: VirtualService, http: HTTPRoute, match: HTTPMatch | None, scope: Scope) -> Any:
+    message = route_pb2.Route(match=route_match(match))
+    message.name = ".".join(part for part in (http.name, match.name if match else "") if part)
+    called = document.name  # what the operation is called after, unless there is one destination
+    if http.redirect is not None:
+        _redirect(message.redirect, http.redirect, scope.port)
+    elif http.direct_response is not None:
+        message.direct_response.status = http.direct_response.status
+        if http.direct_response.body is not None:
+            message.direct_response.body.inline_string = http.direct_response.body.string
+    else:
+        only = _forward(message.route, document, http, scope)
+        called = only or called
+    message.decorator.operation = f"{called}:{scope.port}{path_of(message.match)}"
+    message.metadata.CopyFrom(metadata(istio={"config": config_path(document)}, meshlib={"source": http.at.source}))
+    if http.fault is not None:
+        message.typed_per_filter_config[FAULT_FILTER].CopyFrom(pack(_fault(http.fault)))
+    return message
+
+
+def config_path(document: Any) -> str:
+    """Return the path by which Istio's metadata names a resource."""
+    kind = {"VirtualService": "virtual-service", "DestinationRule": "destination-rule"}[document.at.origin.kind]
+    return f"/apis/networking.istio.io/v1/namespaces/{document.namespace}/{kind}/{document.name}"
+
+
+def _forward(action: Any, document: VirtualService, http: HTTPRoute, scope: Scope) -> str:
+    """Fill in a RouteAction; return the host where there is only one destination."""
+    only = ""
+    if len(http.route) == 1:
+        action.cluster, only = destination(http.route[0].destination, document, scope)
+    else:
+        for item in http.route:
+            if item.weight:  # istiod leaves out what gets nothing
+                name, _ = destination(item.destination, document, scope)
+                action.weighted_clusters.clusters.add(name=name).weight.value = item.weight
+    if http.rewrite is not None:
+        action.prefix_rewrite = http.rewrite.uri
+        if http.rewrite.authority:
+            action.host_rewrite_literal = http.rewrite.authority
+    _limits(action, http.timeout or 0.0, retries.policy(http.retries), grpc=scope.node.kind is NodeKind.GRPC)
+    return only
+
+
+def _limits(action: Any, timeout: float, retry: Any | None, *, grpc: bool) -> None:
+    action.timeout.CopyFrom(duration(timeout))
+    if retry is not None:
+        action.retry_policy.CopyFrom(retry)
+    if grpc:
+        action.max_stream_duration.max_stream_duration.CopyFrom(duration(timeout))
+    else:
+        action.max_grpc_timeout.CopyFrom(duration(timeout))
+
+
+def destination(item: Destination, document: VirtualService, scope: Scope) -> tuple[str, str]:
+    """Return the cluster and the full host of a destination.
+
+    Without a port it is the service's only one, else the port of the listener.
+    """
+    host = hosts.qualify(item.host, document.namespace, scope.options.domain)
+    service = scope.registry.services.get(host)
+    if item.port is not None:
+        port = item.port.number
+    elif service is not None and len(service.ports) == 1:
+        port = service.ports[0].number
+    else:
+        port = scope.port
+    return cluster_name(host, port, item.subset), host
+
+
+def _redirect(action: Any, redirect: Redirect, port: int) -> None:
+    action.response_code = _REDIRECT_CODES[redirect.redirect_code]
+    action.host_redirect = redirect.authority
+    action.path_redirect = redirect.uri
+    if redirect.scheme:
+        action.scheme_redirect = redirect.scheme
+    if redirect.derive_port == "FROM_REQUEST_PORT":
+        action.port_redirect = port  # Envoy cannot derive it; routes are made for one port each
+    elif redirect.port is not None:
+        action.port_redirect = redirect.port
+
+
+def _fault(fault: FaultInjection) -> Any:
+    message = fault_pb2.HTTPFault()
+    if fault.delay is not None:
+        message.delay.fixed_delay.CopyFrom(duration(fault.delay.fixed_delay or 0.0))
+        message.delay.percentage.CopyFrom(_share(fault.delay))
+    if fault.abort is not None:
+        message.abort.percentage.CopyFrom(_share(fault.abort))
+        if fault.abort.http_status is not None:
+            message.abort.http_status = fault.abort.http_status
+        else:
+            message.abort.grpc_status = GRPC_STATUS[fault.abort.grpc_status or "OK"]
+    return message
+
+
+def _share(fault: Delay | Abort) -> Any:
+    if fault.percentage is not None:
+        return percent_pb2.FractionalPercent(
+            numerator=round(fault.percentage.value * 10_000), denominator=percent_pb2.FractionalPercent.MILLION
+        )
+    return percent_pb2.FractionalPercent(numerator=fault.percent or 0)
+
+
+# ---------------------------------------------------------------- virtual hosts
+
+
+def virtual_host(name: str, domains: list[str], made: list[Any]) -> Any:
+    """Return a VirtualHost that tells upstreams which attempt they see."""
+    return route_pb2.VirtualHost(name=name, domains=domains, routes=made, include_request_attempt_count=True)
+
+
+def distinct(virtual_hosts: Iterator[Any]) -> list[Any]:
+    """Return the virtual hosts without the domains that an earlier one has; Envoy refuses those."""
+    seen: set[str] = set()
+    kept = []
+    for host in virtual_hosts:
+        own = [domain for domain in host.domains if domain.lower() not in seen]
+        seen.update(domain.lower() for domain in own)
+        if own:
+            del host.domains[:]
+            host.domains.extend(own)
+            kept.append(host)
+    return kept

@@ -1,0 +1,144 @@
+"""Services as the mesh knows them: host, ports, endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from meshlib.controlplane.documents.place import Place
+
+
+class Protocol(Enum):
+    """What is spoken on a port, as far as translation depends on it."""
+
+    HTTP = "HTTP"
+    HTTP2 = "HTTP2"
+    TCP = "TCP"
+    TLS = "TLS"
+    SNIFFED = "sniffed"
+    UDP = "UDP"
+
+    @property
+    def is_http(self) -> bool:
+        """Whether HTTP routing applies without looking at the bytes."""
+        return self in (Protocol.HTTP, Protocol.HTTP2)
+
+
+_PROTOCOLS = {
+    "http": Protocol.HTTP,
+    "http-proxy": Protocol.HTTP,
+    "kubernetes.io/ws": Protocol.HTTP,
+    "http2": Protocol.HTTP2,
+    "grpc": Protocol.HTTP2,
+    "grpc-web": Protocol.HTTP2,
+    "kubernetes.io/h2c": Protocol.HTTP2,
+    "tcp": Protocol.TCP,
+    "mongo": Protocol.TCP,
+    "mysql": Protocol.TCP,
+    "redis": Protocol.TCP,
+    "tls": Protocol.TLS,
+    "https": Protocol.TLS,
+    "kubernetes.io/wss": Protocol.TLS,
+    "udp": Protocol.UDP,
+}
+
+# Server-first protocols, which cannot be sniffed: SMTP, DNS, MySQL, MongoDB.
+_WELL_KNOWN = frozenset({25, 53, 3306, 27017})
+
+
+def protocol_named(text: str) -> Protocol:
+    """Return the protocol of that name (``HTTP``, ``grpc``); an unknown or empty one is sniffed."""
+    return _PROTOCOLS.get(text.lower().replace("_", "-"), Protocol.SNIFFED)
+
+
+def protocol_of_port(number: int, name: str, transport: str, app_protocol: str) -> Protocol:
+    """Return what a Kubernetes port speaks: ``appProtocol``, else the prefix of its name."""
+    if transport != "TCP":
+        return Protocol.UDP
+    if app_protocol:
+        return protocol_named(app_protocol)
+    prefix = "grpc-web" if name.startswith("grpc-web") else name.partition("-")[0]
+    protocol = protocol_named(prefix)
+    return Protocol.TCP if protocol is Protocol.SNIFFED and number in _WELL_KNOWN else protocol
+
+
+class Resolution(Enum):
+    """How a service's endpoints become addresses (``ServiceEntry.resolution``)."""
+
+    STATIC = "STATIC"
+    DNS = "DNS"
+    DNS_ROUND_ROBIN = "DNS_ROUND_ROBIN"
+    NONE = "NONE"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address behind one port of a service.
+
+    Attributes:
+        address: IP, host name (DNS services) or ``unix://`` path.
+        labels: of the workload; subsets look at them.
+        locality: ``region/zone/subzone``.
+        workload: Istio's ``name;namespace;app;version;cluster``.
+        healthy: None where nobody says.
+    """
+
+    address: str
+    port: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    weight: int = 1
+    locality: str = ""
+    workload: str = ""
+    healthy: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One port of a service."""
+
+    number: int
+    name: str
+    protocol: Protocol
+    target: int | str | None
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One host with its ports.
+
+    Attributes:
+        host: full name.
+        name: what istiod calls it in metadata: the Service's name, the ServiceEntry's host.
+        addresses: its VIPs or CIDR blocks.
+        external: whether it is outside the mesh (``location: MESH_EXTERNAL``).
+        selector: labels of its workloads; empty for none.
+        at: where it was written.
+    """
+
+    host: str
+    name: str
+    namespace: str
+    ports: tuple[Port, ...]
+    addresses: tuple[str, ...]
+    resolution: Resolution
+    external: bool
+    export_to: tuple[str, ...]
+    subject_alt_names: tuple[str, ...]
+    selector: Mapping[str, str]
+    at: Place
+
+    @property
+    def vip(self) -> str:
+        """The address that a listener is named after; a CIDR block is none."""
+        return next((address for address in self.addresses if "/" not in address), "")
+
+    def port(self, number: int) -> Port | None:
+        """Return the port of that number, or None."""
+        return next((port for port in self.ports if port.number == number), None)
+
+
+def cluster_name(host: str, port: int, subset: str = "") -> str:
+    """Return Istio's name of a cluster: ``outbound|80|v1|catalog.shop.svc.cluster.local``."""
+    return f"outbound|{port}|{subset}|{host}"
