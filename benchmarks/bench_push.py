@@ -84,6 +84,10 @@ def control_plane(folder: Path) -> Iterator[str]:
         process.stdout.close()
 
 
+def connect(address: str) -> meshlib.Mesh:
+    return meshlib.Mesh.connect(address, workload="bench", namespace="demo")
+
+
 def figures(took: list[float]) -> dict[str, float]:
     ordered = sorted(took)
     return {

@@ -38,6 +38,9 @@ class ClusterView:
     endpoints: tuple[EndpointView, ...] = ()
 
 
+DEFAULT_ROUTE = "default"  # istiod's name for the route of a host that no VirtualService names
+
+
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """Where a request would go, and why. ``str()`` is for people, :meth:`to_dict` for programs.
@@ -88,7 +91,7 @@ class Explanation:
         for text in self.skipped:
             yield f"    no match    {text}"
         yield f"  route         {self.route or '-'}  {self.matched}".rstrip()
-        yield f"  configured    {self.source or 'unknown (the control plane does not say)'}"
+        yield f"  configured    {self.source or self._unsourced()}"
         yield f"  action        {self.action or '-'}"
         if self.clusters:
             yield f"  timeout       {f'{self.timeout:g}s' if self.timeout else 'off'}"
@@ -105,6 +108,11 @@ class Explanation:
                 yield f"    endpoint    {endpoint.address}  {state}  {endpoint.workload}".rstrip()
         for note in self.notes:
             yield f"  note          {note}"
+
+    def _unsourced(self) -> str:
+        if not self.route:
+            return "-"
+        return "no VirtualService names this host" if self.route == DEFAULT_ROUTE else "the control plane does not say"
 
 
 def explain(live: LiveSnapshot, view: RequestView, chance: Randomness) -> Explanation:
