@@ -78,8 +78,7 @@ def proxyless_cluster(service: Service, port: Port, rule: Rule | None, subset: s
     message = cluster_pb2.Cluster(name=name, alt_stat_name=f"{name};", type=cluster_pb2.Cluster.EDS)
     message.eds_cluster_config.service_name = name
     message.eds_cluster_config.eds_config.CopyFrom(bare_ads())
-    if policy and policy.load_balancer and policy.load_balancer.simple in ("LEAST_REQUEST", "LEAST_CONN"):
-        message.lb_policy = cluster_pb2.Cluster.LEAST_REQUEST
+    # No lb_policy: istiod sends LEAST_REQUEST on, and gRPC C-core then refuses the cluster and fails every call.
     http = policy.connection_pool.http if policy and policy.connection_pool else None
     if http and http.http2_max_requests:
         message.circuit_breakers.thresholds.add().max_requests.value = http.http2_max_requests

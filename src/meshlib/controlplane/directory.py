@@ -18,7 +18,7 @@ from typing import Any, Self
 from meshlib.controlplane import watch
 from meshlib.controlplane.documents import Documents, read
 from meshlib.controlplane.faults import ERROR, Fault
-from meshlib.controlplane.folder import Listing, read_folder
+from meshlib.controlplane.folder import NO_FILES, Listing, read_folder
 from meshlib.controlplane.node import Node, NodeKind
 from meshlib.controlplane.options import DEFAULTS, MeshOptions
 from meshlib.controlplane.resources import Resources
@@ -235,6 +235,8 @@ class Directory:
         # Faults that show only between documents are the same for every node; this one has no resources.
         _, references = translate(documents, Node(kind=NodeKind.ROUTER), self.options)
         current = tuple(fault for fault in (*faults, *references) if fault.file not in held)
+        refused = (fault for faults in held.values() for fault in faults)
+        empty = () if found or listing_faults else (NO_FILES,)
         state = before
         if state is None or in_force != state.in_force:
             self._counter += 1
@@ -244,7 +246,7 @@ class Directory:
             state,
             found=found,
             listing_faults=listing_faults,
-            faults=(*listing_faults, *(fault for faults in held.values() for fault in faults), *current),
+            faults=(*listing_faults, *empty, *refused, *current),
             held=frozenset(held),
             faulty=frozenset(fault.file for fault in current if fault.severity is ERROR and not fault.applies),
         )

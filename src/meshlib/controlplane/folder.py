@@ -13,6 +13,8 @@ from meshlib.errors import ConfigError
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
+NO_FILES = Fault(WARNING, f"there is no {', '.join(f'*{suffix}' for suffix in SUFFIXES)} in the folder", ".")
+
 _SWAPS = 5  # how often a reading is begun anew because links were swapped meanwhile
 
 
@@ -56,8 +58,6 @@ def read_folder(folder: Path) -> Listing:
         if not reading.swapped():
             break
         reading = _read(folder)
-    if not reading.files and not reading.faults:
-        reading.faults.append(Fault(WARNING, f"there is no {', '.join(f'*{s}' for s in SUFFIXES)} in the folder", "."))
     return Listing(reading.files, tuple(reading.faults))
 
 
@@ -102,11 +102,11 @@ class _Reading:
         wanted = name.endswith(SUFFIXES)
         if entry.is_symlink():
             self.links[entry.path] = path
-        if entry.is_symlink() and os.path.commonpath((path, self.root)) != self.root:
-            if wanted or os.path.isdir(path):
-                message = f"is a symbolic link out of the folder, to {path}; it is not followed: copy what it leads to"
-                self.faults.append(Fault(ERROR, message, name))
-            return
+            if os.path.commonpath((path, self.root)) != self.root:
+                if wanted or os.path.isdir(path):
+                    message = f"is a symbolic link out of the folder, to {path}, and is not followed: use a copy"
+                    self.faults.append(Fault(ERROR, message, name))
+                return
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             self.folder(path, f"{name}/")

@@ -43,21 +43,25 @@ def changes(folder: Path, stop: threading.Event) -> Iterator[None]:
             for _ in _notifications(folder, stop) if notified else _polls(folder, stop):
                 yield
                 if _identity(folder) != identity:
-                    break  # another folder of that name: watch that one
+                    break  # moved away, or another mount
+        except FileNotFoundError:
+            stop.wait(_POLL_SECONDS)  # removed just now: see what the next turn finds
         except (OSError, RuntimeError) as error:
-            if _identity(folder) is not None:
-                logger.warning("no notification of file changes (%s): looking every %g s", error, _POLL_SECONDS)
-                notified = False
+            logger.warning("no notification of file changes (%s): looking every %g s", error, _POLL_SECONDS)
+            notified = False
 
 
 def _notifications(folder: Path, stop: threading.Event) -> Iterator[None]:
+    root = os.path.realpath(folder)
     # Watching begins before the first look, so that nothing falls between the two.
     with RustNotify(
-        [str(folder)], debug=False, force_polling=False, poll_delay_ms=0, recursive=True, ignore_permission_denied=True
+        [root], debug=False, force_polling=False, poll_delay_ms=0, recursive=True, ignore_permission_denied=True
     ) as notify:
         yield
-        while notify.watch(_DEBOUNCE_MS, _SETTLE_MS, _HEARTBEAT_MS, stop) not in ("stop", "signal"):
+        while (found := notify.watch(_DEBOUNCE_MS, _SETTLE_MS, _HEARTBEAT_MS, stop)) not in ("stop", "signal"):
             yield
+            if isinstance(found, set) and any(path == root for _, path in found):
+                return  # removed perhaps, and another may have its name and number: the watch is void
 
 
 def _polls(folder: Path, stop: threading.Event) -> Iterator[None]:

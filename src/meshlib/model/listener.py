@@ -41,6 +41,7 @@ class FilterChain:
         application_protocols: ALPN or sniffed protocols, empty for any.
         server_names: SNI names, empty for any.
         prefix_ranges: destination CIDRs, empty for any.
+        destination_port: the port asked for, 0 for any.
     """
 
     http: HttpConnectionManager | None = None
@@ -50,6 +51,7 @@ class FilterChain:
     application_protocols: tuple[str, ...] = ()
     server_names: tuple[str, ...] = ()
     prefix_ranges: tuple[str, ...] = ()
+    destination_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)

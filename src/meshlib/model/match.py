@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from urllib.parse import unquote_plus
 
 import re2
 
@@ -153,26 +152,31 @@ class HeaderMatch:
 
 @dataclass(frozen=True, slots=True)
 class QueryMatch:
-    """``QueryParameterMatcher``: looks at the first value of the parameter (measured)."""
+    """``QueryParameterMatcher``: looks at the first value of the parameter.
+
+    Without ``string`` it asks whether the parameter is there (``present``) or not. Names and
+    values are compared as they stand in the URL, percent signs and all (measured on Envoy).
+    """
 
     name: str
     string: StringMatch | None = None
+    present: bool = True
 
     def compile(self) -> Predicate:
         """Return the closure over the request."""
-        name, test = self.name, self.string.compile() if self.string else None
+        name, present, test = self.name, self.present, self.string.compile() if self.string else None
 
         def matches(view: RequestView) -> bool:
             for pair in view.query.split("&"):
                 key, _, value = pair.partition("=")
-                if unquote_plus(key) == name:
-                    return True if test is None else test(unquote_plus(value))
-            return False
+                if key == name:
+                    return present if test is None else test(value)
+            return test is None and not present
 
         return matches
 
     def __str__(self) -> str:
-        return f"{self.name} {self.string or 'present'}"
+        return f"{self.name} {self.string or ('present' if self.present else 'absent')}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,14 @@ DEFAULT_ROUTE_TIMEOUT = 15.0  # RouteAction.timeout: "If not specified, the defa
 
 @dataclass(frozen=True, slots=True)
 class WeightedCluster:
-    """One target of a route and its weight; weight 0 is legal and never drawn."""
+    """One target of a route and its weight; weight 0 is legal and never drawn.
+
+    ``fault`` takes the place of the route's when this target is drawn; None leaves that in force.
+    """
 
     name: str
     weight: int = 1
+    fault: FaultInjection | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,9 @@ class RouteConfiguration:
         Envoy's order: exact, longest suffix ``*.x``, longest prefix ``x.*``, ``*``; case is
         ignored and the port is part of the string unless ``ignore_port_in_host_matching``.
         """
-        authority = view.host if self.ignore_port else view.authority.lower()
+        authority = view.authority.lower()
+        if self.ignore_port:
+            authority = without_port(authority)
         found = self._exact.get(authority)
         if found is not None:
             return found
@@ -145,3 +151,9 @@ class RouteConfiguration:
             if authority.startswith(prefix) and len(authority) > len(prefix):
                 return host
         return self._any
+
+
+def without_port(authority: str) -> str:
+    """Return an authority without its port; the brackets of an IPv6 address stay."""
+    host, colon, port = authority.rpartition(":")
+    return host if colon and port.isdecimal() and "]" not in port else authority

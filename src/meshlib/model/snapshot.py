@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import ip_address, ip_network
 
 from meshlib.model.cluster import Cluster
 from meshlib.model.listener import FilterChain, HttpConnectionManager, Listener
@@ -48,7 +49,8 @@ class Snapshot:
         listeners: by name.
         routes: RDS tables by name.
         clusters: by name, endpoints included.
-        addresses: lower-case host -> service address (VIP), for listeners named ``VIP_port``.
+        addresses: lower-case host -> service address (VIP), for listeners bound to ``VIP:port``.
+        bound: ``address_port`` -> listener, for those that are not named so.
         listener: the listener to use whatever the port (``listener=`` of a static bootstrap).
     """
 
@@ -58,6 +60,7 @@ class Snapshot:
     routes: Mapping[str, RouteConfiguration] = field(default_factory=dict)
     clusters: Mapping[str, Cluster] = field(default_factory=dict)
     addresses: Mapping[str, str] = field(default_factory=dict)
+    bound: Mapping[str, str] = field(default_factory=dict)
     listener: str = ""
 
     def find_listener(self, host: str, port: int) -> Listener | None:
@@ -68,7 +71,7 @@ class Snapshot:
             return self._static_listener(port)
         address = self.addresses.get(host, host)
         for name in (f"{address}_{port}", f"0.0.0.0_{port}", f"127.0.0.1_{port}", "virtualOutbound"):
-            found = self.listeners.get(name)
+            found = self.listeners.get(self.bound.get(name, name))
             if found is not None and not found.inbound:
                 return found
         return None
@@ -92,7 +95,7 @@ class Snapshot:
             return None
         if listener.api is not None:
             return self._http(listener, listener.api)
-        chain = _choose_chain(listener, host, tls=tls)
+        chain = _choose_chain(listener, host, port, self.addresses.get(host, host), tls=tls)
         if chain is None:
             return None
         if chain.http is not None and not tls:
@@ -105,22 +108,56 @@ class Snapshot:
         return Destination(listener.name, routes=table, http=http)
 
 
-def _choose_chain(listener: Listener, host: str, *, tls: bool) -> FilterChain | None:
-    """Choose as Envoy's filter chain match does: server name first, then transport protocol."""
-    wanted = "tls" if tls else "raw_buffer"
-    best: tuple[int, FilterChain] | None = None
+_HTTP_PROTOCOLS = frozenset({"http/1.0", "http/1.1", "h2c", "h2"})
+
+
+def _choose_chain(listener: Listener, host: str, port: int, address: str, *, tls: bool) -> FilterChain | None:
+    """Choose as Envoy's filter chain match does: the most specific chain that takes the connection."""
+    best: FilterChain | None = None
+    best_rank: tuple[int, ...] = ()
     for chain in listener.chains:
-        if chain.transport_protocol not in ("", wanted):
-            continue
-        if tls and chain.http is not None and chain.transport_protocol == "":
-            continue
-        if chain.server_names and not (tls and _sni_matches(chain.server_names, host)):
-            continue
-        score = 4 * bool(chain.server_names) + 2 * bool(chain.transport_protocol) + bool(chain.application_protocols)
-        if best is None or score > best[0]:
-            best = (score, chain)
-    return best[1] if best is not None else listener.default_chain
+        rank = _rank(chain, host, port, address, tls)
+        if rank is not None and (best is None or rank > best_rank):
+            best, best_rank = chain, rank
+    return best if best is not None else listener.default_chain
 
 
-def _sni_matches(names: tuple[str, ...], host: str) -> bool:
-    return any(host == name or (name[:2] == "*." and host.endswith(name[1:])) for name in names)
+def _rank(chain: FilterChain, host: str, port: int, address: str, tls: bool) -> tuple[int, ...] | None:
+    """Return how specific a chain's match is, None when it does not match.
+
+    In the order of ``FilterChainMatch``: port, address, server name, transport protocol,
+    application protocols.
+    """
+    if chain.destination_port not in (0, port):
+        return None
+    if chain.transport_protocol not in ("", "tls" if tls else "raw_buffer"):
+        return None
+    if tls and chain.http is not None and not chain.transport_protocol:
+        return None  # an HTTP chain cannot read the application's own TLS
+    if chain.application_protocols and not _HTTP_PROTOCOLS.intersection(chain.application_protocols):
+        return None
+    prefix = _longest_prefix(chain.prefix_ranges, address) if chain.prefix_ranges else 0
+    name = _longest_name(chain.server_names, host) if tls else 0
+    if prefix is None or name is None or (chain.server_names and not tls):
+        return None
+    named = bool(chain.destination_port), prefix, name
+    return (*named, bool(chain.transport_protocol), bool(chain.application_protocols))
+
+
+def _longest_prefix(ranges: tuple[str, ...], address: str) -> int | None:
+    """Return the length of the longest range that contains ``address`` (plus one), else None."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return None
+    networks = (ip_network(cidr, strict=False) for cidr in ranges)
+    return max((network.prefixlen + 1 for network in networks if ip in network), default=None)
+
+
+def _longest_name(names: tuple[str, ...], host: str) -> int | None:
+    """Return how closely a server name takes ``host``: the whole of it, or a ``*.`` suffix."""
+    if not names:
+        return 0
+    if host in names:
+        return len(host) + 1
+    return max((len(n) - 1 for n in names if n[:2] == "*." and host.endswith(n[1:])), default=None)

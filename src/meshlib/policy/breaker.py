@@ -10,6 +10,8 @@ This is not Envoy's ``circuit_breakers`` (``limits.py``) nor outlier detection (
 
 from __future__ import annotations
 
+from collections import deque
+from enum import Enum
 from typing import Protocol
 
 from meshlib.clock import Clock
@@ -57,54 +59,72 @@ def _fail() -> None:
     raise UpstreamFailed
 
 
+class Admission(Enum):
+    """What the gate says to a call."""
+
+    REFUSED = "refused"
+    PASSED = "passed"  # the breaker is closed
+    PROBE = "probe"  # the one call that may pass while it is half open
+
+
 class ClusterBreaker:
-    """Gate before a call, record after it. Thread-safe by the breaker's own lock.
+    """Gate before a call, record after it. Thread-safe: the permit to probe is a deque's one item.
 
     Args:
         core: a ``pybreaker.CircuitBreaker``; one per cluster.
         clock: for the reset timeout (pybreaker's own clock is the wall clock).
     """
 
-    __slots__ = ("_clock", "_core", "_opened_at", "_probing")
+    __slots__ = ("_clock", "_core", "_opened_at", "_permit")
 
     def __init__(self, core: BreakerCore, clock: Clock) -> None:
         self._core = core
         self._clock = clock
         self._opened_at: float | None = None
-        self._probing = False
+        self._permit = deque([Admission.PROBE])
 
     @property
     def state(self) -> str:
         """``closed``, ``open`` or ``half-open``."""
         return self._core.current_state
 
-    def admit(self) -> bool:
-        """Tell whether a call may pass; a half-open breaker admits one probe at a time."""
-        state = self._core.current_state
-        if state == "closed":
-            return True
-        if state == "open":
-            if self._opened_at is None:  # opened by somebody else: shared storage, or by hand
-                self._opened_at = self._clock()
-            if self._clock() - self._opened_at < self._core.reset_timeout:
-                return False
-            self._core.half_open()
-        if self._probing:
-            return False
-        self._probing = True
-        return True
+    def admit(self) -> Admission:
+        """Tell whether a call may pass; a half-open breaker admits one probe at a time.
 
-    def record(self, *, failed: bool) -> None:
+        Every admission but a refusal is given back by :meth:`record` or :meth:`abandon`.
+        """
+        if self._core.current_state == "closed":
+            return Admission.PASSED
+        try:
+            probe = self._permit.pop()
+        except IndexError:
+            return Admission.REFUSED
+        # From here to the permit's return no other call changes the breaker's state.
+        if self._core.current_state == "open":
+            if not self._due():
+                self.abandon(probe)
+                return Admission.REFUSED
+            self._core.half_open()
+        return probe
+
+    def _due(self) -> bool:
+        now = self._clock()
+        if self._opened_at is None:  # opened by somebody else: shared storage, or by hand
+            self._opened_at = now
+        return now - self._opened_at >= self._core.reset_timeout
+
+    def record(self, admission: Admission, *, failed: bool) -> None:
         """Record the outcome of an admitted call."""
-        self._probing = False
-        was_open = self._core.current_state == "open"
+        if admission is Admission.PASSED and self._core.current_state != "closed":
+            return  # it began before the breaker opened: it proves nothing about now
         try:
             self._core.call(_fail if failed else _succeed)
         except Exception as error:  # noqa: BLE001  pybreaker re-raises ours or its CircuitBreakerError; neither may pass
             del error
-        if self._core.current_state == "open" and not was_open:
-            self._opened_at = self._clock()
+        self._opened_at = self._clock() if self._core.current_state == "open" else None
+        self.abandon(admission)
 
-    def abandon(self) -> None:
+    def abandon(self, admission: Admission) -> None:
         """Give an admitted call's permit back without an outcome (cancelled)."""
-        self._probing = False
+        if admission is Admission.PROBE:
+            self._permit.append(admission)

@@ -7,7 +7,8 @@ The order of the stack, top to bottom, and why each step stands where it does:
    retried and an injected delay does not eat the route's timeout.
 3. *cluster*: drawn once; every attempt stays on it.
 4. *breaker* (opt-in): guards the call as a whole, so one refusal costs no attempt.
-5. *attempts*: pick and count (``begin``) → connection slot → send → outlier detection → retry?
+5. *attempts*: pick → connection slot → request slot → send → outlier detection → retry?
+   As in Envoy, who waits for a connection does not count as a request yet.
    Outlier detection sees every attempt, timeouts too, and before the retry is decided, so that
    the retry already avoids an endpoint that this attempt ejected.
 6. *respond*: the slot is held until the body ends.
@@ -26,6 +27,7 @@ from meshlib.model.endpoint import Endpoint
 from meshlib.model.request import RequestView
 from meshlib.model.route import DirectResponse, Redirect, RouteAction, WeightedCluster
 from meshlib.policy import faults, flags, replies, routing
+from meshlib.policy.breaker import Admission
 from meshlib.policy.deadlines import Deadlines
 from meshlib.policy.effects import (
     Answer,
@@ -45,7 +47,7 @@ from meshlib.policy.limits import ConnectionTicket
 from meshlib.policy.outlier import GATEWAY_STATUSES, Verdict
 from meshlib.policy.record import AttemptRecord, CallRecord
 from meshlib.policy.retrying import PlanFor, RetryState, plan_for, wanted
-from meshlib.policy.state import ClusterState, EndpointState, LiveSnapshot, Refusal
+from meshlib.policy.state import ClusterState, EndpointState, LiveSnapshot
 
 Policy = Generator[Effect, Answer, None]
 Hint = Callable[[RequestView, routing.Choice], str]
@@ -152,7 +154,8 @@ def _forward(call: Call, choice: routing.Choice, action: RouteAction, name: str)
     if breaker is None:
         yield from _Attempts(call, choice, action, cluster).run()
         return
-    if not breaker.admit():
+    admission = breaker.admit()
+    if admission is Admission.REFUSED:
         yield replies.breaker_open(record)
         return
     attempts = _Attempts(call, choice, action, cluster)
@@ -160,9 +163,9 @@ def _forward(call: Call, choice: routing.Choice, action: RouteAction, name: str)
         yield from attempts.run()
     finally:
         if attempts.failed is None:
-            breaker.abandon()
+            breaker.abandon(admission)
         else:
-            breaker.record(failed=attempts.failed)
+            breaker.record(admission, failed=attempts.failed)
 
 
 class _Attempts:
@@ -198,23 +201,28 @@ class _Attempts:
 
     def _one(self) -> Generator[Effect, Answer, float | None]:
         """One attempt; returns the back-off before the next, or None when the call is over."""
-        call, cluster = self.call, self.cluster
-        state = self._begin()
-        if isinstance(state, Refusal):
-            yield self._refused(state)
+        cluster = self.cluster
+        state = self._pick()
+        if state is None:
+            yield self._no_endpoint()
             return None
         ticket: ConnectionTicket | None = None
+        begun = False
         try:
             if cluster.limits.gates_connections and not cluster.config.http2:
-                ticket = cluster.limits.connect()
+                ticket = cluster.limits.connect(state)
                 if ticket is None:
                     yield self._overflow("max_pending_requests", cluster.limits.thresholds.max_pending_requests)
                     return None
-                if not ticket.granted:
-                    yield Park(ticket, self.deadlines.remaining(call.clock()))
-                    if not ticket.granted:
-                        yield self._timeout(route=True)
-                        return None
+                if not (yield from self._granted(ticket)):
+                    yield self._timeout(route=True)
+                    return None
+                if not cluster.offers(state):
+                    return 0.0  # it was removed while the call waited: pick anew
+            begun = cluster.begin(state)
+            if not begun:
+                yield self._overflow("max_requests", cluster.limits.thresholds.max_requests)
+                return None
             outcome = yield from self._send(state)
             wait = self._retry(outcome)
             if wait is None:
@@ -223,20 +231,27 @@ class _Attempts:
                 yield Discard(outcome)
             return wait
         finally:
+            if begun:
+                cluster.end(state)
             if ticket is not None:
                 cluster.limits.disconnect(ticket)
-            cluster.end(state)
 
-    def _begin(self) -> EndpointState | Refusal:
+    def _granted(self, ticket: ConnectionTicket) -> Generator[Effect, Answer, bool]:
+        """Wait for a connection slot, for as long as the route's timeout leaves."""
+        if not ticket.granted:
+            yield Park(ticket, self.deadlines.remaining(self.call.clock()))
+        return ticket.granted
+
+    def _pick(self) -> EndpointState | None:
         cluster, view, tried = self.cluster, self.call.view, self.tried
         if cluster.config.discovery is Discovery.ORIGINAL_DST:
-            return cluster.begin_original(view.host, view.port)
+            return cluster.original(view.host, view.port)
         retry = self.action.retry
         if tried and retry is not None and retry.previous_hosts:
-            return cluster.begin(
+            return cluster.pick(
                 self.call.clock(), lambda state: state.endpoint.key in tried, retry.host_selection_max_attempts
             )
-        return cluster.begin(self.call.clock())
+        return cluster.pick(self.call.clock())
 
     def _send(self, state: EndpointState) -> Generator[Effect, Answer, Outcome]:
         call, record = self.call, self.record
@@ -251,6 +266,7 @@ class _Attempts:
             answer = yield self._effect(attempt, endpoint, [*added, *self._own_headers(attempt)])
             if not isinstance(answer, Outcome):
                 raise TypeError(f"the driver answered an Attempt with {answer!r}")
+            self.deadlines.uploaded(answer.upload)
             attempt.status, attempt.grpc_status = answer.status, answer.grpc_status
             if answer.error is not None:
                 attempt.error = answer.message or answer.error.value
@@ -281,7 +297,7 @@ class _Attempts:
     def _own_headers(self, attempt: AttemptRecord) -> list[tuple[str, str]]:
         headers = []
         if attempt.timeout is not None:
-            headers.append(("x-envoy-expected-rq-timeout-ms", str(int(attempt.timeout * 1000))))
+            headers.append(("x-envoy-expected-rq-timeout-ms", str(round(attempt.timeout * 1000))))
         if self.choice.virtual_host is not None and self.choice.virtual_host.attempt_count:
             headers.append(("x-envoy-attempt-count", str(attempt.number)))
         return headers
@@ -319,7 +335,7 @@ class _Attempts:
             self.failed = None if outcome.error is ErrorKind.APPLICATION else True
             yield self._error_reply(outcome)
             return
-        self.failed = outcome.status >= 500
+        self.failed = _verdict(outcome) is not Verdict.SUCCESS
         record.status, record.grpc_status, record.detail = outcome.status, outcome.grpc_status, "via_upstream"
         end = yield Respond(outcome, self.deadlines.remaining(self.call.clock()))
         if not isinstance(end, BodyEnd):
@@ -345,9 +361,7 @@ class _Attempts:
         seconds = self.deadlines.route if route else self.deadlines.per_try
         return replies.timed_out(self.record, route=route, seconds=seconds, cause=cause)
 
-    def _refused(self, refusal: Refusal) -> Reply:
-        if refusal is Refusal.OVERFLOW:
-            return self._overflow("max_requests", self.cluster.limits.thresholds.max_requests)
+    def _no_endpoint(self) -> Reply:
         self.failed = True
         known = len(self.cluster.endpoints)
         return replies.no_healthy_upstream(self.record, known, len(self.cluster.outliers.ejected))

@@ -15,7 +15,7 @@ class Deadlines:
     Attributes:
         route: seconds of the route timeout, 0.0 = off.
         per_try: seconds of each attempt, 0.0 = off.
-        started: clock seconds from which the route timeout counts.
+        started: clock seconds from which the route timeout counts; see :meth:`uploaded`.
     """
 
     __slots__ = ("per_try", "route", "started")
@@ -25,6 +25,10 @@ class Deadlines:
         per_try = action.retry.per_try_timeout if action.retry else 0.0
         self.per_try = 0.0 if self.route and per_try >= self.route else per_try
         self.started = started
+
+    def uploaded(self, seconds: float) -> None:
+        """Start the route's timeout ``seconds`` later: that long the application took to give the whole request."""
+        self.started += seconds
 
     def remaining(self, now: float) -> float | None:
         """Return the seconds left of the route timeout (not below 0), None where there is none."""

@@ -63,6 +63,8 @@ class Outcome(NamedTuple):
         exception: the driver's exception, opaque to policy.
         grpc_status: status of a gRPC call, when known with the head.
         written: whether any byte of the request may have reached the endpoint.
+        upload: seconds until the request was complete, 0.0 where the body was ready at once;
+            timeouts count from there.
     """
 
     status: int | None = None
@@ -73,6 +75,7 @@ class Outcome(NamedTuple):
     exception: BaseException | None = None
     grpc_status: int | None = None
     written: bool = True
+    upload: float = 0.0
 
 
 @dataclass(slots=True)

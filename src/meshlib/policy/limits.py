@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from typing import TYPE_CHECKING
 
 from meshlib.model.cluster import UINT32_MAX, Thresholds
 from meshlib.policy.effects import WakeUp
+
+if TYPE_CHECKING:
+    from meshlib.policy.state import EndpointState
 
 
 class ConnectionTicket:
     """A place in the queue for a connection; granted, or withdrawn by its owner."""
 
-    __slots__ = ("_limits", "_wake", "granted")
+    __slots__ = ("_limits", "_wake", "endpoint", "granted")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, endpoint: EndpointState) -> None:
         self._limits = limits
+        self.endpoint = endpoint
         self._wake: WakeUp | None = None
         self.granted = False
 
@@ -36,6 +41,8 @@ class ConnectionTicket:
     def grant(self) -> WakeUp | None:
         """Mark granted and return whom to wake, for the limits to call outside the lock."""
         self.granted = True
+        self.endpoint.connections += 1
+        self._limits.connections += 1
         return self._wake
 
 
@@ -78,17 +85,25 @@ class Limits:
         """Whether ``max_connections`` is set at all; Istio's default is 2^32-1, no limit."""
         return self.thresholds.max_connections < UINT32_MAX
 
-    def connect(self) -> ConnectionTicket | None:
+    def configure(self, thresholds: Thresholds) -> None:
+        """Take new thresholds; waiters whom they let through are woken."""
+        with self.lock:
+            self.thresholds = thresholds
+            wakes = self._grant_waiting()
+        for wake in wakes:
+            wake()
+
+    def connect(self, endpoint: EndpointState) -> ConnectionTicket | None:
         """Take a connection slot or a place in the queue; None when the queue is full.
 
         At most ``max_connections`` hold one, at most ``max_pending_requests`` wait (measured on
-        Envoy with 1 and 1: of five at once, one runs, one waits, three overflow).
+        Envoy with 1 and 1: of five at once, one runs, one waits, three overflow). An endpoint
+        without any gets its first one all the same, as in Envoy's connection pools.
         """
-        ticket = ConnectionTicket(self)
+        ticket = ConnectionTicket(self, endpoint)
         with self.lock:
-            if self.connections < self.thresholds.max_connections:
-                self.connections += 1
-                ticket.granted = True
+            if self._fits(endpoint):
+                ticket.grant()
             elif len(self.pending) < self.thresholds.max_pending_requests:
                 self.pending.append(ticket)
             else:
@@ -97,16 +112,27 @@ class Limits:
 
     def disconnect(self, ticket: ConnectionTicket) -> None:
         """Give a slot or a place in the queue back; the oldest waiter gets the slot."""
-        wake: WakeUp | None = None
         with self.lock:
             if not ticket.granted:
                 if ticket in self.pending:
                     self.pending.remove(ticket)
                 return
             ticket.granted = False
-            if self.pending and self.connections <= self.thresholds.max_connections:
-                wake = self.pending.popleft().grant()
-            else:
-                self.connections -= 1
-        if wake is not None:
+            ticket.endpoint.connections -= 1
+            self.connections -= 1
+            wakes = self._grant_waiting()
+        for wake in wakes:
             wake()
+
+    def _fits(self, endpoint: EndpointState) -> bool:
+        return self.connections < self.thresholds.max_connections or endpoint.connections == 0
+
+    def _grant_waiting(self) -> list[WakeUp]:
+        """Grant whom a slot has become free for, oldest first; returns whom to wake."""
+        wakes: list[WakeUp] = []
+        while (ticket := next((t for t in self.pending if self._fits(t.endpoint)), None)) is not None:
+            self.pending.remove(ticket)
+            wake = ticket.grant()
+            if wake is not None:
+                wakes.append(wake)
+        return wakes

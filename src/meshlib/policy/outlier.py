@@ -64,8 +64,10 @@ class OutlierDetector:
         if config is None:
             return False
         self._start_sweeping(now)
+        if verdict is not Verdict.LOCAL_ORIGIN:
+            state.consecutive_local = 0
         if verdict is Verdict.SUCCESS:
-            state.consecutive_5xx = state.consecutive_gateway = state.consecutive_local = 0
+            state.consecutive_5xx = state.consecutive_gateway = 0
             return False
         if verdict is Verdict.LOCAL_ORIGIN and config.split_external_local_origin_errors:
             state.consecutive_local += 1
@@ -126,23 +128,31 @@ class OutlierDetector:
         return self._next_sweep != 0.0 and now >= self._next_sweep
 
     def sweep(self, endpoints: Iterable[EndpointState], now: float) -> bool:
-        """Let endpoints back whose time is over; returns whether any came back."""
+        """Let endpoints back whose time is over; returns whether any came back.
+
+        Makes up for the sweeps that an idle mesh left out: each interval that an endpoint spends
+        in the cluster shortens its next ejection by one ``base_ejection_time``.
+        """
         config = self.config
         if config is None:
             return self.reset()
-        self._next_sweep = now + config.interval
+        interval = max(config.interval, 0.001)
+        missed = int((now - self._next_sweep) / interval)
+        last = self._next_sweep + missed * interval
+        self._next_sweep = last + interval
         longest = max(config.max_ejection_time, config.base_ejection_time)
+        came_back = False
         for state in endpoints:
-            if not state.ejected and state.times_ejected:
-                state.times_ejected -= 1  # an interval without ejection shortens the next one
-        back = [
-            state
-            for state in self.ejected
-            if now - state.ejected_at >= min(config.base_ejection_time * state.times_ejected, longest)
-        ]
-        for state in back:
-            self._uneject(state)
-        return bool(back)
+            served = missed + 1
+            if state.ejected:
+                end = state.ejected_at + min(config.base_ejection_time * state.times_ejected, longest)
+                if end > last:
+                    continue
+                self._uneject(state)
+                came_back = True
+                served = int((last - end) / interval)
+            state.times_ejected = max(0, state.times_ejected - served)
+        return came_back
 
     def reset(self) -> bool:
         """Let every endpoint back (the configuration dropped outlier detection)."""

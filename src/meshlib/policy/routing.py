@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from meshlib.clock import Randomness
+from meshlib.model.match import StringOp
 from meshlib.model.request import RequestView
 from meshlib.model.route import Redirect, Route, RouteAction, RouteConfiguration, VirtualHost, WeightedCluster
 from meshlib.model.snapshot import Destination, Snapshot
@@ -58,7 +59,13 @@ def rewritten_target(route: Route, action: RouteAction, view: RequestView) -> st
     """Return path and query as sent upstream (``prefix_rewrite``)."""
     if not action.prefix_rewrite:
         return view.target
-    return action.prefix_rewrite + view.target[len(route.match.path.value) :]
+    return action.prefix_rewrite + view.target[_matched_length(route, view) :]
+
+
+def _matched_length(route: Route, view: RequestView) -> int:
+    """Return how much of the path the route's path specifier took: for a regex, all of it."""
+    path = route.match.path
+    return len(view.path) if path.op is StringOp.REGEX else len(path.value)
 
 
 def location(redirect: Redirect, route: Route, view: RequestView) -> str:
@@ -73,7 +80,7 @@ def location(redirect: Redirect, route: Route, view: RequestView) -> str:
         query = "" if "?" in redirect.path or not view.query else f"?{view.query}"
         target = redirect.path + query
     elif redirect.prefix:
-        target = redirect.prefix + target[len(route.match.path.value) :]
+        target = redirect.prefix + target[_matched_length(route, view) :]
     if redirect.strip_query:
         target = target.partition("?")[0]
     default = {"http": 80, "https": 443}.get(scheme)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 
 from meshlib.clock import Clock, Randomness
 from meshlib.model.cluster import Cluster, Discovery, TransportSocket
@@ -23,6 +22,7 @@ class EndpointState:
     Attributes:
         endpoint: its configuration; replaced by updates that keep its address.
         active: attempts in flight.
+        connections: attempts that hold or were granted a connection.
         ejected: whether outlier detection has taken it out.
         ejected_at: clock seconds of the last ejection.
         times_ejected: multiplies the ejection time.
@@ -31,6 +31,7 @@ class EndpointState:
 
     __slots__ = (
         "active",
+        "connections",
         "consecutive_5xx",
         "consecutive_gateway",
         "consecutive_local",
@@ -43,6 +44,7 @@ class EndpointState:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.active = 0
+        self.connections = 0
         self.ejected = False
         self.ejected_at = 0.0
         self.times_ejected = 0
@@ -50,13 +52,6 @@ class EndpointState:
 
     def __repr__(self) -> str:
         return f"<{self.endpoint} active={self.active}{' ejected' if self.ejected else ''}>"
-
-
-class Refusal(Enum):
-    """Why a cluster offers no endpoint."""
-
-    NO_ENDPOINT = "no healthy upstream"
-    OVERFLOW = "max_requests"
 
 
 class ClusterState:
@@ -70,7 +65,7 @@ class ClusterState:
         endpoints: by address.
     """
 
-    __slots__ = ("_chance", "_groups", "_picker", "breaker", "config", "endpoints", "limits", "outliers")
+    __slots__ = ("_chance", "_groups", "_originals", "_picker", "breaker", "config", "endpoints", "limits", "outliers")
 
     def __init__(self, config: Cluster, chance: Randomness, breaker: ClusterBreaker | None = None) -> None:
         self.config = config
@@ -79,6 +74,7 @@ class ClusterState:
         self.breaker = breaker
         self.endpoints: dict[tuple[str, int], EndpointState] = {}
         self._groups: list[list[EndpointState]] = []
+        self._originals: dict[tuple[str, int], EndpointState] = {}
         self._picker: Picker | None = None
         self._chance = chance
         self._place(config)
@@ -89,11 +85,11 @@ class ClusterState:
             return
         with self.limits.lock:
             self.config = config
-            self.limits.thresholds = config.thresholds
             self.outliers.config = config.outlier
             if config.outlier is None:
                 self.outliers.reset()
             self._place(config)
+        self.limits.configure(config.thresholds)
 
     def _place(self, config: Cluster) -> None:
         assignment = config.assignment or ClusterLoadAssignment(config.name)
@@ -114,10 +110,10 @@ class ClusterState:
     def _rebuild(self) -> None:
         self._picker = priorities.build(self.config, self._groups, self._chance)
 
-    def begin(
+    def pick(
         self, now: float, avoid: Callable[[EndpointState], bool] | None = None, tries: int = 1
-    ) -> EndpointState | Refusal:
-        """Pick an endpoint and take a request slot; :meth:`end` gives both back.
+    ) -> EndpointState | None:
+        """Return an endpoint for an attempt, None when there is none to offer.
 
         Args:
             now: clock seconds, for the sweep of ejections.
@@ -129,27 +125,38 @@ class ClusterState:
             if self.outliers.due(now) and self.outliers.sweep(self.endpoints.values(), now):
                 self._rebuild()
             if self._picker is None:
-                return Refusal.NO_ENDPOINT
+                return None
             state = self._picker.pick(self._chance)
             if avoid is not None:
                 for _ in range(tries):
                     if not avoid(state):
                         break
                     state = self._picker.pick(self._chance)
-            return self._take(state)
+            return state
 
-    def begin_original(self, host: str, port: int) -> EndpointState | Refusal:
-        """Take a request slot for the address the caller named (ORIGINAL_DST)."""
+    def original(self, host: str, port: int) -> EndpointState:
+        """Return the address the caller named (ORIGINAL_DST), one state as long as attempts hold it."""
+        key = (host, port)
         with self.limits.lock:
-            return self._take(EndpointState(Endpoint(host, port)))
+            state = self._originals.get(key)
+            if state is None:
+                self._originals = {k: s for k, s in self._originals.items() if s.active or s.connections}
+                state = self._originals[key] = EndpointState(Endpoint(host, port))
+            return state
 
-    def _take(self, state: EndpointState) -> EndpointState | Refusal:
+    def offers(self, state: EndpointState) -> bool:
+        """Tell whether an endpoint picked earlier is still one of the cluster's."""
+        return self.config.discovery is Discovery.ORIGINAL_DST or self.endpoints.get(state.endpoint.key) is state
+
+    def begin(self, state: EndpointState) -> bool:
+        """Count an attempt in; False when ``max_requests`` are in flight. :meth:`end` counts it out."""
         limits = self.limits
-        if limits.requests >= limits.thresholds.max_requests:
-            return Refusal.OVERFLOW
-        limits.requests += 1
-        state.active += 1
-        return state
+        with limits.lock:
+            if limits.requests >= limits.thresholds.max_requests:
+                return False
+            limits.requests += 1
+            state.active += 1
+            return True
 
     def end(self, state: EndpointState) -> None:
         """Count an attempt out."""
@@ -224,6 +231,10 @@ class MeshState:
         self.chance = chance
         self._breaker = breaker or (lambda _name: None)
         self._clusters: dict[str, ClusterState] = {}
+
+    def forked(self) -> None:
+        """Forget all live state: in a forked child it counts the parent's calls, and may be locked by them."""
+        self._clusters = {}
 
     def bind(self, snapshot: Snapshot) -> LiveSnapshot:
         """Return ``snapshot`` over live state; clusters that are gone lose theirs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import weakref
 from collections.abc import Callable
@@ -46,6 +47,13 @@ class Source(Protocol):
         """Forget threads and streams of the parent process; :meth:`start` follows."""
 
 
+class Forkable(Protocol):
+    """Holds what does not survive a fork: connections, locks."""
+
+    def forked(self) -> None:
+        """Forget, unclosed, what belongs to the parent process."""
+
+
 class Runtime:
     """One mesh at work. Thread-safe; shared by all clients and event loops; survives fork."""
 
@@ -61,7 +69,7 @@ class Runtime:
         self._lock = threading.Lock()
         self._started = False
         self._closed = False
-        self.on_fork: list[Callable[[], None]] = []
+        self._transports: weakref.WeakSet[Forkable] = weakref.WeakSet()
         _forkable.add(self)
 
     @property
@@ -129,14 +137,23 @@ class Runtime:
         )
 
     def forked(self) -> None:
-        """Start over in a forked child: threads did not survive; the snapshot did."""
+        """Start over in a forked child: threads and counts did not survive; the configuration did."""
         self._lock = threading.Lock()
-        self.store = _reborn(self.store)
+        self.state.forked()
+        if isinstance(self.chance, random.Random):
+            self.chance.seed()  # or all children would draw alike
+        current, self.store = self.store.current, SnapshotStore()
+        if current is not None:
+            self.publish(current.snapshot)
         if self._started and not self._closed:
             self._started = False
             self._source.forked()
-        for forget in self.on_fork:
-            forget()
+        for transport in list(self._transports):
+            transport.forked()
+
+    def on_fork(self, transport: Forkable) -> None:
+        """Call ``transport.forked()`` in forked children, for as long as it lives."""
+        self._transports.add(transport)
 
     def _ready(self, view: RequestView | None) -> bool:
         return self.store.current is not None and (view is None or self.live(view) is not None)
@@ -160,12 +177,6 @@ class Runtime:
         near = get_close_matches(view.host, known, n=1)
         tail = f"; did you mean {near[0]!r}?" if near else ""
         return f"no virtual host for {view.authority!r} in route table {choice.destination.listener!r}{tail}"
-
-
-def _reborn(store: SnapshotStore) -> SnapshotStore:
-    fresh = SnapshotStore()
-    fresh.current = store.current
-    return fresh
 
 
 _forkable: weakref.WeakSet[Runtime] = weakref.WeakSet()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import AsyncIterator
 from typing import cast
@@ -29,9 +30,9 @@ from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
 from meshlib.runtime.waking import loop_token, threadsafe
 from meshlib.transports import httpx_translate as translate
-from meshlib.transports.httpx_errors import BODY_LATE, MeshNotReady, RouteTimeout
+from meshlib.transports.driving import conclude, insecure
+from meshlib.transports.httpx_errors import BODY_LATE, DEADLINE_LATE, MeshNotReady, RouteTimeout
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
-from meshlib.transports.httpx_sync import conclude
 from meshlib.transports.options import TransportOptions
 from meshlib.upstream.clock import AttemptClock, attempt_clock
 from meshlib.upstream.pools import AsyncEndpointPools
@@ -73,7 +74,7 @@ class AsyncCallStream(httpx.AsyncByteStream):
         with anyio.move_on_after(left):
             return await anext(parts, None)
         if not self._clock.mesh_expired:
-            raise httpx.ReadTimeout("the application's deadline passed while the body was read")
+            raise httpx.ReadTimeout(DEADLINE_LATE)
         self._end(ErrorKind.TIMEOUT)
         raise RouteTimeout(BODY_LATE, record=self._call.record)
 
@@ -104,7 +105,11 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         self._settings = self._options.pool_settings()
         # Connections belong to the event loop that opened them.
         self._loops: weakref.WeakKeyDictionary[object, _Loop] = weakref.WeakKeyDictionary()
-        runtime.on_fork.append(self._loops.clear)
+        inner = self._options.inner
+        if inner is not None and not isinstance(inner, httpx.AsyncBaseTransport):
+            raise TypeError(f"inner of an async transport is an httpx.AsyncBaseTransport, not {inner!r}")
+        self._inner = inner
+        runtime.on_fork(self)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send ``request`` through the mesh."""
@@ -123,8 +128,8 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
             raise
 
     async def _carrier(self, live: LiveSnapshot) -> httpx.AsyncBaseTransport:
-        if isinstance(self._options.inner, httpx.AsyncBaseTransport):
-            return self._options.inner
+        if self._inner is not None:
+            return self._inner
         token = loop_token()
         loop = self._loops.get(token)
         if loop is None:
@@ -145,9 +150,7 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         while True:
             answer: Answer = None
             if isinstance(effect, Attempt):
-                clock = AttemptClock(
-                    effect.timeout, exchange.timeouts.left_for_head(), body_pending=not exchange.call.view.replayable
-                )
+                clock = exchange.clock(effect)
                 answer = await self._attempt(effect, exchange, clock, carrier)
             elif isinstance(effect, Respond):
                 return self._respond(effect, policy, exchange, cast("AttemptClock", clock))
@@ -169,7 +172,7 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         clock: AttemptClock,
         carrier: httpx.AsyncBaseTransport,
     ) -> Outcome:
-        refused = translate.insecure(effect)
+        refused = insecure(effect)
         if refused is not None:
             return refused
         token = attempt_clock.set(clock)
@@ -185,8 +188,9 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
             return translate.failed(error, effect, clock, exchange.timeouts)
         finally:
             clock.on_change = None
+            exchange.timeouts.connecting += clock.connecting
             attempt_clock.reset(token)
-        return translate.responded(response, effect)
+        return translate.responded(response, effect, clock)
 
     def _respond(self, effect: Respond, policy: Policy, exchange: Exchange, clock: AttemptClock) -> httpx.Response:
         response = cast("httpx.Response", effect.outcome.response)
@@ -208,10 +212,13 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
     async def _park(self, effect: Park, exchange: Exchange) -> None:
         granted = anyio.Event()
         effect.ticket.on_grant(threadsafe(granted.set))
-        with anyio.move_on_after(exchange.timeouts.park(effect.timeout)):
+        seconds, application_expired = exchange.patience(effect)
+        began = time.monotonic()
+        with anyio.move_on_after(seconds):
             await granted.wait()
-        if not granted.is_set():
-            exchange.raise_parked()
+        exchange.timeouts.pooling += time.monotonic() - began
+        if not granted.is_set() and application_expired is not None:
+            raise application_expired()
 
     async def _wait(self, view: RequestView, timeouts: Timeouts, request: httpx.Request) -> LiveSnapshot:
         try:
@@ -224,6 +231,10 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         loop = self._loops.pop(loop_token(), None)
         if loop is not None:
             await loop.pools.aclose()
+
+    def forked(self) -> None:
+        """Leave the connections to the parent process."""
+        self._loops.clear()
 
 
 class _Loop:

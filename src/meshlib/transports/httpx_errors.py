@@ -13,6 +13,7 @@ from meshlib.policy.effects import Reply, ReplyKind
 from meshlib.policy.record import CallRecord
 
 BODY_LATE = "the route's timeout passed while the body was read"
+DEADLINE_LATE = "the application's deadline passed while the body was read"
 
 
 class MeshRequestError(errors.RequestError, httpx.TransportError):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx
 
 from meshlib.policy.call import Call
-from meshlib.policy.effects import Attempt
+from meshlib.policy.effects import Attempt, Park
 from meshlib.policy.record import CallRecord
 from meshlib.runtime.runtime import FIRST_CONFIGURATION_TIMEOUT
 from meshlib.upstream.clock import AttemptClock
@@ -21,12 +22,17 @@ class Timeouts:
     """The application's own timeouts, spanning the whole call (design.md, Timeouts).
 
     ``read`` bounds the wait for the response head over all attempts and back-offs, then the gap
-    between body reads; ``connect`` and ``pool`` likewise span the call. An expiry ends the call,
-    is never retried and never counts against an endpoint. ``deadline`` (seconds, in
+    between body reads. ``connect`` bounds the seconds spent connecting and ``pool`` those spent
+    waiting for a connection slot, both summed over all attempts. An expiry ends the call, is
+    never retried and never counts against an endpoint. ``deadline`` (seconds, in
     ``extensions={"meshlib": {"deadline": s}}``) bounds everything, the body too.
+
+    Attributes:
+        connecting: seconds spent connecting so far.
+        pooling: seconds spent waiting for a slot so far.
     """
 
-    __slots__ = ("connect", "pool", "read", "started", "total", "write")
+    __slots__ = ("connect", "connecting", "pool", "pooling", "read", "started", "total", "write")
 
     def __init__(self, request: httpx.Request) -> None:
         given: dict[str, float | None] = request.extensions.get("timeout", {})
@@ -37,6 +43,7 @@ class Timeouts:
         own: dict[str, Any] = request.extensions.get("meshlib") or {}
         self.total: float | None = own.get("deadline")
         self.started = time.monotonic()
+        self.connecting = self.pooling = 0.0
 
     def left_for_head(self) -> float | None:
         """Return the seconds left to wait for the response head, not below 0; None = no bound."""
@@ -45,7 +52,11 @@ class Timeouts:
 
     def left_to_connect(self) -> float | None:
         """Return the seconds left of the application's connect timeout."""
-        return None if self.connect is None else max(0.0, self.connect - (time.monotonic() - self.started))
+        return None if self.connect is None else max(0.0, self.connect - self.connecting)
+
+    def left_to_wait(self) -> float | None:
+        """Return the seconds left of the application's pool timeout."""
+        return None if self.pool is None else max(0.0, self.pool - self.pooling)
 
     @property
     def total_deadline(self) -> float | None:
@@ -60,18 +71,13 @@ class Timeouts:
             "connect": connect if own is None else min(connect, own),
             "read": self.read,
             "write": self.write,
-            "pool": self.pool,
+            "pool": self.left_to_wait(),
         }
 
     def for_configuration(self) -> float:
         """Return the seconds to wait for the first configuration: the call's own timeout, at most 15."""
         left = self.left_for_head()
         return FIRST_CONFIGURATION_TIMEOUT if left is None else min(left, FIRST_CONFIGURATION_TIMEOUT)
-
-    def park(self, timeout: float | None) -> float | None:
-        """Return how long to wait for a connection slot: the route's time, the pool timeout, the head's."""
-        bounds = [bound for bound in (timeout, self.pool, self.left_for_head()) if bound is not None]
-        return min(bounds) if bounds else None
 
 
 @dataclass(slots=True)
@@ -87,23 +93,27 @@ class Exchange:
         pending = not self.call.view.replayable
         return AttemptClock(effect.timeout, self.timeouts.left_for_head(), body_pending=pending)
 
-    def raise_parked(self) -> None:
-        """Raise if it was the application's timeout that ended the wait for a connection slot."""
+    def patience(self, effect: Park) -> tuple[float | None, Callable[[], httpx.TimeoutException] | None]:
+        """Return how long to wait for a connection slot, and what to raise when that is the application's limit."""
         timeouts = self.timeouts
-        if timeouts.left_for_head() == 0.0:
-            raise self.expired()
-        if timeouts.pool is not None and time.monotonic() - timeouts.started >= timeouts.pool:
-            cluster = self.call.record.cluster_name
-            raise with_record(
-                httpx.PoolTimeout(f"no connection slot of {cluster!r} within the pool timeout of {timeouts.pool:g}s"),
-                self.call.record,
-                self.request,
-            )
+        bounds: list[tuple[float | None, Callable[[], httpx.TimeoutException] | None]] = [
+            (effect.timeout, None),
+            (timeouts.left_to_wait(), self.unpooled),
+            (timeouts.left_for_head(), self.expired),
+        ]
+        return min((b for b in bounds if b[0] is not None), key=lambda b: b[0] or 0.0, default=(None, None))
+
+    def unpooled(self) -> httpx.PoolTimeout:
+        """Return the error of a wait for a connection slot that outlasted the application's pool timeout."""
+        cluster, seconds = self.call.record.cluster_name, self.timeouts.pool
+        error = httpx.PoolTimeout(f"no connection slot of {cluster!r} within the pool timeout of {seconds:g}s")
+        return with_record(error, self.call.record, self.request)
 
     def expired(self) -> httpx.ReadTimeout:
         """Return the error of an application timeout that passed between attempts."""
         timeouts, attempts = self.timeouts, len(self.call.record.attempts)
-        name, seconds = ("read", timeouts.read) if timeouts.total is None else ("deadline", timeouts.total)
+        bounds = ((timeouts.read, "read"), (timeouts.total, "deadline"))
+        seconds, name = min((seconds, name) for seconds, name in bounds if seconds is not None)
         error = httpx.ReadTimeout(
             f"the application's {name} timeout of {seconds:g}s passed after {attempts} attempt(s)"
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import cast
 
 import httpx
@@ -29,7 +28,8 @@ from meshlib.policy.effects import (
 from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
 from meshlib.transports import httpx_translate as translate
-from meshlib.transports.httpx_errors import MeshNotReady, RouteTimeout
+from meshlib.transports.driving import conclude, insecure
+from meshlib.transports.httpx_errors import BODY_LATE, DEADLINE_LATE, MeshNotReady, RouteTimeout
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
 from meshlib.transports.options import TransportOptions
 from meshlib.upstream.clock import AttemptClock, attempt_clock
@@ -54,20 +54,30 @@ class CallStream(httpx.SyncByteStream):
         self._received = 0
 
     def __iter__(self) -> Iterator[bytes]:
+        parts = iter(self._inner)
         try:
-            for part in self._inner:
+            while (part := self._next(parts)) is not None:
                 self._received += len(part)
                 yield part
         except httpx.TransportError as error:
-            if self._clock.mesh_expired:
-                self._end(ErrorKind.TIMEOUT)
-                raise RouteTimeout(
-                    "the route's timeout passed while the body was read", record=self._call.record
-                ) from error
             late = isinstance(error, httpx.TimeoutException)
             self._end(ErrorKind.APPLICATION if late else ErrorKind.RESET)
             raise with_record(error, self._call.record) from None
         self._end(None)
+
+    def _next(self, parts: Iterator[bytes]) -> bytes | None:
+        token = attempt_clock.set(self._clock)  # it bounds the network stream that is read below
+        try:
+            return next(parts, None)
+        except httpx.TimeoutException:
+            if self._clock.mesh_expired:
+                self._end(ErrorKind.TIMEOUT)
+                raise RouteTimeout(BODY_LATE, record=self._call.record) from None
+            if self._clock.application_expired:
+                raise httpx.ReadTimeout(DEADLINE_LATE) from None
+            raise
+        finally:
+            attempt_clock.reset(token)
 
     def close(self) -> None:
         """Close the connection or give it back; the call ends here at the latest."""
@@ -80,15 +90,6 @@ class CallStream(httpx.SyncByteStream):
         policy, self._policy = self._policy, None
         if policy is not None:
             conclude(policy, BodyEnd(error, self._received))
-
-
-def conclude(policy: Policy, answer: Answer) -> None:
-    """Give policy its last answer; the call is over."""
-    try:
-        policy.send(answer)
-    except StopIteration:
-        return
-    raise RuntimeError("policy asked for more after the end of the call")
 
 
 class MeshTransport(httpx.BaseTransport):
@@ -104,9 +105,11 @@ class MeshTransport(httpx.BaseTransport):
         self._options = options or TransportOptions()
         self._pools = EndpointPools(self._options.pool_settings())
         inner = self._options.inner
-        self._carrier: httpx.BaseTransport = inner if isinstance(inner, httpx.BaseTransport) else Carrier(self._pools)
+        if inner is not None and not isinstance(inner, httpx.BaseTransport):
+            raise TypeError(f"inner of a blocking transport is an httpx.BaseTransport, not {inner!r}")
+        self._carrier = inner or Carrier(self._pools)
         self._seen: object = None
-        runtime.on_fork.append(self._pools.forget)
+        runtime.on_fork(self)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send ``request`` through the mesh."""
@@ -132,9 +135,7 @@ class MeshTransport(httpx.BaseTransport):
         while True:
             answer: Answer = None
             if isinstance(effect, Attempt):
-                clock = AttemptClock(
-                    effect.timeout, exchange.timeouts.left_for_head(), body_pending=not exchange.call.view.replayable
-                )
+                clock = exchange.clock(effect)
                 answer = self._attempt(effect, exchange, clock)
             elif isinstance(effect, Respond):
                 return self._respond(effect, policy, exchange, cast("AttemptClock", clock))
@@ -150,7 +151,7 @@ class MeshTransport(httpx.BaseTransport):
             effect = policy.send(answer)
 
     def _attempt(self, effect: Attempt, exchange: Exchange, clock: AttemptClock) -> Outcome:
-        refused = translate.insecure(effect)
+        refused = insecure(effect)
         if refused is not None:
             return refused
         token = attempt_clock.set(clock)
@@ -160,8 +161,9 @@ class MeshTransport(httpx.BaseTransport):
         except httpx.TransportError as error:
             return translate.failed(error, effect, clock, exchange.timeouts)
         finally:
+            exchange.timeouts.connecting += clock.connecting
             attempt_clock.reset(token)
-        return translate.responded(response, effect)
+        return translate.responded(response, effect, clock)
 
     def _respond(self, effect: Respond, policy: Policy, exchange: Exchange, clock: AttemptClock) -> httpx.Response:
         response = cast("httpx.Response", effect.outcome.response)
@@ -183,8 +185,12 @@ class MeshTransport(httpx.BaseTransport):
     def _park(self, effect: Park, exchange: Exchange) -> None:
         granted = threading.Event()
         effect.ticket.on_grant(granted.set)
-        if not granted.wait(exchange.timeouts.park(effect.timeout)):
-            exchange.raise_parked()
+        seconds, application_expired = exchange.patience(effect)
+        began = time.monotonic()
+        in_time = granted.wait(seconds)
+        exchange.timeouts.pooling += time.monotonic() - began
+        if not in_time and application_expired is not None:
+            raise application_expired()
 
     def _wait(self, view: RequestView, timeouts: Timeouts, request: httpx.Request) -> LiveSnapshot:
         try:
@@ -196,10 +202,6 @@ class MeshTransport(httpx.BaseTransport):
         """Close the connections; the mesh stays open."""
         self._pools.close()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        self.close()
+    def forked(self) -> None:
+        """Leave the connections to the parent process."""
+        self._pools.forget()

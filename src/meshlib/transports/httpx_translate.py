@@ -10,6 +10,7 @@ import httpx
 
 from meshlib.model.request import RequestView
 from meshlib.policy.effects import Attempt, ErrorKind, Outcome, Reply, ReplyKind
+from meshlib.policy.record import CallRecord
 from meshlib.transports import httpx_errors
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
 from meshlib.upstream.clock import AttemptClock
@@ -38,23 +39,27 @@ def view_of(request: httpx.Request) -> RequestView:
 class Upload(httpx.SyncByteStream, httpx.AsyncByteStream):
     """A streamed request body that starts the attempt's timeouts when it has been produced."""
 
-    def __init__(self, inner: Any, clock: AttemptClock) -> None:
+    def __init__(self, inner: Any, clock: AttemptClock, record: CallRecord) -> None:
         self._inner = inner
         self._clock = clock
+        self._record = record
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self._inner
+        for part in self._inner:
+            self._record.bytes_sent += len(part)
+            yield part
         self._clock.start()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for part in self._inner:
+            self._record.bytes_sent += len(part)
             yield part
         self._clock.start()
 
 
 def attempt_request(exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Request:
     """Return the request of one attempt: the logical URL, the attempt's headers, where to dial."""
-    request, view = exchange.request, exchange.call.view
+    request, view, record = exchange.request, exchange.call.view, exchange.call.record
     replaced = {name for name, _ in effect.headers}
     headers = [pair for pair in request.headers.raw if pair[0].decode("latin-1").lower() not in replaced]
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in effect.headers]
@@ -67,11 +72,15 @@ def attempt_request(exchange: Exchange, effect: Attempt, clock: AttemptClock) ->
     extensions = dict(request.extensions)
     extensions["timeout"] = exchange.timeouts.for_attempt(effect)
     extensions[ATTEMPT] = Dial(effect.cluster, effect.endpoint, view.host if view.scheme == "https" else "")
-    stream = request.stream if view.replayable else Upload(request.stream, clock)
+    if view.replayable:
+        stream: Any = request.stream
+        record.bytes_sent = int(request.headers.get("content-length", 0))
+    else:
+        stream = Upload(request.stream, clock, record)
     return httpx.Request(request.method, url, headers=headers, stream=stream, extensions=extensions)
 
 
-def responded(response: httpx.Response, effect: Attempt) -> Outcome:
+def responded(response: httpx.Response, effect: Attempt, clock: AttemptClock) -> Outcome:
     """Return the outcome of a response head."""
     grpc = response.headers.get("grpc-status")
     return Outcome(
@@ -80,21 +89,7 @@ def responded(response: httpx.Response, effect: Attempt) -> Outcome:
         response=response,
         grpc_status=int(grpc) if grpc is not None and grpc.isdigit() else None,
         message=str(effect.endpoint),
-    )
-
-
-def insecure(effect: Attempt) -> Outcome | None:
-    """Return the refusal of an attempt whose TLS cannot be honoured, None when there is no TLS to honour."""
-    socket = effect.transport_socket
-    if socket is None or not socket.secure:
-        return None
-    return Outcome(
-        error=ErrorKind.TLS_UNAVAILABLE,
-        message=(
-            f"transport socket {socket.name!r} asks for TLS ({socket.detail or 'no detail'}) and this version of "
-            "meshlib has no client identity; nothing was sent. Set trafficPolicy.tls.mode DISABLE for plaintext"
-        ),
-        written=False,
+        upload=clock.upload,
     )
 
 
@@ -102,13 +97,13 @@ def failed(error: httpx.TransportError, effect: Attempt, clock: AttemptClock, ti
     """Return the outcome of an attempt that brought no response head."""
     message = str(error) or type(error).__name__
     kind = _kind(error, effect, clock, timeouts)
-    return Outcome(error=kind, message=message, exception=error, written=clock.sent)
+    return Outcome(error=kind, message=message, exception=error, written=clock.sent, upload=clock.upload)
 
 
 def cut(clock: AttemptClock) -> Outcome:
     """Return the outcome of an attempt that a cancel scope ended at its deadline."""
     kind = ErrorKind.TIMEOUT if clock.mesh_expired else ErrorKind.APPLICATION
-    return Outcome(error=kind, message="no response head in time", written=clock.sent)
+    return Outcome(error=kind, message="no response head in time", written=clock.sent, upload=clock.upload)
 
 
 def _kind(error: httpx.TransportError, effect: Attempt, clock: AttemptClock, timeouts: Timeouts) -> ErrorKind:
@@ -116,12 +111,9 @@ def _kind(error: httpx.TransportError, effect: Attempt, clock: AttemptClock, tim
         if clock.mesh_expired:
             return ErrorKind.TIMEOUT
         if isinstance(error, httpx.ConnectTimeout) and not clock.application_expired:
-            own = timeouts.connect
-            return (
-                ErrorKind.APPLICATION
-                if own is not None and own <= effect.cluster.connect_timeout
-                else (ErrorKind.CONNECT_TIMEOUT)
-            )
+            own = timeouts.left_to_connect()
+            given_up = own is not None and own <= effect.cluster.connect_timeout
+            return ErrorKind.APPLICATION if given_up else ErrorKind.CONNECT_TIMEOUT
         return ErrorKind.APPLICATION
     if isinstance(error, httpx.ConnectError):
         return ErrorKind.TLS_FAILED if _caused_by(error, ssl.SSLError) else ErrorKind.CONNECT

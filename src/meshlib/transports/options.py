@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 
@@ -32,7 +32,7 @@ class TransportOptions:
     cert: str | tuple[str, str] | tuple[str, str, str] | None = None
     trust_env: bool = True
     http2: bool = False
-    limits: httpx.Limits = DEFAULT_LIMITS
+    limits: httpx.Limits = field(default_factory=lambda: DEFAULT_LIMITS)
     local_replies: str = "raise"
     inner: httpx.BaseTransport | httpx.AsyncBaseTransport | None = None
 

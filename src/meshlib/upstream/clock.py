@@ -20,18 +20,23 @@ class AttemptClock:
         deadline: monotonic second of the mesh's timeout, None while it does not run.
         application_deadline: monotonic second of the application's.
         sent: whether any byte went out on a connection.
+        upload: seconds that the application took to produce the request's body, once it has.
+        connecting: seconds spent connecting.
         ended: whether the peer closed the connection.
         on_change: called when the deadlines change; async drivers move their cancel scope.
     """
 
     __slots__ = (
         "_application_timeout",
+        "_began",
         "_timeout",
         "application_deadline",
+        "connecting",
         "deadline",
         "ended",
         "on_change",
         "sent",
+        "upload",
     )
 
     def __init__(self, timeout: float | None, application_timeout: float | None, *, body_pending: bool) -> None:
@@ -41,13 +46,19 @@ class AttemptClock:
         self.application_deadline: float | None = None
         self.sent = False
         self.ended = False
+        self.upload = self.connecting = 0.0
         self.on_change: Callable[[], None] | None = None
+        self._began = time.monotonic()
         if not body_pending:
-            self.start()
+            self._start(self._began)
 
     def start(self) -> None:
-        """Start the timeouts: the request is complete."""
+        """Start the timeouts: the request's body has been produced."""
         now = time.monotonic()
+        self.upload = now - self._began
+        self._start(now)
+
+    def _start(self, now: float) -> None:
         self.deadline = None if self._timeout is None else now + self._timeout
         self.application_deadline = None if self._application_timeout is None else now + self._application_timeout
         if self.on_change is not None:

@@ -7,7 +7,9 @@ bounded by the attempt's clock, so a response head that trickles in is cut in sy
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpcore
@@ -16,23 +18,26 @@ from meshlib.model.endpoint import Endpoint
 from meshlib.upstream.clock import AttemptClock, attempt_clock
 
 
+@contextmanager
+def _connecting(clock: AttemptClock | None) -> Iterator[None]:
+    """Count the time spent inside as time spent connecting."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        if clock is not None:
+            clock.connecting += time.monotonic() - began
+
+
 class BoundStream(httpcore.NetworkStream):
-    """A blocking stream whose every read and write is bounded by the attempt's clock."""
+    """A blocking stream whose every read and write is bounded by the current attempt's clock."""
 
     def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
-        self._clock: AttemptClock | None = None
-
-    def _now(self) -> AttemptClock | None:
-        # Bodies are read outside the attempt's context, so the stream remembers its clock.
-        clock = attempt_clock.get()
-        if clock is not None:
-            self._clock = clock
-        return self._clock
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read, for as long as the clock leaves."""
-        clock = self._now()
+        clock = attempt_clock.get()
         if clock is None:
             return self._inner.read(max_bytes, timeout)
         timeout = clock.bound(timeout)
@@ -44,7 +49,7 @@ class BoundStream(httpcore.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write, for as long as the clock leaves."""
-        clock = self._now()
+        clock = attempt_clock.get()
         if clock is not None:
             timeout = clock.bound(timeout)
             if timeout is not None and timeout <= 0.0:
@@ -60,10 +65,11 @@ class BoundStream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         """Speak TLS from here on."""
-        clock = self._now()
-        return BoundStream(
-            self._inner.start_tls(ssl_context, server_hostname, timeout if clock is None else clock.bound(timeout))
-        )
+        clock = attempt_clock.get()
+        with _connecting(clock):
+            return BoundStream(
+                self._inner.start_tls(ssl_context, server_hostname, timeout if clock is None else clock.bound(timeout))
+            )
 
     def get_extra_info(self, info: str) -> Any:
         """Return what the socket knows."""
@@ -92,11 +98,12 @@ class DialBackend(httpcore.NetworkBackend):
             if timeout is not None and timeout <= 0.0:
                 raise httpcore.ConnectTimeout("the attempt's time is over")
         endpoint = self._endpoint
-        if not endpoint.port:
-            return BoundStream(self._inner.connect_unix_socket(endpoint.address, timeout, socket_options))
-        return BoundStream(
-            self._inner.connect_tcp(endpoint.address, endpoint.port, timeout, local_address, socket_options)
-        )
+        with _connecting(clock):
+            if not endpoint.port:
+                return BoundStream(self._inner.connect_unix_socket(endpoint.address, timeout, socket_options))
+            return BoundStream(
+                self._inner.connect_tcp(endpoint.address, endpoint.port, timeout, local_address, socket_options)
+            )
 
 
 class AsyncBoundStream(httpcore.AsyncNetworkStream):
@@ -128,7 +135,8 @@ class AsyncBoundStream(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
         """Speak TLS from here on."""
-        return AsyncBoundStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+        with _connecting(attempt_clock.get()):
+            return AsyncBoundStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
         """Return what the socket knows."""
@@ -152,8 +160,10 @@ class AsyncDialBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """Connect to the endpoint."""
         endpoint = self._endpoint
-        if not endpoint.port:
-            return AsyncBoundStream(await self._inner.connect_unix_socket(endpoint.address, timeout, socket_options))
-        return AsyncBoundStream(
-            await self._inner.connect_tcp(endpoint.address, endpoint.port, timeout, local_address, socket_options)
-        )
+        with _connecting(attempt_clock.get()):
+            if not endpoint.port:
+                unix = await self._inner.connect_unix_socket(endpoint.address, timeout, socket_options)
+                return AsyncBoundStream(unix)
+            return AsyncBoundStream(
+                await self._inner.connect_tcp(endpoint.address, endpoint.port, timeout, local_address, socket_options)
+            )

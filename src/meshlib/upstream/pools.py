@@ -134,9 +134,12 @@ class EndpointPools(httpcore.ConnectionPool):
             gone = [key for key in self._by_key if not keeps(key.cluster, key.address)]
             retired = [self._by_key.pop(key) for key in gone]
         for pool in retired:
-            for connection in pool.connections:
-                if connection.is_idle():
-                    connection.close()
+            # In httpcore's own words, so that no request takes a connection while it closes:
+            # keep nothing, now and when the requests in flight give theirs back.
+            pool._max_keepalive_connections = 0
+            with pool._optional_thread_lock:
+                closing = pool._assign_requests_to_connections()
+            pool._close_connections(closing)
 
     def close(self) -> None:
         """Close every connection."""
@@ -174,9 +177,8 @@ class AsyncEndpointPools(httpcore.AsyncConnectionPool):
         """Close idle connections of endpoints that are gone, as :meth:`EndpointPools.retire`."""
         gone = [key for key in self._by_key if not keeps(key.cluster, key.address)]
         for pool in [self._by_key.pop(key) for key in gone]:
-            for connection in pool.connections:
-                if connection.is_idle():
-                    await connection.aclose()
+            pool._max_keepalive_connections = 0
+            await pool._close_connections(pool._assign_requests_to_connections())
 
     async def aclose(self) -> None:
         """Close every connection."""

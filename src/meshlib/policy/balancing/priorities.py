@@ -1,8 +1,10 @@
-"""Which priority an attempt goes to, and over which of its endpoints (semantics 4.10).
+"""Which priority an attempt goes to, and over which of its endpoints (semantics 4.10, 4.13).
 
 A priority's health is min(100, healthy % × overprovisioning factor); load spills to the next
-one when that is below 100. Panic is judged per priority once the summed health is below 100:
-a priority with less than ``panic_threshold`` percent healthy uses all its endpoints.
+one when that is below 100, and to DEGRADED endpoints once no priority has healthy ones left for
+it. Panic is judged per priority once the summed health is below 100: a priority with less than
+``panic_threshold`` percent available uses all its endpoints. When every priority panics, load
+goes by their number of endpoints.
 """
 
 from __future__ import annotations
@@ -22,10 +24,14 @@ if TYPE_CHECKING:
     from meshlib.policy.state import EndpointState
 
 HEALTHY = frozenset({HealthStatus.UNKNOWN, HealthStatus.HEALTHY})
+DEGRADED = frozenset({HealthStatus.DEGRADED})
+
+Group = Sequence["EndpointState"]
+Share = tuple[float, Group]  # percent of the load, and who takes it
 
 
 class PriorityPicker:
-    """Draws a priority by load, then picks within it."""
+    """Draws a share of the load, then picks among its endpoints."""
 
     __slots__ = ("_loads", "_pickers")
 
@@ -41,36 +47,55 @@ class PriorityPicker:
         return self._pickers[min(index, len(self._pickers) - 1)].pick(chance)
 
 
-def build(cluster: Cluster, groups: Sequence[Sequence[EndpointState]], chance: Randomness) -> Picker | None:
+def build(cluster: Cluster, groups: Sequence[Group], chance: Randomness) -> Picker | None:
     """Return the picker over the endpoints of each priority, or None when nothing can be picked."""
-    factor = cluster.assignment.overprovisioning_factor / 100.0 if cluster.assignment else 1.4
-    usable = [[s for s in group if s.endpoint.health in HEALTHY and not s.ejected] for group in groups]
-    scores = [min(100.0, factor * _percent(up, group)) for up, group in zip(usable, groups, strict=True)]
-    total = min(100.0, sum(scores))
-    chosen: list[Sequence[EndpointState]] = []
-    for up, group in zip(usable, groups, strict=True):
-        panic = total < 100.0 and _percent(up, group) < cluster.panic_threshold
-        chosen.append(group if panic else up)
-    loads = _loads(scores, total, chosen)
-    live = [(load, hosts) for load, hosts in zip(loads, chosen, strict=True) if load > 0.0 and hosts]
+    live = [(load, hosts) for load, hosts in shares(cluster, groups) if load > 0.0 and hosts]
     if not live:
         return None
     pickers = [policies.build(cluster.lb_policy, h, chance, choice_count=cluster.choice_count) for _, h in live]
     return PriorityPicker([load for load, _ in live], pickers)
 
 
-def _percent(up: Sequence[EndpointState], group: Sequence[EndpointState]) -> float:
+def shares(cluster: Cluster, groups: Sequence[Group]) -> list[Share]:
+    """Return how the load is shared out, in percent."""
+    factor = cluster.assignment.overprovisioning_factor if cluster.assignment else 140
+    healthy = [_usable(group, HEALTHY) for group in groups]
+    degraded = [_usable(group, DEGRADED) for group in groups]
+    scores = [
+        min(100.0, factor * len(up) / len(group)) if group else 0.0
+        for ups in (healthy, degraded)
+        for up, group in zip(ups, groups, strict=True)
+    ]
+    total = min(100.0, sum(scores))
+    if total >= 100.0:
+        return list(zip(_loads(scores, total), [*healthy, *degraded], strict=True))
+    panics = [
+        _percent(up, group) + _percent(down, group) < cluster.panic_threshold
+        for up, down, group in zip(healthy, degraded, groups, strict=True)
+    ]
+    if all(panics):
+        return [(float(len(group)), group) for group in groups]
+    takers = [
+        group if panic else up
+        for ups in (healthy, degraded)
+        for up, group, panic in zip(ups, groups, panics, strict=True)
+    ]
+    return list(zip(_loads(scores, total), takers, strict=True))
+
+
+def _usable(group: Group, healths: frozenset[HealthStatus]) -> Group:
+    return [state for state in group if state.endpoint.health in healths and not state.ejected]
+
+
+def _percent(up: Group, group: Group) -> float:
     return 100.0 * len(up) / len(group) if group else 0.0
 
 
-def _loads(scores: Sequence[float], total: float, chosen: Sequence[Sequence[EndpointState]]) -> list[float]:
-    if total <= 0.0:  # nothing is healthy: the first priority that panics takes it all
-        first = next((index for index, hosts in enumerate(chosen) if hosts), 0)
-        return [100.0 if index == first else 0.0 for index in range(len(chosen))]
+def _loads(scores: Sequence[float], total: float) -> list[float]:
     loads: list[float] = []
     left = 100.0
     for score in scores:
-        share = min(left, score * 100.0 / total)
+        share = min(left, score * 100.0 / total) if total else 0.0
         loads.append(share)
         left -= share
     return loads

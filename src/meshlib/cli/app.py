@@ -1,0 +1,32 @@
+"""The `meshlib` command: its verbs, and how errors reach people."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from meshlib.cli import control_plane, demo, explain, proxy_status, validate, version
+from meshlib.errors import MeshError
+
+app = typer.Typer(
+    name="meshlib",
+    help="A service mesh inside Python, steered by Istio YAML or a control plane.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # so that docstrings reflow
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# Each module has one command and imports what it needs when it runs, so that --help is quick.
+for command in (demo, control_plane, proxy_status, explain, validate, version):
+    command.register(app)
+
+
+def run() -> None:
+    """Run the command; an error of ours is its message on stderr and exit code 1, no traceback."""
+    try:
+        app()
+    except MeshError as error:
+        sys.exit(f"meshlib: {error}")

@@ -1,0 +1,357 @@
+"""HTTP/1.1 on asyncio: one connection as a Protocol, and the pool of one endpoint in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections import deque
+from collections.abc import AsyncIterable, Callable
+
+from meshlib.policy.effects import ErrorKind
+from meshlib.upstream.clock import AttemptClock
+from meshlib.upstream.failure import AttemptFailed
+from meshlib.upstream.http11.blocking import CONTINUE_WAIT, Origin, Outgoing
+from meshlib.upstream.http11.framing import LAST_CHUNK, FramingError, ResponseReader, encode_chunk
+
+HIGH_WATER = 256 * 1024  # body bytes held for a slow reader before the socket is no longer read
+
+
+class Connection(asyncio.Protocol):
+    """One connection of one event loop. Used by one task at a time.
+
+    Attributes:
+        reader: the response being read.
+        idle_since: monotonic second it went idle.
+        broken: whether it can carry no further request.
+    """
+
+    __slots__ = (
+        "_buffered",
+        "_drained",
+        "_failure",
+        "_loop",
+        "_paused",
+        "_transport",
+        "_waiter",
+        "broken",
+        "idle_since",
+        "reader",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._failure: AttemptFailed | None = None
+        self._paused = False
+        self._buffered = 0
+        self.reader = ResponseReader(b"GET")
+        self.idle_since = 0.0
+        self.broken = False
+
+    # ---- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = transport  # type: ignore[assignment]  # create_connection makes asyncio.Transport
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the reader and wake whoever waits."""
+        if self.reader.complete:
+            self.broken = True  # bytes nobody asked for
+            return
+        try:
+            self.reader.feed(data)
+        except FramingError as error:
+            self._fail(AttemptFailed(ErrorKind.PROTOCOL, str(error), phase="read"))
+            return
+        self._buffered += len(data)
+        if self._buffered > HIGH_WATER and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        """The server will send no more."""
+        self.broken = True
+        try:
+            self.reader.feed_eof()
+        except FramingError as error:
+            self._fail(AttemptFailed(ErrorKind.RESET, str(error), phase="read"))
+        self._wake()
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is gone."""
+        self.broken = True
+        if self._failure is None and not self.reader.complete:
+            words = f"connection lost: {error}" if error else "connection lost"
+            self._failure = AttemptFailed(ErrorKind.RESET, words, phase="read")
+        self._wake()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    def pause_writing(self) -> None:
+        """The socket's buffer is full."""
+        self._drained = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
+
+    # ---- for the pool and the driver
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may follow: the response is over and keeps the connection."""
+        return not self.broken and self.reader.keep_alive
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """The transport, for ``network_stream`` and upgrades."""
+        return self._transport
+
+    async def request(self, outgoing: Outgoing, clock: AttemptClock) -> ResponseReader:
+        """Send a request and read its response head; the caller's cancel scope bounds it.
+
+        Raises:
+            AttemptFailed: no head came; the connection is closed.
+        """
+        reader = self.reader = ResponseReader(outgoing.method)
+        self._failure = None
+        self._buffered = 0
+        try:
+            await self._send(outgoing, clock)
+            while not reader.head_complete:
+                await self._wait()
+        except BaseException:
+            self.close()
+            raise
+        return reader
+
+    async def read_body(self) -> bytes:
+        """Return the next bytes of the body, empty at its end.
+
+        Raises:
+            AttemptFailed: the body broke off; the connection is closed.
+        """
+        reader = self.reader
+        try:
+            while not (part := reader.take()) and not reader.complete:
+                self._resume()
+                await self._wait()
+        except BaseException:
+            self.close()
+            raise
+        self._buffered = 0
+        self._resume()
+        return part
+
+    async def read_raw(self) -> bytes:
+        """Return the next bytes of an upgraded connection, empty at its end."""
+        while not (data := self.reader.surplus):
+            if self.broken:
+                return b""
+            self._resume()
+            await self._wait()
+        self.reader.surplus = b""
+        self._buffered = 0
+        return data
+
+    async def write_raw(self, data: bytes) -> None:
+        """Send bytes on an upgraded connection."""
+        self._raise_failure()
+        if self._transport is not None:
+            self._transport.write(data)
+        if self._drained is not None:
+            await self._drained
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.broken = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _send(self, outgoing: Outgoing, clock: AttemptClock) -> None:
+        transport = self._transport
+        assert transport is not None
+        clock.sent = True
+        body = outgoing.body
+        if isinstance(body, bytes) and not outgoing.expects_continue:
+            transport.write(outgoing.head + body)
+            return
+        transport.write(outgoing.head)
+        if outgoing.expects_continue and not await self._continues():
+            return
+        if isinstance(body, bytes):
+            transport.write(body)
+            return
+        assert isinstance(body, AsyncIterable)
+        async for part in body:
+            if self.reader.head_complete:
+                self.broken = True  # an early answer; what is left of the body is not sent
+                return
+            self._raise_failure()
+            transport.write(encode_chunk(part) if outgoing.chunked else part)
+            if self._drained is not None:
+                await self._drained
+        if outgoing.chunked:
+            transport.write(LAST_CHUNK)
+
+    async def _continues(self) -> bool:
+        """Wait for ``100 Continue``; returns whether the body should be sent."""
+        try:
+            async with asyncio.timeout(CONTINUE_WAIT):
+                while not self.reader.head_complete and not self.reader.interim:
+                    await self._wait()
+        except TimeoutError:
+            return True  # an old server that never says it
+        self.broken = self.broken or self.reader.head_complete
+        return not self.reader.head_complete
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    async def _wait(self) -> None:
+        self._raise_failure()
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        if not self.reader.complete:
+            self._raise_failure()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, failure: AttemptFailed) -> None:
+        self.broken = True
+        self._failure = failure
+        self._wake()
+
+    def _resume(self) -> None:
+        if self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+
+
+class Pool:
+    """Connections to one origin in one event loop: the last used is used first, waiters in line.
+
+    Args:
+        origin: where to connect.
+        max_connections: None = no limit; at the limit callers wait in line.
+        max_idle: idle connections kept, None = all.
+        idle_expiry: seconds an idle connection is kept, None = for ever.
+    """
+
+    def __init__(
+        self, origin: Origin, max_connections: int | None, max_idle: int | None, idle_expiry: float | None
+    ) -> None:
+        self._origin = origin
+        self._max_connections = max_connections
+        self._max_idle = max_idle
+        self._idle_expiry = idle_expiry
+        self._idle: deque[Connection] = deque()
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._open = 0
+        self._closed = False
+
+    async def acquire(self, connect_timeout: float | None, pool_timeout: float | None) -> Connection:
+        """Return a connection, idle or new; raises ``AttemptFailed``."""
+        while True:
+            while self._idle:
+                connection = self._idle.pop()
+                if not connection.broken:
+                    return connection
+                self._discard(connection)
+            if self._max_connections is None or self._open < self._max_connections:
+                break
+            await self._queue(pool_timeout)
+        self._open += 1
+        try:
+            return await self._connect(connect_timeout)
+        except BaseException:
+            self._count_out()
+            raise
+
+    def release(self, connection: Connection) -> None:
+        """Take a connection back, to keep or to close."""
+        full = self._max_idle is not None and len(self._idle) >= self._max_idle
+        if not connection.reusable or self._closed or full:
+            self._discard(connection)
+            return
+        now = connection.idle_since = time.monotonic()
+        self._idle.append(connection)
+        while self._idle_expiry is not None and now - self._idle[0].idle_since > self._idle_expiry:
+            self._discard(self._idle.popleft())
+        self._next()
+
+    def close(self) -> None:
+        """Close idle connections now, and the others when they come back."""
+        self._closed = True
+        while self._idle:
+            self._discard(self._idle.pop())
+
+    async def _queue(self, timeout: float | None) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(timeout):
+                await waiter
+        except BaseException as error:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            elif not waiter.cancelled():
+                self._next()  # it was called up and left: the next one's turn
+            if not isinstance(error, TimeoutError):
+                raise
+            message = f"all {self._max_connections} connections to {self._origin.endpoint} are in use"
+            raise AttemptFailed(ErrorKind.TIMEOUT, message, phase="pool", timed_out=True) from None
+
+    def _next(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _discard(self, connection: Connection) -> None:
+        connection.close()
+        self._count_out()
+
+    def _count_out(self) -> None:
+        self._open -= 1
+        self._next()
+
+    async def _connect(self, timeout: float | None) -> Connection:
+        origin = self._origin
+        endpoint = origin.endpoint
+        loop = asyncio.get_running_loop()
+        factory: Callable[[], Connection] = lambda: Connection(loop)  # noqa: E731  typed, and used twice
+        hostname = origin.server_hostname if origin.ssl_context is not None else None
+        try:
+            async with asyncio.timeout(timeout):
+                if endpoint.port:
+                    _, connection = await loop.create_connection(
+                        factory, endpoint.address, endpoint.port, ssl=origin.ssl_context, server_hostname=hostname
+                    )
+                else:
+                    _, connection = await loop.create_unix_connection(
+                        factory, endpoint.address, ssl=origin.ssl_context, server_hostname=hostname
+                    )
+        except TimeoutError:
+            message = f"connecting to {endpoint} took too long"
+            raise AttemptFailed(ErrorKind.CONNECT_TIMEOUT, message, phase="connect", timed_out=True) from None
+        except ssl.SSLError as error:
+            raise AttemptFailed(ErrorKind.TLS_FAILED, f"TLS with {endpoint}: {error}", phase="connect") from error
+        except OSError as error:
+            raise AttemptFailed(ErrorKind.CONNECT, f"{endpoint}: {error.strerror or error}", phase="connect") from error
+        return connection

@@ -1,0 +1,206 @@
+"""Clusters: where endpoints come from and how they are used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshlib.model.cluster import (
+    Cluster,
+    Discovery,
+    LbPolicy,
+    OutlierDetection,
+    ServiceRef,
+    Thresholds,
+)
+from meshlib.xds.decode_eds import load_assignment
+from meshlib.xds.decode_lb_policy import lb_policy
+from meshlib.xds.decode_transport_socket import transport_socket, transport_socket_matches
+from meshlib.xds.decode_values import any_type, number, percent, seconds, source, unpack
+from meshlib.xds.fields import NOT_HONOURED
+from meshlib.xds.filters import IRRELEVANT_NETWORK_FILTERS
+from meshlib.xds.protos import cluster_pb2, http_protocol_options_pb2
+from meshlib.xds.scope import Scope
+
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_DNS = (Discovery.STRICT_DNS, Discovery.LOGICAL_DNS)
+
+
+def cluster(scope: Scope, message: Any) -> Cluster:
+    """Return a ``cluster.v3.Cluster``. Endpoints that EDS has to give are not there yet."""
+    scope.audit(message)
+    if not message.name:
+        scope.fault("name", "must not be empty")
+    discovery = _discovery(scope, message)
+    policy, choices = lb_policy(scope, message)
+    if (discovery is Discovery.ORIGINAL_DST) is not (policy is LbPolicy.CLUSTER_PROVIDED):
+        scope.fault("lb_policy", f"{policy.value} does not go with {discovery.value}")
+    _note_filters(scope, message.filters)
+    _check_load_assignment(scope, discovery, message)
+    has_assignment = message.HasField("load_assignment") and discovery is not Discovery.ORIGINAL_DST
+    socket = message.HasField("transport_socket")
+    return Cluster(
+        name=message.name,
+        discovery=discovery,
+        assignment=load_assignment(scope.at("load_assignment"), message.load_assignment, names=discovery in _DNS)
+        if has_assignment
+        else None,
+        lb_policy=policy,
+        connect_timeout=seconds(scope, message, "connect_timeout", 5.0, positive=True),
+        thresholds=_thresholds(scope.at("circuit_breakers"), message.circuit_breakers),
+        outlier=_outlier(scope.at("outlier_detection"), message.outlier_detection)
+        if message.HasField("outlier_detection")
+        else None,
+        panic_threshold=_panic_threshold(scope.at("common_lb_config"), message.common_lb_config),
+        choice_count=choices,
+        http2=_http2(scope, message),
+        transport_socket=transport_socket(scope.at("transport_socket"), message.transport_socket) if socket else None,
+        transport_socket_matches=transport_socket_matches(scope, message.transport_socket_matches),
+        eds_name=_eds_name(scope.at("eds_cluster_config"), message) if discovery is Discovery.EDS else "",
+        service=_service(message.metadata),
+        source=source(message.metadata),
+    )
+
+
+def _discovery(scope: Scope, message: Any) -> Discovery:
+    if message.HasField("cluster_type"):
+        scope.fault("cluster_type", f"{message.cluster_type.name or 'a custom cluster'} is not supported")
+        return Discovery.STATIC
+    try:
+        return Discovery(cluster_pb2.Cluster.DiscoveryType.Name(message.type))
+    except ValueError:
+        scope.fault("type", f"{message.type} is no DiscoveryType")
+        return Discovery.STATIC
+
+
+def _eds_name(scope: Scope, message: Any) -> str:
+    scope.audit(message.eds_cluster_config)
+    if not message.eds_cluster_config.HasField("eds_config"):
+        scope.fault("eds_config", "is missing; an EDS cluster needs it")
+    else:
+        check_config_source(scope, "eds_config", message.eds_cluster_config.eds_config)
+    return str(message.eds_cluster_config.service_name or message.name)
+
+
+def check_config_source(scope: Scope, field: str, config: Any) -> None:
+    """Fault a ``ConfigSource`` that is not the stream the resource came by."""
+    kind = config.WhichOneof("config_source_specifier")
+    if kind not in ("ads", "self"):
+        scope.fault(field, f"{kind or 'nothing'} is not supported: expected ads")
+
+
+def _check_load_assignment(scope: Scope, discovery: Discovery, message: Any) -> None:
+    groups = message.load_assignment.endpoints
+    if discovery is Discovery.ORIGINAL_DST and message.HasField("load_assignment"):
+        scope.fault("load_assignment", "must not be there in an ORIGINAL_DST cluster")
+    single = len(groups) == 1 and len(groups[0].lb_endpoints) == 1
+    if discovery is Discovery.LOGICAL_DNS and not single:
+        scope.fault("load_assignment.endpoints", "must have one locality with one endpoint in a LOGICAL_DNS cluster")
+
+
+def _thresholds(scope: Scope, breakers: Any) -> Thresholds:
+    scope.audit(breakers)
+    found = None
+    for i, thresholds in enumerate(breakers.thresholds):
+        place = scope.at("thresholds", i)
+        place.audit(thresholds)
+        if thresholds.priority:
+            place.note("priority", "HIGH is not told apart: the thresholds of DEFAULT count")
+        elif found is None:  # Envoy takes the first of a priority
+            found = Thresholds(
+                max_connections=number(place, thresholds, "max_connections", 1024),
+                max_pending_requests=number(place, thresholds, "max_pending_requests", 1024),
+                max_requests=number(place, thresholds, "max_requests", 1024),
+                max_retries=number(place, thresholds, "max_retries", 3),
+            )
+    return found or Thresholds()
+
+
+def _outlier(scope: Scope, message: Any) -> OutlierDetection:
+    scope.audit(message)
+    for field, default in (
+        ("enforcing_success_rate", 100),
+        ("enforcing_local_origin_success_rate", 100 if message.split_external_local_origin_errors else 0),
+        ("enforcing_failure_percentage", 0),
+        ("enforcing_failure_percentage_local_origin", 0),
+    ):
+        if number(scope, message, field, default, maximum=100):
+            scope.note(field, "endpoints are not compared with each other: this detector ejects nothing")
+    base = seconds(scope, message, "base_ejection_time", 30.0, positive=True)
+    longest = seconds(scope, message, "max_ejection_time", max(300.0, base), positive=True)
+    if longest < base:
+        scope.fault("max_ejection_time", f"{longest:g}s is less than base_ejection_time {base:g}s")
+
+    def share(field: str, default: int) -> int:
+        return number(scope, message, field, default, maximum=100)
+
+    return OutlierDetection(
+        consecutive_5xx=number(scope, message, "consecutive_5xx", 5),
+        enforcing_consecutive_5xx=share("enforcing_consecutive_5xx", 100),
+        consecutive_gateway_failure=number(scope, message, "consecutive_gateway_failure", 5),
+        enforcing_consecutive_gateway_failure=share("enforcing_consecutive_gateway_failure", 0),
+        split_external_local_origin_errors=message.split_external_local_origin_errors,
+        consecutive_local_origin_failure=number(scope, message, "consecutive_local_origin_failure", 5),
+        enforcing_consecutive_local_origin_failure=share("enforcing_consecutive_local_origin_failure", 100),
+        interval=seconds(scope, message, "interval", 10.0, positive=True),
+        base_ejection_time=base,
+        max_ejection_time=longest,
+        max_ejection_percent=share("max_ejection_percent", 10),
+        always_eject_one_host=message.always_eject_one_host.value,
+    )
+
+
+def _panic_threshold(scope: Scope, config: Any) -> float:
+    scope.audit(config)
+    return percent(scope, config, "healthy_panic_threshold", 50.0)
+
+
+def _http2(scope: Scope, message: Any) -> bool:
+    """Tell whether HTTP/2 is asked for by prior knowledge."""
+    chosen: bool = message.HasField("http2_protocol_options")
+    for name in sorted(message.typed_extension_protocol_options):
+        packed = message.typed_extension_protocol_options[name]
+        place = scope.at("typed_extension_protocol_options", name)
+        if any_type(packed) != _HTTP_OPTIONS:
+            place.note("", f"{any_type(packed)} {NOT_HONOURED}")
+            continue
+        options = unpack(place, packed, "", http_protocol_options_pb2.HttpProtocolOptions)
+        if options is not None:
+            place.audit(options)
+            chosen = _explicit_http2(place, options)
+    return chosen
+
+
+def _explicit_http2(scope: Scope, options: Any) -> bool:
+    kind = options.WhichOneof("upstream_protocol_options")
+    if kind is None:
+        scope.fault("explicit_http_config", "is missing: HttpProtocolOptions must say which protocol")
+    if kind == "auto_config":
+        scope.note(kind, "HTTP/1.1 is spoken")
+    if kind != "explicit_http_config":
+        return False
+    protocol = options.explicit_http_config.WhichOneof("protocol_config")
+    if protocol == "http3_protocol_options":
+        scope.note(f"{kind}.{protocol}", "HTTP/3 is not spoken: HTTP/1.1 is")
+    return bool(protocol == "http2_protocol_options")
+
+
+def _note_filters(scope: Scope, filters: Any) -> None:
+    for i, filter_ in enumerate(filters):
+        if filter_.name not in IRRELEVANT_NETWORK_FILTERS:
+            scope.at("filters", i).note("", f"{filter_.name} is not run")
+
+
+def _service(metadata: Any) -> ServiceRef:
+    """Return the service a cluster belongs to, as Istio says it for metrics."""
+    if "istio" not in metadata.filter_metadata:
+        return ServiceRef()
+    istio = metadata.filter_metadata["istio"].fields
+    services = istio["services"].list_value.values if "services" in istio else ()
+    if not services:
+        return ServiceRef()
+    first = services[0].struct_value.fields
+
+    def text(key: str) -> str:
+        return (first[key].string_value if key in first else "") or "unknown"
+
+    return ServiceRef(host=text("host"), name=text("name"), namespace=text("namespace"))

@@ -1,0 +1,76 @@
+"""Fault injection: the fault filter's configuration, and what overrides it per route."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshlib.model.traffic import FaultAbort, FaultDelay, FaultInjection
+from meshlib.xds.decode_matchers import header_match
+from meshlib.xds.decode_values import any_type, fraction, seconds, unpack
+from meshlib.xds.fields import NOT_HONOURED
+from meshlib.xds.filters import IRRELEVANT_FILTER_CONFIGS
+from meshlib.xds.protos import fault_pb2, route_components_pb2
+from meshlib.xds.scope import Scope
+
+HTTP_FAULT = fault_pb2.HTTPFault.DESCRIPTOR.full_name
+_FILTER_CONFIG = route_components_pb2.FilterConfig.DESCRIPTOR.full_name
+
+
+def fault_injection(scope: Scope, fault: Any) -> FaultInjection:
+    """Return an ``HTTPFault``. An empty one is a value too: it switches off what it overrides."""
+    scope.audit(fault)
+    delay = _delay(scope.at("delay"), fault.delay) if fault.HasField("delay") else None
+    abort = _abort(scope.at("abort"), fault.abort) if fault.HasField("abort") else None
+    headers = tuple(header_match(scope.at("headers", i), m) for i, m in enumerate(fault.headers))
+    return FaultInjection(delay, abort, headers, fault.upstream_cluster)
+
+
+def _delay(scope: Scope, delay: Any) -> FaultDelay | None:
+    scope.audit(delay)
+    kind = delay.WhichOneof("fault_delay_secifier")  # spelt so in the proto
+    if kind == "header_delay":
+        scope.note(kind, "no request is delayed by its own header")
+        return None
+    if kind is None:
+        scope.fault("fixed_delay", "is missing")
+        return None
+    return FaultDelay(seconds(scope, delay, kind, 0.0, positive=True), fraction(scope, delay, "percentage"))
+
+
+def _abort(scope: Scope, abort: Any) -> FaultAbort | None:
+    scope.audit(abort)
+    kind = abort.WhichOneof("error_type")
+    percentage = fraction(scope, abort, "percentage")
+    if kind == "header_abort":
+        scope.note(kind, "no request is aborted by its own header")
+        return None
+    if kind == "grpc_status":
+        return FaultAbort(percentage, grpc_status=abort.grpc_status)
+    if kind is None:
+        scope.fault("http_status", "is missing, and so is grpc_status")
+    elif not 200 <= abort.http_status < 600:
+        scope.fault(kind, f"{abort.http_status} is not an HTTP status of 200 to 599")
+    return FaultAbort(percentage, status=abort.http_status)
+
+
+def per_filter_fault(scope: Scope, configs: Any) -> FaultInjection | None:
+    """Return the fault in a ``typed_per_filter_config`` map, None when it sets none.
+
+    Found by type, since RDS does not know what the filter is called in the listener. Entries of
+    other filters are noted.
+    """
+    found = None
+    for name in sorted(configs):
+        packed, place, disabled = configs[name], scope.at("typed_per_filter_config", name), False
+        if any_type(packed) == _FILTER_CONFIG:
+            wrapper = unpack(place, packed, "", route_components_pb2.FilterConfig)
+            if wrapper is None:
+                continue
+            packed, disabled = wrapper.config, wrapper.disabled
+        kind = any_type(packed)
+        if kind == HTTP_FAULT or (disabled and name == "envoy.filters.http.fault"):
+            fault = None if disabled else unpack(place, packed, "", fault_pb2.HTTPFault)
+            found = FaultInjection() if fault is None else fault_injection(place, fault)
+        elif not disabled and kind not in IRRELEVANT_FILTER_CONFIGS:
+            place.note("", f"{kind or 'the filter configuration'} {NOT_HONOURED}")
+    return found

@@ -1,0 +1,166 @@
+"""Listeners: how a destination finds its route table."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from meshlib.model.listener import FilterChain, HttpConnectionManager, Listener, TcpProxy
+from meshlib.xds.decode_cds import check_config_source
+from meshlib.xds.decode_eds import socket_address
+from meshlib.xds.decode_fault import HTTP_FAULT, fault_injection
+from meshlib.xds.decode_rds import route_configuration
+from meshlib.xds.decode_values import UINT32_MAX, any_type, number, unpack
+from meshlib.xds.filters import IRRELEVANT_FILTERS, IRRELEVANT_NETWORK_FILTERS
+from meshlib.xds.protos import fault_pb2, http_connection_manager_pb2, tcp_proxy_pb2
+from meshlib.xds.scope import Scope
+
+_HCM = http_connection_manager_pb2.HttpConnectionManager.DESCRIPTOR.full_name
+_TCP_PROXY = tcp_proxy_pb2.TcpProxy.DESCRIPTOR.full_name
+_ROUTER = "envoy.extensions.filters.http.router.v3.Router"
+_TYPED_STRUCTS = ("udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct")
+_INBOUND = 1  # core.v3.TrafficDirection
+# HttpConnectionManager.PathWithEscapedSlashesAction that leave the path alone.
+_KEEP_SLASHES = (0, 1)
+
+
+def listener(scope: Scope, message: Any) -> Listener:
+    """Return a ``listener.v3.Listener``. Of an inbound one only that it is there."""
+    if not message.name:
+        scope.fault("name", "must not be empty")
+    if message.traffic_direction == _INBOUND:
+        scope.note("traffic_direction", "inbound listeners are not served: what comes in is not policed here")
+        return Listener(message.name, inbound=True)
+    scope.audit(message)
+    if message.HasField("filter_chain_matcher"):
+        scope.fault("filter_chain_matcher", "is not supported: expected filter_chain_match in each chain")
+    address, port = "", 0
+    if message.HasField("address"):
+        address, port = socket_address(scope.at("address"), message.address, names=False)
+    if message.HasField("api_listener"):
+        scope.at("api_listener").audit(message.api_listener)
+        place = scope.at("api_listener.api_listener")
+        packed = message.api_listener.api_listener
+        hcm = unpack(place, packed, "", http_connection_manager_pb2.HttpConnectionManager)
+        return Listener(message.name, api=_http(place, hcm) if hcm is not None else None)
+    if not message.filter_chains and not message.HasField("default_filter_chain"):
+        scope.fault("filter_chains", "must not be empty, nor api_listener be missing")
+    default = scope.at("default_filter_chain")
+    return Listener(
+        name=message.name,
+        address=address,
+        port=port,
+        chains=tuple(_chain(scope.at("filter_chains", i), chain) for i, chain in enumerate(message.filter_chains)),
+        default_chain=_chain(default, message.default_filter_chain)
+        if message.HasField("default_filter_chain")
+        else None,
+    )
+
+
+def _chain(scope: Scope, chain: Any) -> FilterChain:
+    scope.audit(chain)
+    match, place = chain.filter_chain_match, scope.at("filter_chain_match")
+    place.audit(match)
+    http, tcp = _ending(scope, chain.filters)
+    return FilterChain(
+        http=http,
+        tcp=tcp,
+        name=chain.name,
+        transport_protocol=match.transport_protocol,
+        application_protocols=tuple(match.application_protocols),
+        server_names=tuple(match.server_names),
+        prefix_ranges=tuple(_cidr(place.at("prefix_ranges", i), r) for i, r in enumerate(match.prefix_ranges)),
+        destination_port=number(place, match, "destination_port", 0, minimum=1, maximum=65535),
+    )
+
+
+def _cidr(scope: Scope, cidr: Any) -> str:
+    text = f"{cidr.address_prefix}/{cidr.prefix_len.value}"
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        scope.fault("", f"is no address range: {error}")
+    return text
+
+
+def _ending(scope: Scope, filters: Any) -> tuple[HttpConnectionManager | None, TcpProxy | None]:
+    """Return what ends a chain of network filters; those before it are noted."""
+    http, tcp = None, None
+    for i, filter_ in enumerate(filters):
+        place = scope.at("filters", i)
+        kind = any_type(filter_.typed_config)
+        if kind == _HCM:
+            hcm = unpack(place, filter_.typed_config, "typed_config", http_connection_manager_pb2.HttpConnectionManager)
+            http = _http(place.at("typed_config"), hcm) if hcm is not None else None
+        elif kind == _TCP_PROXY:
+            proxy = unpack(place, filter_.typed_config, "typed_config", tcp_proxy_pb2.TcpProxy)
+            tcp = _tcp(place.at("typed_config"), proxy) if proxy is not None else None
+        elif filter_.name not in IRRELEVANT_NETWORK_FILTERS:
+            place.note("", f"{filter_.name} is not run")
+    return http, tcp
+
+
+def _tcp(scope: Scope, proxy: Any) -> TcpProxy:
+    scope.audit(proxy)
+    kind = proxy.WhichOneof("cluster_specifier")
+    if kind == "weighted_clusters":
+        clusters = proxy.weighted_clusters.clusters
+        if not clusters or not 0 < sum(c.weight for c in clusters) <= UINT32_MAX:
+            scope.fault(kind, f"must be clusters whose weights sum to 1 to {UINT32_MAX}")
+            return TcpProxy("")
+        heaviest = max(clusters, key=lambda c: c.weight)
+        if len(clusters) > 1:
+            scope.note(kind, f"bytes are not split: all go to {heaviest.name!r}")
+        return TcpProxy(heaviest.name)
+    if not proxy.cluster:
+        scope.fault("cluster", "must not be empty")
+    return TcpProxy(proxy.cluster)
+
+
+def _http(scope: Scope, hcm: Any) -> HttpConnectionManager:
+    # The stat_prefix, which Envoy demands, is not looked at: istiod sends none to gRPC nodes.
+    scope.audit(hcm)
+    if hcm.merge_slashes:
+        scope.note("merge_slashes", "slashes in paths are kept")
+    if hcm.path_with_escaped_slashes_action not in _KEEP_SLASHES:
+        scope.note("path_with_escaped_slashes_action", "escaped slashes in paths are kept")
+    has_fault, fault = False, None
+    for i, filter_ in enumerate(hcm.http_filters):
+        place = scope.at("http_filters", i)
+        place.audit(filter_)
+        if any_type(filter_.typed_config) == HTTP_FAULT and not filter_.disabled:
+            has_fault = True
+            config = unpack(place, filter_.typed_config, "typed_config", fault_pb2.HTTPFault)
+            if config is not None and config.ListFields():
+                fault = fault_injection(place.at("typed_config"), config)
+        else:
+            _note_filter(place, filter_)
+    kind = hcm.WhichOneof("route_specifier")
+    if kind == "rds":
+        return HttpConnectionManager(
+            route_name=_route_name(scope.at("rds"), hcm.rds), fault_filter=has_fault, fault=fault
+        )
+    if kind != "route_config":
+        scope.fault(kind or "rds", "is not supported: expected rds or route_config" if kind else "is missing")
+    table = route_configuration(scope.at("route_config"), hcm.route_config)
+    return HttpConnectionManager(route_config=table, fault_filter=has_fault, fault=fault)
+
+
+def _route_name(scope: Scope, rds: Any) -> str:
+    scope.audit(rds)
+    check_config_source(scope, "config_source", rds.config_source)
+    if not rds.route_config_name:
+        scope.fault("route_config_name", "must not be empty")
+    return str(rds.route_config_name)
+
+
+def _note_filter(scope: Scope, filter_: Any) -> None:
+    kind = any_type(filter_.typed_config)
+    if filter_.disabled or kind in (_ROUTER, HTTP_FAULT) or kind in IRRELEVANT_FILTERS:
+        return
+    # Istio's own filters: their types are in no package, or wrapped in a TypedStruct.
+    known = kind not in _TYPED_STRUCTS and kind.startswith("envoy.")
+    if filter_.name in IRRELEVANT_FILTERS and not known:
+        return
+    what = "is fetched apart (ECDS) and " if filter_.HasField("config_discovery") else ""
+    scope.note("", f"{filter_.name} {what}is not run; a call goes on without it")

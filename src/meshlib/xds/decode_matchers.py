@@ -1,0 +1,132 @@
+"""Strings, headers, query parameters and paths that a route is matched by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshlib.model.match import HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch, StringOp, full_match
+from meshlib.xds.decode_values import flag, fraction
+from meshlib.xds.scope import Scope
+
+_NEVER = StringMatch(StringOp.EXACT, "")  # stands in for a matcher that has a fault
+
+_DEPRECATED_STRINGS = {
+    "exact_match": StringOp.EXACT,
+    "prefix_match": StringOp.PREFIX,
+    "suffix_match": StringOp.SUFFIX,
+    "contains_match": StringOp.CONTAINS,
+}
+
+
+def string_match(scope: Scope, matcher: Any) -> StringMatch:
+    """Return a ``type.matcher.v3.StringMatcher``."""
+    pattern = matcher.WhichOneof("match_pattern")
+    if pattern == "safe_regex":
+        return _regex(scope, "safe_regex", matcher.safe_regex)
+    if pattern in ("exact", "prefix", "suffix", "contains"):
+        value = getattr(matcher, pattern)
+        if not value and pattern != "exact":
+            scope.fault(pattern, "must not be empty")
+        return StringMatch(StringOp(pattern), value, matcher.ignore_case)
+    scope.fault(pattern or "", "is not supported" if pattern else "says nothing to match")
+    return _NEVER
+
+
+def _regex(scope: Scope, field: str, matcher: Any) -> StringMatch:
+    if not matcher.regex:
+        scope.fault(f"{field}.regex", "must not be empty")
+        return _NEVER
+    try:
+        full_match(matcher.regex)
+    except ValueError as error:
+        scope.fault(f"{field}.regex", str(error))
+        return _NEVER
+    return StringMatch(StringOp.REGEX, matcher.regex)
+
+
+def header_match(scope: Scope, matcher: Any) -> HeaderMatch:
+    """Return a ``route.v3.HeaderMatcher``, its deprecated forms included."""
+    scope.audit(matcher)
+    if not matcher.name:
+        scope.fault("name", "must not be empty")
+    name, invert, empty = matcher.name, matcher.invert_match, matcher.treat_missing_header_as_empty
+    kind = matcher.WhichOneof("header_match_specifier")
+    if kind is None:  # "If header_match_specifier is not set, it is a present match."
+        return HeaderMatch(name, present=True, invert=invert)
+    if kind == "present_match":
+        return HeaderMatch(name, present=matcher.present_match, invert=invert)
+    if kind == "range_match":
+        return HeaderMatch(
+            name,
+            range_=(matcher.range_match.start, matcher.range_match.end),
+            invert=invert,
+            treat_missing_as_empty=empty,
+        )
+    if kind == "string_match":
+        string = string_match(scope.at("string_match"), matcher.string_match)
+    elif kind == "safe_regex_match":
+        string = _regex(scope, kind, matcher.safe_regex_match)
+    else:
+        value = getattr(matcher, kind)
+        if not value and kind != "exact_match":
+            scope.fault(kind, "must not be empty")
+        string = StringMatch(_DEPRECATED_STRINGS[kind], value)
+    return HeaderMatch(name, string=string, invert=invert, treat_missing_as_empty=empty)
+
+
+def query_match(scope: Scope, matcher: Any) -> QueryMatch:
+    """Return a ``route.v3.QueryParameterMatcher``."""
+    scope.audit(matcher)
+    if not matcher.name:
+        scope.fault("name", "must not be empty")
+    kind = matcher.WhichOneof("query_parameter_match_specifier")
+    if kind == "string_match":
+        return QueryMatch(matcher.name, string_match(scope.at("string_match"), matcher.string_match))
+    return QueryMatch(matcher.name, present=kind is None or matcher.present_match)
+
+
+def route_match(scope: Scope, match: Any) -> RouteMatch | None:
+    """Return a ``route.v3.RouteMatch``; None for one that no request from here can meet."""
+    scope.audit(match)
+    never = _meets_nothing(scope, match)
+    path = _path(scope, match)
+    headers = tuple(header_match(scope.at("headers", i), m) for i, m in enumerate(match.headers))
+    query = tuple(query_match(scope.at("query_parameters", i), m) for i, m in enumerate(match.query_parameters))
+    if never or path is None:
+        return None
+    share = None
+    if match.HasField("runtime_fraction"):
+        share = fraction(scope.at("runtime_fraction"), match.runtime_fraction, "default_value")
+    return RouteMatch(path, headers, query, grpc=match.HasField("grpc"), runtime_fraction=share)
+
+
+def _path(scope: Scope, match: Any) -> PathMatch | None:
+    kind = match.WhichOneof("path_specifier")
+    if kind == "connect_matcher":
+        return None  # noted by _meets_nothing
+    case_sensitive = flag(match, "case_sensitive", default=True)
+    if kind == "safe_regex":
+        found = _regex(scope, "safe_regex", match.safe_regex)
+        return PathMatch(StringOp.REGEX, found.value) if found.op is StringOp.REGEX else None
+    if kind == "path":
+        return PathMatch(StringOp.EXACT, match.path, case_sensitive)
+    if kind == "prefix":
+        return PathMatch(StringOp.PREFIX, match.prefix, case_sensitive)
+    if kind == "path_separated_prefix":
+        value = match.path_separated_prefix
+        if not value or value.endswith("/") or "?" in value or "#" in value:
+            scope.fault(kind, f"{value!r} must not be empty, end in '/' or contain '?' or '#'")
+        elif not value.startswith("/"):
+            scope.fault(kind, f"{value!r} must begin with '/'")
+        return PathMatch(StringOp.PREFIX, value, case_sensitive, separated=True)
+    scope.fault(kind or "", "is not supported" if kind else "says no path, prefix or regex")
+    return None
+
+
+def _meets_nothing(scope: Scope, match: Any) -> bool:
+    """Note matchers that look at what a call from the process does not have."""
+    fields = [f for f in ("connect_matcher", "tls_context") if match.HasField(f)]
+    fields += [f for f in ("dynamic_metadata", "filter_state") if len(getattr(match, f))]
+    for field in fields:
+        scope.note(field, "looks at what a call from the process does not have: the route is left out")
+    return bool(fields)

@@ -1,0 +1,232 @@
+"""RouteConfigurations: virtual hosts, routes and where they lead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshlib.model.route import (
+    DEFAULT_ROUTE_TIMEOUT,
+    Action,
+    DirectResponse,
+    Redirect,
+    Route,
+    RouteAction,
+    RouteConfiguration,
+    VirtualHost,
+    WeightedCluster,
+)
+from meshlib.model.traffic import FaultInjection, RetryPolicy
+from meshlib.xds.decode_fault import per_filter_fault
+from meshlib.xds.decode_matchers import route_match
+from meshlib.xds.decode_retry import retry_policy
+from meshlib.xds.decode_values import UINT32_MAX, number, seconds, source
+from meshlib.xds.protos import route_components_pb2
+from meshlib.xds.scope import Scope
+
+# RouteConfiguration.max_direct_response_body_size_bytes: "If not specified the default is 4096."
+_DEFAULT_BODY_LIMIT = 4096
+
+# RouteAction.ClusterNotFoundResponseCode
+_NOT_FOUND_CODES = {0: 503, 1: 404, 2: 500}
+# RedirectAction.RedirectResponseCode
+_REDIRECT_CODES = {0: 301, 1: 302, 2: 303, 3: 307, 4: 308}
+
+
+def route_configuration(scope: Scope, table: Any) -> RouteConfiguration:
+    """Return a ``route.v3.RouteConfiguration``."""
+    scope.audit(table)
+    _check_domains(scope, table)
+    inherited = _Inherited(
+        fault=per_filter_fault(scope, table.typed_per_filter_config),
+        retry=None,
+        body_limit=number(scope, table, "max_direct_response_body_size_bytes", _DEFAULT_BODY_LIMIT),
+    )
+    hosts = tuple(_virtual_host(scope.at("virtual_hosts", i), h, inherited) for i, h in enumerate(table.virtual_hosts))
+    return RouteConfiguration(table.name, hosts, table.ignore_port_in_host_matching)
+
+
+class _Inherited:
+    """What a route has of the levels above it."""
+
+    __slots__ = ("body_limit", "fault", "retry")
+
+    def __init__(self, fault: FaultInjection | None, retry: RetryPolicy | None, body_limit: int) -> None:
+        self.fault = fault
+        self.retry = retry
+        self.body_limit = body_limit
+
+
+def _check_domains(scope: Scope, table: Any) -> None:
+    """Envoy takes no domain twice in a table, whatever its case, and one ``*`` alone."""
+    seen: dict[str, str] = {}
+    for i, host in enumerate(table.virtual_hosts):
+        for j, domain in enumerate(host.domains):
+            key = domain.lower()
+            if key in seen:
+                place = scope.at("virtual_hosts", i)
+                place.fault(f"domains[{j}]", f"{domain!r} is taken already by virtual host {seen[key]!r}")
+            seen[key] = host.name
+
+
+def _virtual_host(scope: Scope, host: Any, above: _Inherited) -> VirtualHost:
+    scope.audit(host)
+    # Envoy demands a name; istiod sends none to gRPC servers, and it serves for explain alone.
+    if not host.domains:
+        scope.fault("domains", "must not be empty")
+    for j, domain in enumerate(host.domains):
+        if any(char in domain for char in "\0\r\n"):
+            scope.fault(f"domains[{j}]", f"{domain!r} contains a line break or NUL")
+    retry = retry_policy(scope.at("retry_policy"), host.retry_policy) if host.HasField("retry_policy") else None
+    fault = per_filter_fault(scope, host.typed_per_filter_config)
+    inherited = _Inherited(fault or above.fault, retry, above.body_limit)
+    routes = (_route(scope.at("routes", i), route, inherited) for i, route in enumerate(host.routes))
+    return VirtualHost(
+        name=host.name,
+        domains=tuple(host.domains),
+        routes=tuple(route for route in routes if route is not None),
+        attempt_count=host.include_request_attempt_count,
+        require_tls=("", "EXTERNAL_ONLY", "ALL")[host.require_tls] if host.require_tls < 3 else "ALL",
+    )
+
+
+def _route(scope: Scope, route: Any, above: _Inherited) -> Route | None:
+    """Return one route; None for one that has a fault or that no request from here can meet."""
+    found = len(scope.faults)
+    noted = len(scope.notes)
+    scope.audit(route)
+    match = route_match(scope.at("match"), route.match)
+    fault = per_filter_fault(scope, route.typed_per_filter_config)
+    action = _action(scope, route, above)
+    if match is None or len(scope.faults) > found:
+        return None
+    return Route(
+        match=match,
+        action=action,
+        name=route.name,
+        fault=fault or above.fault,
+        source=source(route.metadata),
+        unsupported=tuple(note.field_path for note in scope.notes[noted:]),
+    )
+
+
+def _action(scope: Scope, route: Any, above: _Inherited) -> Action:
+    kind = route.WhichOneof("action")
+    if kind == "route":
+        return _forward(scope.at("route"), route.route, above)
+    if kind == "redirect":
+        return _redirect(scope.at("redirect"), route.redirect)
+    if kind == "direct_response":
+        return _direct_response(scope.at("direct_response"), route.direct_response, above.body_limit)
+    if kind is None:
+        scope.fault("action", "is missing: expected route, redirect or direct_response")
+        return _nowhere("")
+    scope.note(kind, "leads nowhere: a call that matches meets NC")
+    return _nowhere(kind)
+
+
+def _nowhere(reason: str) -> RouteAction:
+    """Lead to a cluster that cannot exist: the call fails, named and closed, and goes nowhere else."""
+    return RouteAction((WeightedCluster(f"({reason} is not supported)"),))
+
+
+def _forward(scope: Scope, action: Any, above: _Inherited) -> RouteAction:
+    scope.audit(action)
+    rewrites = [f for f in ("regex_rewrite", "path_rewrite_policy") if action.HasField(f)]
+    if action.prefix_rewrite and rewrites:
+        scope.fault("prefix_rewrite", f"cannot go with {rewrites[0]}")
+    _check_unused(scope, action)
+    own = retry_policy(scope.at("retry_policy"), action.retry_policy) if action.HasField("retry_policy") else None
+    return RouteAction(
+        clusters=_clusters(scope, action),
+        timeout=seconds(scope, action, "timeout", DEFAULT_ROUTE_TIMEOUT),
+        retry=own or above.retry,  # the route's policy replaces the virtual host's whole (semantics 4.4)
+        prefix_rewrite=action.prefix_rewrite,
+        host_rewrite=action.host_rewrite_literal,
+        cluster_not_found_code=_NOT_FOUND_CODES.get(action.cluster_not_found_response_code, 503),
+    )
+
+
+def _check_unused(scope: Scope, action: Any) -> None:
+    """Check what is not honoured but would make Envoy refuse the table, and zeros that mean "off"."""
+    for i, policy in enumerate(action.hash_policy):
+        kind = policy.WhichOneof("policy_specifier")
+        if kind is None:
+            scope.at("hash_policy", i).fault("", "says nothing to hash")
+        elif kind == "header" and not policy.header.header_name:
+            scope.at("hash_policy", i).fault("header.header_name", "must not be empty")
+    hedge = action.hedge_policy
+    if hedge.HasField("initial_requests") and hedge.initial_requests.value < 1:
+        scope.fault("hedge_policy.initial_requests", "must be at least 1")
+    for field, value in action.max_stream_duration.ListFields():
+        # Zero leaves the application's own deadline as it is (gRFC A31). Istio writes zero or the timeout again.
+        if (value.seconds or value.nanos) and value != action.timeout:
+            scope.note(f"max_stream_duration.{field.name}", "the route's timeout and the application's count")
+
+
+def _clusters(scope: Scope, action: Any) -> tuple[WeightedCluster, ...]:
+    kind = action.WhichOneof("cluster_specifier")
+    if kind == "cluster":
+        if not action.cluster:
+            scope.fault("cluster", "must not be empty")
+        return (WeightedCluster(action.cluster),)
+    if kind == "weighted_clusters":
+        return _weighted(scope.at("weighted_clusters"), action.weighted_clusters)
+    if kind is None:
+        scope.fault("cluster", "is missing, and so is weighted_clusters")
+        return ()
+    scope.note(kind, "leads nowhere: a call that matches meets NC")
+    return _nowhere(kind).clusters
+
+
+def _weighted(scope: Scope, weighted: Any) -> tuple[WeightedCluster, ...]:
+    scope.audit(weighted)
+    targets = []
+    for i, target in enumerate(weighted.clusters):
+        place = scope.at("clusters", i)
+        place.audit(target)
+        name = target.name
+        if not target.HasField("weight"):
+            place.fault("weight", "is missing")
+        if target.cluster_header:
+            place.note("cluster_header", "leads nowhere: a call that draws it meets NC")
+            name = _nowhere("cluster_header").clusters[0].name
+        elif not name:
+            place.fault("name", "must not be empty")
+        fault = per_filter_fault(place, target.typed_per_filter_config)
+        targets.append(WeightedCluster(name, target.weight.value, fault))
+    total = sum(target.weight for target in targets)
+    if not 0 < total <= UINT32_MAX:
+        scope.fault("clusters", f"the weights sum to {total}, which is not in 1 to {UINT32_MAX}")
+    return tuple(targets)
+
+
+def _direct_response(scope: Scope, response: Any, limit: int) -> DirectResponse:
+    scope.audit(response)
+    if not 200 <= response.status < 600:
+        scope.fault("status", f"{response.status} is not an HTTP status of 200 to 599")
+    body = response.body
+    kind = body.WhichOneof("specifier")
+    if kind in ("filename", "environment_variable"):
+        scope.note(f"body.{kind}", "is not read: the body is empty")
+        return DirectResponse(response.status)
+    raw: bytes = body.inline_bytes if kind == "inline_bytes" else body.inline_string.encode()
+    if len(raw) > limit:
+        scope.fault("body", f"has {len(raw)} bytes, the limit is {limit} (max_direct_response_body_size_bytes)")
+    return DirectResponse(response.status, raw.decode("utf-8", "replace"))
+
+
+def _redirect(scope: Scope, redirect: Any) -> Redirect:
+    scope.audit(redirect)
+    code = _REDIRECT_CODES.get(redirect.response_code)
+    if code is None:
+        name = route_components_pb2.RedirectAction.RedirectResponseCode.DESCRIPTOR.name
+        scope.fault("response_code", f"{redirect.response_code} is no {name}")
+    return Redirect(
+        status=code or 301,
+        scheme="https" if redirect.https_redirect else redirect.scheme_redirect,
+        host=redirect.host_redirect,
+        port=redirect.port_redirect,
+        path=redirect.path_redirect,
+        prefix=redirect.prefix_rewrite,
+        strip_query=redirect.strip_query,
+    )

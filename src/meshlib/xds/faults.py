@@ -1,0 +1,48 @@
+"""What is wrong with a resource, and what of it is not honoured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshlib.xds.type_urls import short
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One reason why a resource cannot be used; its last good value stays in force.
+
+    Attributes:
+        resource: the resource's name, empty when it could not be read.
+        type_url: its type.
+        field_path: where in it (``virtual_hosts[0].routes[2].match``), empty for the whole.
+        message: what is wrong and what was expected.
+    """
+
+    resource: str
+    type_url: str
+    field_path: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f": {self.field_path}" if self.field_path else ""
+        return f"{short(self.type_url)} {self.resource or '(no name)'}{where}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One field that was received and is not, or only nearly, honoured. The rest is in force.
+
+    Attributes:
+        resource: the resource's name.
+        type_url: its type.
+        field_path: which field.
+        consequence: what happens in its place.
+    """
+
+    resource: str
+    type_url: str
+    field_path: str
+    consequence: str
+
+    def __str__(self) -> str:
+        return f"{short(self.type_url)} {self.resource}: {self.field_path}: {self.consequence}"

@@ -1,0 +1,116 @@
+"""The one door to the messages of xds-protos.
+
+Every other module of this package takes its messages from here, so that a broken installation
+is told of in one place, with the command that repairs it.
+
+xds-protos carries old copies of 22 files that belong to opentelemetry-proto and overwrites them
+when it is installed after it, as a single ``pip install`` of both always does. Our own messages
+work in either order; the OTLP exporter then does not import (:func:`otlp_conflict`). The other
+way round, opentelemetry-proto's newer files serve both.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+from importlib import metadata
+from pathlib import Path
+
+from meshlib.errors import ConfigError
+
+OTLP_REPAIR = "pip install --force-reinstall --no-deps opentelemetry-proto"
+XDS_REPAIR = "pip install --force-reinstall --no-deps xds-protos"
+
+try:
+    from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
+    from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2
+    from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+    from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+    from envoy.config.route.v3 import route_components_pb2, route_pb2
+    from envoy.extensions.filters.common.fault.v3 import fault_pb2 as fault_common_pb2
+    from envoy.extensions.filters.http.fault.v3 import fault_pb2
+    from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+    from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+    from envoy.extensions.load_balancing_policies.least_request.v3 import least_request_pb2
+    from envoy.extensions.load_balancing_policies.wrr_locality.v3 import wrr_locality_pb2
+    from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
+    from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+    from envoy.service.discovery.v3 import discovery_pb2
+    from envoy.type.matcher.v3 import string_pb2
+    from envoy.type.v3 import percent_pb2
+except Exception as error:  # ImportError, or what protobuf raises for descriptors or versions that conflict
+    raise ConfigError(
+        f"the xDS messages cannot be imported: {type(error).__name__}: {error}\n"
+        f"Two packages own the same files, or their versions do not fit. To repair it:\n"
+        f"  {XDS_REPAIR}\n"
+        f"and, where OpenTelemetry is exported over OTLP, after that:\n"
+        f"  {OTLP_REPAIR}"
+    ) from error
+
+__all__ = [
+    "OTLP_REPAIR",
+    "XDS_REPAIR",
+    "address_pb2",
+    "base_pb2",
+    "circuit_breaker_pb2",
+    "cluster_pb2",
+    "config_source_pb2",
+    "discovery_pb2",
+    "endpoint_components_pb2",
+    "endpoint_pb2",
+    "fault_common_pb2",
+    "fault_pb2",
+    "http_connection_manager_pb2",
+    "http_protocol_options_pb2",
+    "least_request_pb2",
+    "listener_components_pb2",
+    "listener_pb2",
+    "otlp_conflict",
+    "outlier_detection_pb2",
+    "percent_pb2",
+    "route_components_pb2",
+    "route_pb2",
+    "string_pb2",
+    "tcp_proxy_pb2",
+    "tls_pb2",
+    "wrr_locality_pb2",
+]
+
+
+def otlp_conflict() -> str:
+    """Tell whether files of opentelemetry-proto were overwritten, and how to repair that.
+
+    Reads files only and imports none of them, so that it can be asked before the exporter is
+    imported. Empty when all is well or opentelemetry-proto is not installed.
+    """
+    try:
+        installed = metadata.distribution("opentelemetry-proto")
+    except metadata.PackageNotFoundError:
+        return ""
+    overwritten = [
+        str(path)
+        for path in installed.files or ()
+        if path.name.endswith("_pb2.py")
+        and path.hash is not None
+        and not _is(Path(str(path.locate())), path.hash.mode, path.hash.value)
+    ]
+    if not overwritten:
+        return ""
+    return (
+        f"{len(overwritten)} files of opentelemetry-proto were overwritten by another package (xds-protos carries "
+        f"old copies), so OTLP export cannot work: {overwritten[0]} and others. To repair it: {OTLP_REPAIR}"
+    )
+
+
+def _is(path: Path, algorithm: str, digest: str) -> bool:
+    """Tell whether a file still has the digest its package recorded (PEP 376: urlsafe, unpadded)."""
+    try:
+        found = hashlib.new(algorithm, path.read_bytes()).digest()
+    except OSError:
+        return False
+    return base64.urlsafe_b64encode(found).rstrip(b"=").decode() == digest
+
+
+if conflict := otlp_conflict():
+    logging.getLogger("meshlib.xds").warning("otlp=unusable %s", conflict)

@@ -1,0 +1,67 @@
+"""Where a decoder is in a resource, and what it found there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshlib.xds.faults import Fault, Note
+from meshlib.xds.fields import FIELDS, NOT_HONOURED, NOTHING_KNOWN
+
+
+class Scope:
+    """A place in one resource. Children share the resource's faults and notes.
+
+    The path is put together only when something is found: a decoder makes a scope for each
+    nested message, and nearly all of them have nothing to say.
+    """
+
+    __slots__ = ("_index", "_parent", "_step", "faults", "notes", "resource", "type_url")
+
+    def __init__(self, resource: str, type_url: str) -> None:
+        self._parent: Scope | None = None
+        self._step = ""
+        self._index: int | str | None = None
+        self.resource = resource
+        self.type_url = type_url
+        self.faults: list[Fault] = []
+        self.notes: list[Note] = []
+
+    def at(self, step: str, index: int | str | None = None) -> Scope:
+        """Return the scope of a field, or of one element of it."""
+        child = Scope.__new__(Scope)
+        child._parent = self
+        child._step = step
+        child._index = index
+        child.resource = self.resource
+        child.type_url = self.type_url
+        child.faults = self.faults
+        child.notes = self.notes
+        return child
+
+    def path(self, field: str = "") -> str:
+        """Return the path of this place, or of a field in it."""
+        steps = [field] if field else []
+        scope: Scope | None = self
+        while scope is not None and scope._parent is not None:
+            steps.append(scope._step if scope._index is None else f"{scope._step}[{scope._index}]")
+            scope = scope._parent
+        return ".".join(reversed(steps))
+
+    def fault(self, field: str, message: str) -> None:
+        """Record that the resource cannot be used because of ``field``."""
+        self.faults.append(Fault(self.resource, self.type_url, self.path(field), message))
+
+    def note(self, field: str, consequence: str) -> None:
+        """Record that ``field`` is not honoured as received."""
+        self.notes.append(Note(self.resource, self.type_url, self.path(field), consequence))
+
+    def audit(self, message: Any) -> None:
+        """Note every set field of ``message`` that :data:`~meshlib.xds.fields.FIELDS` does not know.
+
+        Looks at this message alone; whoever decodes a nested message audits that.
+        """
+        known = FIELDS.get(message.DESCRIPTOR.full_name, NOTHING_KNOWN)
+        for field, _ in message.ListFields():
+            name = field.name
+            if name not in known.honoured and name not in known.irrelevant:
+                self.note(name, known.unsupported.get(name, NOT_HONOURED))

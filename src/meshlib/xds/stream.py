@@ -1,0 +1,135 @@
+"""AdsStream: one connection to a management server and one ADS stream on it, bytes in and out.
+
+grpcio's stream is read by a blocking iterator, so each AdsStream has a reader thread, which
+posts what happens to its owner and knows nothing else. It reads on only when the owner has
+dealt with the last response, so that a fast server fills no queue here: HTTP/2 flow control
+holds it back.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+
+METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),  # a full push to a sidecar is easily over the default 4 MiB
+    # A server that is gone without a word (power, SIGSTOP) is noticed within 40 s. grpcio doubles
+    # the interval by itself when a server finds that too often.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.min_reconnect_backoff_ms", 10_000),  # also the time one connection attempt may take
+    ("grpc.use_local_subchannel_pool", 1),  # or a new channel inherits the back-off of the last one
+    ("grpc.enable_http_proxy", 0),  # http_proxy is for the application's requests, not for the mesh's own
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpened:
+    """The server is connected and requests may be sent."""
+
+    stream: AdsStream
+
+
+@dataclass(frozen=True, slots=True)
+class StreamData:
+    """A response arrived; nothing more is read until :meth:`AdsStream.resume`."""
+
+    stream: AdsStream
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """The stream is over, or never came about; ``reason`` is for people."""
+
+    stream: AdsStream
+    reason: str
+
+
+StreamEvent = StreamOpened | StreamData | StreamEnded
+
+
+class AdsStream:
+    """One attempt: connects, streams, ends. The owner makes a new one to reconnect.
+
+    Args:
+        address: gRPC target of the server.
+        post: takes events; called on the reader thread, must not block.
+    """
+
+    def __init__(self, address: str, post: Callable[[StreamEvent], None]) -> None:
+        self._post = post
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None ends the stream
+        self._turn = threading.Semaphore(0)  # released once for each response dealt with
+        self._decided = threading.Event()  # connected, refused or closed
+        self._connected = False
+        self._thread = threading.Thread(target=self._read, name=f"meshlib-ads-{address}", daemon=True)
+
+    def start(self) -> None:
+        """Connect, in the reader thread."""
+        self._thread.start()
+
+    def send(self, request: bytes) -> None:
+        """Send a request; returns at once. What a broken stream cannot send is lost with it."""
+        self._outgoing.put(request)
+
+    def resume(self) -> None:
+        """Read the next response."""
+        self._turn.release()
+
+    def close(self) -> None:
+        """End the stream and close the connection; idempotent. Events may follow, to be ignored."""
+        self._decided.set()
+        self._outgoing.put(None)
+        self._turn.release()
+        self._channel.close()
+
+    def _read(self) -> None:
+        try:
+            self._connect()
+            if self._connected:
+                self._post(StreamOpened(self))
+            # Not connected, the call fails at once and says why.
+            for data in self._open():
+                self._post(StreamData(self, data))
+                self._turn.acquire()
+            reason = "the server ended the stream"
+        except grpc.RpcError as error:
+            reason = describe(error)
+        except Exception as error:  # noqa: BLE001  whatever it was, the owner must hear that the stream is over
+            reason = f"{type(error).__name__}: {error}"
+        self._post(StreamEnded(self, reason))
+
+    def _connect(self) -> None:
+        """Wait until the channel is ready or failed: does-not-exist timers may only run on a
+        connection that stands (gRFC A57), and a stream object alone does not tell.
+        """
+        self._channel.subscribe(self._on_connectivity, try_to_connect=True)
+        self._decided.wait()
+        self._channel.unsubscribe(self._on_connectivity)
+
+    def _on_connectivity(self, state: grpc.ChannelConnectivity) -> None:
+        if state is grpc.ChannelConnectivity.READY:
+            self._connected = True
+        if state in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
+            self._decided.set()
+
+    def _open(self) -> grpc.Call:
+        # No (de)serialisers: bytes go through as they are, so that the owner can say what was wrong with them.
+        return self._channel.stream_stream(METHOD)(iter(self._outgoing.get, None))
+
+
+def describe(error: grpc.RpcError) -> str:
+    """Return a gRPC error in words: the innermost reason of a failed connection, else code and details."""
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.UNAVAILABLE and ("connect" in details or "resolving" in details):
+        reason = str(details.rpartition(": ")[2]).strip(" ].")
+        return reason[:1].lower() + reason[1:]
+    return f"{code.name}: {details}" if details else str(code.name)

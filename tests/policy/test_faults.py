@@ -1,0 +1,99 @@
+"""Fault injection: delay, then abort; above the router, so never retried."""
+
+import random
+
+import pytest
+
+from meshlib.model.match import HeaderMatch, StringMatch, StringOp
+from meshlib.model.traffic import FaultAbort, FaultDelay, FaultInjection
+from meshlib.policy.effects import ReplyKind
+from policy.driving import Lab, ScriptedRandom
+from policy.snapshots import cluster, endpoints, forward, request, retry, snapshot
+
+ABORT = FaultInjection(abort=FaultAbort(100.0, status=503))
+DELAY = FaultInjection(delay=FaultDelay(0.5, 100.0))
+
+
+def lab(fault, *, chance=None, fault_filter=True, filters_own=None, **action):
+    routes = [forward(fault=fault, **action)]
+    http = {"fault_filter": fault_filter, "fault": filters_own}
+    return Lab(snapshot(cluster(endpoints(1)), routes=routes, **http), chance=chance)
+
+
+def test_abort():
+    run = lab(ABORT, retry=retry("5xx", num_retries=3)).run()
+    assert (run.status, run.flags, run.attempts) == (503, "FI", [])
+    assert (run.reply.kind, run.reply.body) == (ReplyKind.CONFIGURED, "fault filter abort")
+    assert run.record.detail == "fault_filter_abort"
+    assert run.record.cluster_name == "c"
+
+
+def test_delay_does_not_eat_the_routes_timeout():
+    run = lab(DELAY, timeout=0.4).run()
+    assert (run.status, run.flags, run.sleeps) == (200, "DI", [0.5])
+    assert run.attempts[0].timeout == 0.4
+
+
+def test_delay_then_abort():
+    run = lab(FaultInjection(DELAY.delay, ABORT.abort)).run()
+    assert (run.status, run.flags, run.sleeps, run.attempts) == (503, "DI,FI", [0.5], [])
+
+
+@pytest.mark.parametrize(("percentage", "drawn", "aborted"), [(30, 0.29, True), (30, 0.31, False), (100, 0.999, True)])
+def test_percentage(percentage, drawn, aborted):
+    fault = FaultInjection(abort=FaultAbort(percentage, status=500))
+    run = lab(fault, chance=ScriptedRandom(drawn)).run()
+    assert (run.flags == "FI") is aborted
+
+
+def test_zero_percent_never():
+    fault = FaultInjection(FaultDelay(1.0, 0.0), FaultAbort(0.0, status=500))
+    assert lab(fault, chance=ScriptedRandom(0.0)).run().flags == "-"
+
+
+def test_share():
+    test = lab(FaultInjection(abort=FaultAbort(30.0, status=500)), chance=random.Random(3))
+    aborted = sum(test.run().flags == "FI" for _ in range(2000))
+    assert 500 < aborted < 700
+
+
+@pytest.mark.parametrize(("value", "applies"), [("yes", True), ("no", False), (None, False)])
+def test_header_conditions(value, applies):
+    condition = HeaderMatch("x-fault", StringMatch(StringOp.EXACT, "yes"))
+    fault = FaultInjection(abort=ABORT.abort, headers=(condition,))
+    headers = [] if value is None else [("x-fault", value)]
+    assert (lab(fault).run(view=request(headers=headers)).flags == "FI") is applies
+
+
+@pytest.mark.parametrize(("name", "applies"), [("c", True), ("other", False), ("", True)])
+def test_upstream_cluster(name, applies):
+    fault = FaultInjection(abort=ABORT.abort, upstream_cluster=name)
+    assert (lab(fault).run().flags == "FI") is applies
+
+
+def test_nothing_without_the_filter():
+    assert lab(ABORT, fault_filter=False).run().flags == "-"
+
+
+def test_the_filters_own_fault():
+    assert lab(None, filters_own=ABORT).run().flags == "FI"
+
+
+def test_the_routes_fault_replaces_the_filters():
+    run = lab(DELAY, filters_own=ABORT).run()
+    assert (run.status, run.flags) == (200, "DI")
+
+
+def test_grpc_status():
+    fault = FaultInjection(abort=FaultAbort(100.0, grpc_status=14))
+    run = lab(fault).run(view=request(headers=[("content-type", "application/grpc")]))
+    assert (run.status, dict(run.reply.headers)["grpc-status"], run.record.grpc_status) == (200, "14", 14)
+
+
+def test_an_abandoned_delay_leaves_nothing():
+    test = lab(DELAY)
+    record, policy = test.start()
+    next(policy)
+    policy.close()
+    assert set(record.response_flags.split(",")) == {"DC", "DI"}
+    test.assert_idle()

@@ -1,0 +1,288 @@
+"""Outlier detection: who is ejected, when not, and for how long."""
+
+import pytest
+
+from meshlib.model.cluster import OutlierDetection, Thresholds
+from meshlib.model.endpoint import Endpoint
+from meshlib.policy.effects import BodyEnd, ErrorKind, Outcome
+from meshlib.policy.outlier import OutlierDetector, Verdict
+from meshlib.policy.state import EndpointState
+from policy.driving import Lab, Met, ScriptedRandom
+from policy.snapshots import cluster, endpoints, forward, retry, snapshot
+
+ALWAYS = ScriptedRandom(0.0)
+
+
+class Detector:
+    """A detector and its endpoints, fed by hand."""
+
+    def __init__(self, hosts, chance=ALWAYS, **fields):
+        defaults = {"consecutive_5xx": 3, "max_ejection_percent": 100, "interval": 10.0, "base_ejection_time": 30.0}
+        self.detector = OutlierDetector(OutlierDetection(**{**defaults, **fields}))
+        self.states = [EndpointState(e) for e in endpoints(hosts)]
+        self.chance = chance
+
+    def feed(self, host, *verdicts, now=0.0):
+        """Returns whether any of the verdicts ejected the host."""
+        total = len(self.states)
+        seen = [self.detector.observe(self.states[host], v, total, now, self.chance) for v in verdicts]
+        return any(seen)
+
+    def sweep(self, now):
+        return self.detector.due(now) and self.detector.sweep(self.states, now)
+
+
+BAD, GATEWAY, LOCAL, GOOD = Verdict.SERVER_ERROR, Verdict.GATEWAY_ERROR, Verdict.LOCAL_ORIGIN, Verdict.SUCCESS
+
+
+@pytest.mark.parametrize("verdict", [BAD, GATEWAY, LOCAL])
+def test_consecutive_5xx(verdict):
+    test = Detector(2)
+    assert not test.feed(0, verdict, verdict)
+    assert test.feed(0, verdict)
+    assert test.states[0].ejected
+
+
+def test_success_resets_the_counter():
+    test = Detector(2)
+    assert not test.feed(0, *[BAD, BAD, GOOD] * 3)
+    assert test.feed(0, BAD, BAD, BAD)
+
+
+def test_the_sweep_does_not_reset_the_counter():
+    """Three failures 0.5 s apart with an interval of 0.2 s: ejected on Envoy."""
+    test = Detector(2, interval=0.2)
+    test.feed(0, BAD, now=0.0)
+    test.sweep(0.4)
+    test.feed(0, BAD, now=0.5)
+    test.sweep(0.9)
+    assert test.feed(0, BAD, now=1.0)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "percent", "always_one", "ejected"),
+    [
+        (3, 10, False, 0),  # 1 of 3 is 33 %: never, strictly
+        (3, 10, True, 1),
+        (3, 33, False, 0),
+        (3, 34, False, 1),
+        (3, 50, False, 1),
+        (3, 67, False, 2),
+        (10, 10, False, 1),
+        (10, 10, True, 1),
+        (4, 100, False, 4),
+        (1, 100, False, 1),
+    ],
+)
+def test_max_ejection_percent_is_strict(hosts, percent, always_one, ejected):
+    test = Detector(hosts, max_ejection_percent=percent, always_eject_one_host=always_one)
+    for host in range(hosts):
+        test.feed(host, BAD, BAD, BAD)
+    assert len(test.detector.ejected) == test.detector.ejections == ejected
+    assert test.detector.overflows == hosts - ejected
+
+
+def test_an_ejection_ends_at_a_sweep():
+    test = Detector(2, interval=10.0, base_ejection_time=12.0)
+    test.feed(0, BAD, BAD, BAD, now=100.0)
+    assert not test.sweep(109.9)
+    assert not test.sweep(110.0)  # a sweep, but the 12 s are not over
+    assert not test.sweep(119.0)  # they are, but there is no sweep
+    assert test.sweep(120.0)
+    assert not test.states[0].ejected
+
+
+def test_ejections_grow_and_are_capped():
+    test = Detector(2, interval=1.0, base_ejection_time=10.0, max_ejection_time=25.0)
+    now, lasted = 0.0, []
+    for _ in range(5):
+        test.feed(0, BAD, BAD, BAD, now=now)
+        began = now
+        while test.states[0].ejected:
+            now += 1.0
+            test.sweep(now)
+        lasted.append(now - began)
+    assert lasted == [10.0, 20.0, 25.0, 25.0, 25.0]
+
+
+def test_each_interval_without_ejection_shortens_the_next():
+    test = Detector(2, interval=1.0, base_ejection_time=3.0)
+    test.feed(0, BAD, BAD, BAD, now=0.0)
+    for second in range(1, 4):
+        test.sweep(float(second))
+    assert (test.states[0].ejected, test.states[0].times_ejected) == (False, 1)
+    test.sweep(4.0)
+    assert test.states[0].times_ejected == 0
+
+
+def test_an_idle_mesh_makes_up_for_the_sweeps_it_left_out():
+    test = Detector(2, interval=1.0, base_ejection_time=3.0)
+    test.states[0].times_ejected = 4
+    test.feed(0, BAD, BAD, BAD, now=0.0)
+    assert test.states[0].times_ejected == 5
+    assert not test.sweep(14.5)  # 5 × 3 s: the sweep at 15 lets it back
+    assert test.sweep(17.5)  # as if swept at 15, 16 and 17
+    assert test.states[0].times_ejected == 3
+    test.sweep(1000.0)
+    assert test.states[0].times_ejected == 0
+
+
+def test_gateway_failures_have_their_own_counter():
+    test = Detector(2, consecutive_5xx=0, consecutive_gateway_failure=2, enforcing_consecutive_gateway_failure=100)
+    assert not test.feed(0, BAD, BAD, BAD, BAD)
+    assert not test.feed(0, GATEWAY, BAD, GATEWAY)  # a plain 500 breaks the row
+    assert test.feed(0, GATEWAY)
+
+
+def test_local_errors_count_as_gateway_failures_unless_split():
+    test = Detector(2, consecutive_5xx=0, consecutive_gateway_failure=2, enforcing_consecutive_gateway_failure=100)
+    assert test.feed(0, LOCAL, LOCAL)
+
+
+class TestSplitLocalOriginErrors:
+    def test_local_errors_count_apart(self):
+        test = Detector(2, split_external_local_origin_errors=True, consecutive_local_origin_failure=2)
+        assert not test.feed(0, BAD, BAD, LOCAL)
+        assert test.feed(0, LOCAL)
+
+    def test_they_do_not_feed_the_5xx_counter(self):
+        test = Detector(
+            2, split_external_local_origin_errors=True, enforcing_consecutive_local_origin_failure=0
+        )
+        assert not test.feed(0, *[LOCAL] * 20)
+
+    def test_any_response_proves_the_connection(self):
+        test = Detector(2, split_external_local_origin_errors=True, consecutive_local_origin_failure=2)
+        assert not test.feed(0, LOCAL, BAD, LOCAL)
+
+
+@pytest.mark.parametrize(("drawn", "ejected"), [(0.29, True), (0.31, False)])
+def test_enforcing_percentage(drawn, ejected):
+    test = Detector(2, ScriptedRandom(drawn), enforcing_consecutive_5xx=30)
+    assert test.feed(0, BAD, BAD, BAD) is ejected
+
+
+def test_enforcing_zero_turns_the_detector_off():
+    assert not Detector(2, enforcing_consecutive_5xx=0).feed(0, *[BAD] * 50)
+
+
+def test_consecutive_zero_is_off():
+    assert not Detector(2, consecutive_5xx=0).feed(0, *[BAD] * 50)
+
+
+def test_an_ejected_host_is_not_ejected_again():
+    test = Detector(2)
+    test.feed(0, *[BAD] * 9)
+    assert test.detector.ejections == 1
+
+
+# Through whole calls: what counts, and what the next call sees.
+
+
+def lab(hosts=3, panic=0.0, *, limits=None, **outlier):
+    config = OutlierDetection(**{"consecutive_5xx": 3, "max_ejection_percent": 50, **outlier})
+    extra = {"thresholds": limits} if limits else {}
+    routes = [forward(timeout=1.0)]
+    return Lab(snapshot(cluster(endpoints(hosts), outlier=config, panic_threshold=panic, **extra), routes=routes))
+
+
+COUNTS = {
+    "500": (500, True),
+    "503": (503, True),
+    "404": (404, False),
+    "429": (429, False),
+    "200": (200, False),
+    "reset": (ErrorKind.RESET, True),
+    "connect": (ErrorKind.CONNECT, True),
+    "connect timeout": (ErrorKind.CONNECT_TIMEOUT, True),
+    "garbage": (ErrorKind.PROTOCOL, True),
+    "route timeout": (Met(200, after=9.0), True),
+    "application timeout": (ErrorKind.APPLICATION, False),
+    "no TLS": (ErrorKind.TLS_UNAVAILABLE, False),
+    "gRPC unavailable": (Met(200, grpc_status=14), True),
+    "gRPC internal": (Met(200, grpc_status=13), True),
+    "gRPC not found": (Met(200, grpc_status=5), False),
+    "gRPC cancelled": (Met(200, grpc_status=1), False),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_what_counts(name):
+    """One host, threshold 3, panic off: the fourth call finds nobody if it counted."""
+    script, counts = COUNTS[name]
+    test = lab(hosts=1, max_ejection_percent=100)
+    for _ in range(3):
+        test.run(script)
+    run = test.run()
+    assert (run.flags == "UH") is counts
+    test.assert_idle()
+
+
+def test_traffic_leaves_an_ejected_host_and_comes_back():
+    test = lab()
+    bad = "10.0.0.1"
+
+    def call():
+        _, policy = test.start()
+        host = next(policy).endpoint.address
+        policy.send(Outcome(500 if host == bad else 200, response=object()))
+        with pytest.raises(StopIteration):
+            policy.send(BodyEnd())
+        return host
+
+    for _ in range(9):
+        call()
+    assert bad not in {call() for _ in range(30)}
+    test.clock.advance(45.0)
+    assert bad in {call() for _ in range(30)}
+
+
+def test_a_sole_ejected_host_still_serves_through_panic():
+    test = lab(hosts=1, panic=50.0, max_ejection_percent=100)
+    for _ in range(3):
+        test.run(500)
+    assert test.cluster().outliers.ejected
+    assert test.run().status == 200
+
+
+def test_the_retry_already_avoids_who_was_just_ejected():
+    config = OutlierDetection(consecutive_5xx=1, max_ejection_percent=50)
+    routes = [forward(retry=retry("5xx"), timeout=0.0)]
+    test = Lab(snapshot(cluster(endpoints(2), outlier=config, panic_threshold=0.0), routes=routes))
+    for _ in range(2):
+        run = test.run(500, 200)
+        assert len(set(run.hosts)) == 2
+        test.clock.advance(1000.0)
+
+
+def test_ejections_survive_an_update_that_keeps_the_host():
+    test = lab(hosts=2)
+    config = test.cluster().config
+    state = test.cluster().endpoints["10.0.0.1", 80]
+    for _ in range(3):
+        test.cluster().observe(state, BAD, test.clock())
+    assert state.ejected
+    more = (*endpoints(2), Endpoint("10.0.0.9", 80))
+    kept = cluster(more, outlier=config.outlier, panic_threshold=0.0)
+    test.update(snapshot(kept, version="2"))
+    assert "10.0.0.1" not in {test.run().hosts[0] for _ in range(20)}
+    # Away and back again: forgotten.
+    test.update(snapshot(cluster(more[1:], outlier=config.outlier, panic_threshold=0.0), version="3"))
+    test.update(snapshot(kept, version="4"))
+    assert "10.0.0.1" in {test.run().hosts[0] for _ in range(20)}
+
+
+def test_ejections_end_when_outlier_detection_is_taken_away():
+    test = lab(hosts=2)
+    state = test.cluster().endpoints["10.0.0.1", 80]
+    for _ in range(3):
+        test.cluster().observe(state, BAD, test.clock())
+    test.update(snapshot(cluster(endpoints(2), panic_threshold=0.0), version="2"))
+    assert "10.0.0.1" in {test.run().hosts[0] for _ in range(20)}
+
+
+def test_a_host_that_left_meanwhile_is_not_judged():
+    test = lab(hosts=1, max_ejection_percent=100, limits=Thresholds())
+    state = test.cluster().endpoints["10.0.0.1", 80]
+    test.update(snapshot(cluster((Endpoint("10.0.0.9", 80),), outlier=test.cluster().config.outlier), version="2"))
+    assert not any(test.cluster().observe(state, BAD, 0.0) for _ in range(5))

@@ -1,0 +1,200 @@
+"""How often, how soon and where to a retry goes."""
+
+import random
+
+import pytest
+import tenacity
+
+from meshlib.model.cluster import Thresholds
+from meshlib.policy.effects import Discard, ErrorKind, Outcome, ReplyKind, Respond
+from meshlib.policy.retrying import RetryPlan, RetryState, plans_with
+from policy.driving import Lab, Met, ScriptedRandom
+from policy.snapshots import cluster, endpoints, forward, request, retry, snapshot
+
+
+def lab(policy, *, hosts=1, chance=None, plan_for=None, **fields):
+    config = snapshot(cluster(endpoints(hosts), **fields), routes=[forward(retry=policy, timeout=0.0)])
+    return Lab(config, chance=chance, **({"plan_for": plan_for} if plan_for else {}))
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3, 20])
+def test_num_retries(retries):
+    test = lab(retry("5xx", num_retries=retries))
+    run = test.run(503)
+    assert len(run.attempts) == retries + 1
+    assert (run.status, run.flags) == (503, "URX")
+    assert [a.number for a in run.attempts] == list(range(1, retries + 2))
+    test.assert_idle()
+
+
+def test_default_is_one_retry():
+    assert len(lab(retry("5xx")).run(503).attempts) == 2
+
+
+def test_the_last_response_is_passed_through():
+    run = lab(retry("5xx", num_retries=2)).run(500, 502, 503)
+    assert isinstance(run.final, Respond)
+    assert run.final.outcome.status == 503
+    assert run.record.detail == "via_upstream"
+
+
+def test_success_ends_it():
+    run = lab(retry("5xx", num_retries=5)).run(503, ErrorKind.RESET, 200)
+    assert (run.status, run.flags, len(run.attempts)) == (200, "-", 3)
+
+
+def test_discarded_responses_are_closed_and_errors_are_not():
+    run = lab(retry("5xx", num_retries=2)).run(503, ErrorKind.RESET, 200)
+    assert sum(isinstance(e, Discard) for e in run.effects) == 1
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_back_off_is_uniform_below_a_doubling_bound(number):
+    plan = RetryPlan(retry("5xx", num_retries=9, base_interval=0.1, max_interval=0.8))
+    state = RetryState(number, 0.0, Outcome(503))
+    upper = min(0.1 * 2 ** (number - 1), 0.8)
+    assert plan.back_off(state, ScriptedRandom(0.0)) == 0.0
+    assert plan.back_off(state, ScriptedRandom(0.5)) == pytest.approx(upper / 2)
+    draws = [plan.back_off(state, random.Random(seed)) for seed in range(300)]
+    assert max(draws) < upper
+    assert max(draws) > 0.9 * upper
+    assert min(draws) < 0.1 * upper
+
+
+def test_back_off_defaults():
+    run = lab(retry("5xx", num_retries=6), chance=ScriptedRandom(0.0, 0.999999)).run(503)
+    assert run.sleeps == pytest.approx([0.025, 0.05, 0.1, 0.2, 0.25, 0.25], rel=1e-3)
+
+
+def test_max_retries_counts_concurrent_retries():
+    """Twenty fail at once: three are retried, the others overflow (the default is 3)."""
+    test = lab(retry("5xx", base_interval=1.0), chance=ScriptedRandom(0.5))
+    calls = [test.start() for _ in range(20)]
+    for _, policy in calls:
+        next(policy)
+    kept = []
+    for record, policy in calls:
+        effect = policy.send(Outcome(503, response=object()))
+        kept.append((record, policy, effect))
+    waiting = [policy for _, policy, effect in kept if isinstance(effect, Discard)]
+    refused = [record for record, _, effect in kept if isinstance(effect, Respond)]
+    assert (len(waiting), len(refused)) == (3, 17)
+    assert {(r.response_flags, r.retry_skipped) for r in refused} == {("UO", "max_retries=3 reached")}
+    for _, policy, _ in kept:
+        policy.close()
+    test.assert_idle()
+
+
+def test_the_retry_slot_is_free_once_the_retry_has_its_response():
+    test = lab(retry("5xx"), thresholds=Thresholds(max_retries=1))
+    runs = [test.run(503, 200) for _ in range(5)]
+    assert [len(run.attempts) for run in runs] == [2] * 5
+
+
+def test_a_body_that_cannot_be_sent_again():
+    test = lab(retry("5xx", num_retries=3))
+    run = test.run(503, 200, view=request("/", method="POST", replayable=False))
+    assert (run.status, len(run.attempts)) == (503, 1)
+    assert run.record.retry_skipped == "body not replayable"
+    assert "URX" not in run.flags
+    failed = test.run(ErrorKind.RESET, 200, view=request("/", method="POST", replayable=False))
+    assert (failed.status, failed.reply.kind) == (503, ReplyKind.RESET)
+    assert failed.record.retry_skipped == "body not replayable"
+    test.assert_idle()
+
+
+def test_retry_skipped_is_silent_when_nothing_was_wanted():
+    run = lab(retry("5xx")).run(200, view=request("/", replayable=False))
+    assert run.record.retry_skipped == ""
+
+
+class TestPreviousHosts:
+    def test_each_attempt_finds_a_new_host(self):
+        policy = retry("5xx", num_retries=2, previous_hosts=True, host_selection_max_attempts=5)
+        test = lab(policy, hosts=3)
+        for _ in range(20):
+            assert len(set(test.run(503).hosts)) == 3
+
+    def test_the_only_host_is_taken_again(self):
+        policy = retry("5xx", num_retries=2, previous_hosts=True, host_selection_max_attempts=5)
+        run = lab(policy, hosts=1).run(503)
+        assert (len(run.attempts), run.status) == (3, 503)
+
+    def test_one_more_pick_by_default(self):
+        policy = retry("5xx", num_retries=1, previous_hosts=True)  # host_selection_max_attempts 1
+        config = cluster(endpoints(2), lb_policy=_random())
+        test = Lab(
+            snapshot(config, routes=[forward(retry=policy, timeout=0.0)]),
+            #                     route, back-off, then picks: the same host twice, and that is that
+            chance=ScriptedRandom(0.1, 0.0, 0.1, 0.1, 0.9),
+        )
+        assert test.run(503).hosts == ["10.0.0.1", "10.0.0.1"]
+
+    def test_without_it_hosts_may_repeat(self):
+        test = Lab(
+            snapshot(cluster(endpoints(2), lb_policy=_random()), routes=[forward(retry=retry("5xx"), timeout=0.0)]),
+            chance=ScriptedRandom(0.1),
+        )
+        assert test.run(503).hosts == ["10.0.0.1", "10.0.0.1"]
+
+
+def _random():
+    from meshlib.model.cluster import LbPolicy
+
+    return LbPolicy.RANDOM
+
+
+def test_a_local_overflow_is_never_retried():
+    test = lab(retry("5xx", "gateway-error", num_retries=3), thresholds=Thresholds(max_requests=1))
+    _, holder = test.start()
+    next(holder)
+    run = test.run()
+    assert (run.status, run.flags, run.attempts) == (503, "UO", [])
+    assert dict(run.reply.headers)["x-envoy-overloaded"] == "true"
+    holder.close()
+    test.assert_idle()
+
+
+def test_no_endpoint_left_for_the_retry():
+    from meshlib.model.cluster import OutlierDetection
+
+    outlier = OutlierDetection(consecutive_5xx=1, max_ejection_percent=100)
+    run = lab(retry("5xx"), outlier=outlier, panic_threshold=0.0).run(503)
+    assert (run.status, run.flags, len(run.attempts)) == (503, "UH", 1)
+
+
+class TestUsersStrategies:
+    """tenacity's objects in place of what the configuration says."""
+
+    def test_stop(self):
+        plan_for = plans_with(tenacity.stop_after_attempt(2), None)
+        assert len(lab(retry("5xx", num_retries=9), plan_for=plan_for).run(503).attempts) == 2
+
+    def test_stop_by_time(self):
+        plan_for = plans_with(tenacity.stop_after_delay(1.0), tenacity.wait_fixed(0.4))
+        run = lab(retry("5xx", num_retries=99), plan_for=plan_for).run(503)
+        assert run.sleeps == [0.4, 0.4, 0.4]  # the attempt at 1.2 s is the last
+
+    def test_composed(self):
+        stop = tenacity.stop_after_attempt(5) | tenacity.stop_after_delay(0.5)
+        plan_for = plans_with(stop, tenacity.wait_incrementing(0.1, 0.1) + tenacity.wait_fixed(0.05))
+        run = lab(retry("5xx", num_retries=99), plan_for=plan_for).run(503)
+        assert run.sleeps == pytest.approx([0.15, 0.25, 0.35])
+
+    def test_wait_reads_the_outcome(self):
+        def retry_after(state):
+            return float(state.outcome.headers.get("retry-after") or 0.0)
+
+        run = lab(retry("5xx"), plan_for=plans_with(None, retry_after)).run(
+            Met(503, headers={"retry-after": "7"}), 200
+        )
+        assert run.sleeps == [7.0]
+
+    def test_the_condition_stays_retry_on(self):
+        plan_for = plans_with(tenacity.stop_never, None)
+        assert len(lab(retry("connect-failure"), plan_for=plan_for).run(503).attempts) == 1
+
+    def test_none_given_means_the_shared_plans(self):
+        from meshlib.policy.retrying import plan_for
+
+        assert plans_with(None, None) is plan_for
