@@ -18,7 +18,7 @@ demo: $(STAMP)demo ## the story: a mesh of two services, steered live (ARGS=--se
 	@$(BIN)/meshlib demo $(ARGS)
 
 test: $(STAMP)test ## every test (ARGS="tests/policy -k retry" picks some)
-	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP)lint ## ruff, mypy --strict, import contracts, reasons of every exemption
 	$(BIN)/ruff check $(SOURCES)

@@ -18,7 +18,7 @@ def main() -> None:
     screen = Screen(Console())
     with Stack(None, screen) as stack:
         report = tell(stack, screen)
-    paper = Console(record=True, width=110, file=io.StringIO())
+    paper = Console(record=True, width=84, file=io.StringIO())
     paper.print(report.render())
     PICTURE.parent.mkdir(exist_ok=True)
     picture = paper.export_svg(title="meshlib demo")

@@ -12,7 +12,7 @@ import pytest
 
 from meshlib.cli.demo.addresses import assign
 from meshlib.cli.demo.folder import MeshFolder
-from meshlib.cli.demo.ports import Ports
+from meshlib.cli.demo.ports import Ports, any_free_port
 from meshlib.cli.demo.processes import Processes
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +43,7 @@ def mesh_home(tmp_path_factory):
     """A folder with `mesh/` in it, as the pages suppose, and the catalog of that mesh running."""
     home = tmp_path_factory.mktemp("home")
     folder = MeshFolder(ROOT / "examples/mesh", home / "mesh", ROOT / "examples/changes")
+    folder.assign_ports(lambda _field: any_free_port())  # other tests may want the study's
     addresses = assign(folder, Ports(lambda _message: None))
     with Processes(home) as processes:
         for version, port in addresses.catalog.items():

@@ -1,6 +1,9 @@
 """The package as it is installed: what it imports, what the wheel holds, how its setup fails."""
 
+import ast
+import importlib.metadata
 import importlib.util
+import itertools
 import os
 import re
 import subprocess
@@ -50,6 +53,30 @@ def test_import_is_quick():
     print(f"import meshlib: {best / 1000:.1f} ms")
 
     assert best < 50_000
+
+
+def test_every_import_is_declared():
+    """What the package imports comes from a dependency it names, not from one of a dependency's."""
+    provided = importlib.metadata.packages_distributions()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    declared = {re.match(r"[\w-]+", requirement)[0].lower() for requirement in requirements}
+    imported = {
+        name.partition(".")[0]
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0)
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    }
+    # trio is only imported where the caller already runs on it.
+    third_party = imported - set(sys.stdlib_module_names) - {"meshlib", "trio"}
+    undeclared = {
+        name: provided.get(name)
+        for name in third_party
+        if not declared & {distribution.lower().replace("_", "-") for distribution in provided.get(name, ())}
+    }
+
+    assert undeclared == {}
 
 
 @pytest.fixture(scope="module")

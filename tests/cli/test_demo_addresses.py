@@ -48,5 +48,5 @@ def test_taken_ports_are_replaced_everywhere(folder):
         ("ingressgateway-workload.yaml", addresses.gateway),
         ("catalog-v1.yaml", addresses.catalog["v1"]),
     } <= values(folder)
-    assert f"port {gateway} is taken: the sample app is on {addresses.gateway}" in messages
-    assert f"port {catalog} is taken: catalog v1 is on {addresses.catalog['v1']}" in messages
+    assert f"port {gateway} is taken; using {addresses.gateway} for the sample app" in messages
+    assert f"port {catalog} is taken; using {addresses.catalog['v1']} for catalog v1" in messages

@@ -18,7 +18,7 @@ def test_a_taken_port_is_replaced_with_a_message():
         given = Ports(messages.append).take(wanted, "the sample app")
 
     assert given != wanted
-    assert messages == [f"port {wanted} is taken: the sample app is on {given}"]
+    assert messages == [f"port {wanted} is taken; using {given} for the sample app"]
 
 
 def test_a_port_is_given_only_once():

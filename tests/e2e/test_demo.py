@@ -14,7 +14,7 @@ from meshlib.cli.demo.gateway import find_envoy
 
 STAGES = ("baseline", "failing", "retrying", "slow", "ejection")
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.slow
 
 
 def start(tmp_path, *arguments):

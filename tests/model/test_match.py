@@ -82,6 +82,9 @@ class TestMissingHeader:
         assert header(string=StringMatch(EXACT, ""), treat_missing_as_empty=True)(request())
         assert not header(string=V, treat_missing_as_empty=True)(request())
 
+    def test_treated_as_empty_it_is_present(self):
+        assert header(present=True, treat_missing_as_empty=True)(request())
+
     @pytest.mark.parametrize(
         ("present", "invert", "there", "want"),
         [

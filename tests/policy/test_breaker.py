@@ -8,7 +8,7 @@ import pytest
 from meshlib.policy.breaker import Admission, ClusterBreaker
 from meshlib.policy.effects import BodyEnd, ErrorKind, Outcome, ReplyKind
 from policy.driving import Lab, ManualClock, Met
-from policy.snapshots import cluster, endpoints, forward, retry, snapshot
+from policy.snapshots import cluster, endpoints, forward, request, retry, snapshot
 
 
 class Listener(pybreaker.CircuitBreakerListener):
@@ -193,7 +193,7 @@ def test_it_guards_the_call_not_the_attempt():
 )
 def test_what_trips_it(script, trips):
     test, gate = lab(fail_max=1)
-    test.run(script)
+    test.run(script, view=request(headers=[("content-type", "application/grpc")]))
     assert (gate.state == "open") is trips
 
 

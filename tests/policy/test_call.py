@@ -177,7 +177,7 @@ def test_a_driver_that_answers_nonsense_is_told():
     ("error", "flags", "detail"),
     [
         (None, "-", "via_upstream"),
-        (ErrorKind.RESET, "UC", "upstream_reset_after_response_started{connection_termination}"),
+        (ErrorKind.RESET, "UPE", "upstream_reset_after_response_started{protocol_error}"),
         (ErrorKind.TIMEOUT, "UT", "response_timeout"),
         (ErrorKind.APPLICATION, "DC", "via_upstream"),
     ],

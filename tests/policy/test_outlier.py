@@ -8,7 +8,7 @@ from meshlib.policy.effects import BodyEnd, ErrorKind, Outcome
 from meshlib.policy.outlier import OutlierDetector, Verdict
 from meshlib.policy.state import EndpointState
 from policy.driving import Lab, Met, ScriptedRandom
-from policy.snapshots import cluster, endpoints, forward, retry, snapshot
+from policy.snapshots import cluster, endpoints, forward, request, retry, snapshot
 
 ALWAYS = ScriptedRandom(0.0)
 
@@ -199,11 +199,8 @@ COUNTS = {
     "route timeout": (Met(200, after=9.0), True),
     "application timeout": (ErrorKind.APPLICATION, False),
     "no TLS": (ErrorKind.TLS_UNAVAILABLE, False),
-    "gRPC unavailable": (Met(200, grpc_status=14), True),
-    "gRPC internal": (Met(200, grpc_status=13), True),
-    "gRPC not found": (Met(200, grpc_status=5), False),
-    "gRPC cancelled": (Met(200, grpc_status=1), False),
 }
+GRPC_COUNTS = {2: True, 4: True, 12: True, 13: True, 14: True, 15: True, 0: False, 1: False, 3: False, 5: False}
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -216,6 +213,21 @@ def test_what_counts(name):
     run = test.run()
     assert (run.flags == "UH") is counts
     test.assert_idle()
+
+
+@pytest.mark.parametrize("status", GRPC_COUNTS)
+def test_what_counts_of_grpc(status):
+    test = lab(hosts=1, max_ejection_percent=100)
+    grpc = request(headers=[("content-type", "application/grpc")])
+    for _ in range(3):
+        test.run(Met(200, grpc_status=status), view=grpc)
+    assert (test.run(200).flags == "UH") is GRPC_COUNTS[status]
+
+
+def test_grpc_statuses_count_for_grpc_requests_only():
+    test = lab(hosts=1, max_ejection_percent=100)
+    for _ in range(5):
+        assert test.run(Met(200, grpc_status=14)).status == 200
 
 
 def test_traffic_leaves_an_ejected_host_and_comes_back():

@@ -150,6 +150,32 @@ def test_grpc_status_of_a_local_reply(make, grpc):
     assert make().record.grpc_status == grpc
 
 
+GRPC = request(headers=[("content-type", "application/grpc")])
+
+
+@pytest.mark.parametrize(
+    ("make", "status", "message"),
+    [
+        (lambda: of(ErrorKind.CONNECT, view=GRPC), "14", RESET.format("", "remote connection failure")),
+        (lambda: of(Met(200, after=9.0), view=GRPC), "14", "upstream request timeout"),
+        (lambda: of(config=cluster([]), view=GRPC), "14", "no healthy upstream"),
+        (lambda: Lab(Snapshot("1", Style.SIDECAR)).run(view=GRPC), "12", None),
+        (lambda: of(routes=[Route(ANY_PATH, DirectResponse(403, "é 50%\n"))], view=GRPC), "7", "%C3%A9 50%25%0A"),
+        (lambda: of(routes=[Route(ANY_PATH, Redirect(301, path="/x"))], view=GRPC), "2", None),
+    ],
+)
+def test_grpc_callers_over_http_get_200_and_a_grpc_status(make, status, message):
+    """As Envoy answers a gRPC request that it does not forward."""
+    reply = make().reply
+    headers = dict(reply.headers)
+    assert (reply.status, reply.body, headers["content-type"]) == (200, "", "application/grpc")
+    assert (headers["grpc-status"], headers.get("grpc-message")) == (status, message)
+
+
+def test_head_requests_get_no_body():
+    assert of(config=cluster([]), view=request(method="HEAD")).reply.body == ""
+
+
 def test_a_response_passes_through():
     run = of(404)
     assert (run.status, run.flags, run.record.detail) == (404, "-", "via_upstream")

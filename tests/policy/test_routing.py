@@ -27,7 +27,7 @@ def test_the_first_match_wins():
 def test_weights_are_divided_by_their_sum(weights):
     clusters = tuple(WeightedCluster(f"c{n}", w) for n, w in enumerate(weights))
     chance, draws = random.Random(11), 6000
-    counts = Counter(routing.draw_cluster(clusters, chance) for _ in range(draws))
+    counts = Counter(routing.draw_cluster(clusters, chance).name for _ in range(draws))
     chi = 0.0
     for target in clusters:
         want = draws * target.weight / sum(weights)
@@ -41,7 +41,7 @@ def test_weights_are_divided_by_their_sum(weights):
 @pytest.mark.parametrize(("drawn", "want"), [(0.0, "a"), (0.7499, "a"), (0.7501, "b"), (0.9999, "b")])
 def test_the_borders_of_a_draw(drawn, want):
     clusters = (WeightedCluster("a", 30), WeightedCluster("none", 0), WeightedCluster("b", 10))
-    assert routing.draw_cluster(clusters, ScriptedRandom(drawn)) == want
+    assert routing.draw_cluster(clusters, ScriptedRandom(drawn)).name == want
 
 
 def test_every_attempt_stays_on_the_drawn_cluster():
@@ -82,6 +82,16 @@ def test_prefix_rewrite(match, rewrite, target, sent):
     assert test.run(view=request(target)).attempts[0].target == sent
 
 
+def test_rewrites_tell_what_was_asked_for():
+    test = Lab(snapshot(cluster(endpoints(1)), routes=[forward(host_rewrite="other.test", prefix_rewrite="/v2/")]))
+    attempt = test.run(view=request("/items?x=1")).attempts[0]
+    assert (attempt.authority, attempt.target) == ("other.test", "/v2/items?x=1")
+    headers = dict(attempt.headers)
+    assert (headers["x-envoy-original-host"], headers["x-envoy-original-path"]) == ("catalog", "/items?x=1")
+    plain = Lab(snapshot(cluster(endpoints(1)))).run().attempts[0]
+    assert not [name for name, _ in plain.headers if name.startswith("x-envoy-original")]
+
+
 def test_host_rewrite():
     test = Lab(snapshot(cluster(endpoints(1)), routes=[forward(host_rewrite="other.test")]))
     assert test.run().attempts[0].authority == "other.test"
@@ -94,7 +104,12 @@ REDIRECTS = [
     (Redirect(host="b.test"), "a.test:8080", "http", "/x", "http://b.test/x"),
     (Redirect(scheme="https"), "a.test", "http", "/x", "https://a.test/x"),
     (Redirect(port=8443), "a.test", "http", "/x", "http://a.test:8443/x"),
-    (Redirect(port=80), "a.test", "http", "/x", "http://a.test/x"),
+    (Redirect(port=80), "a.test:8080", "http", "/x", "http://a.test:80/x"),
+    (Redirect(scheme="https"), "a.test:80", "http", "/x", "https://a.test/x"),
+    (Redirect(scheme="https"), "a.test:443", "http", "/x", "https://a.test:443/x"),
+    (Redirect(scheme="http"), "a.test:80", "http", "/x", "http://a.test:80/x"),
+    (Redirect(scheme="https"), "[::1]:80", "http", "/x", "https://[::1]/x"),
+    (Redirect(path="/new?own=1", strip_query=True), "a.test", "http", "/old?q=1", "http://a.test/new?own=1"),
     (Redirect(path="/new"), "a.test", "http", "/old?q=1", "http://a.test/new?q=1"),
     (Redirect(path="/new?own=1"), "a.test", "http", "/old?q=1", "http://a.test/new?own=1"),
     (Redirect(path="/new", strip_query=True), "a.test", "http", "/old?q=1", "http://a.test/new"),
@@ -106,7 +121,7 @@ REDIRECTS = [
 @pytest.mark.parametrize(("redirect", "authority", "scheme", "target", "want"), REDIRECTS)
 def test_location(redirect, authority, scheme, target, want):
     route = Route(RouteMatch(PathMatch(StringOp.PREFIX, "/old" if redirect.prefix else "/")), redirect)
-    port = int(authority.partition(":")[2] or 80)
+    port = int(authority.rpartition(":")[2]) if authority[-1].isdecimal() else 80
     view = request(target, host=authority, scheme=scheme, port=port)
     assert routing.location(redirect, route, view) == want
 

@@ -161,7 +161,7 @@ def test_destinations_without_a_service(metrics, cluster, route, host, service, 
     [
         ("http", 503, 14, flags.NO_HEALTHY_UPSTREAM, ("http", "503", "", "UH")),
         ("http", None, None, flags.DOWNSTREAM_CONNECTION_TERMINATION, ("http", "0", "", "DC")),
-        ("http", 503, None, flags.UPSTREAM_RETRY_LIMIT_EXCEEDED | flags.DELAY_INJECTED, ("http", "503", "", "URX,DI")),
+        ("http", 503, None, flags.UPSTREAM_RETRY_LIMIT_EXCEEDED | flags.DELAY_INJECTED, ("http", "503", "", "DI,URX")),
         ("grpc", 200, 0, 0, ("grpc", "200", "0", "-")),
         ("grpc", 200, 14, 0, ("grpc", "200", "14", "-")),
     ],

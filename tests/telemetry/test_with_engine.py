@@ -114,7 +114,7 @@ def test_a_call_that_a_retry_saved():
             (V1,),
             [REFUSED] * 3,
             "/items",
-            ("catalog-v1", "503", "UF,URX"),
+            ("catalog-v1", "503", "URX,UF"),
             "upstream_reset_before_response_started{remote_connection_failure}",
         ),
         (

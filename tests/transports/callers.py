@@ -80,9 +80,9 @@ class AsyncCaller:
 
     def __init__(self, mesh: Runtime, *, client: dict[str, Any] | None = None, **options: Any) -> None:
         self.mesh = mesh
-        self.loop = asyncio.new_event_loop()
         self.transport = AsyncMeshTransport(mesh, TransportOptions(**{"verify": False, **options}))
         self.client = httpx.AsyncClient(transport=self.transport, **{"timeout": None, **(client or {})})
+        self.loop = asyncio.new_event_loop()
 
     def run(self, coroutine: Any) -> Any:
         return self.loop.run_until_complete(coroutine)

@@ -144,6 +144,7 @@ class Server:
             await asyncio.sleep(0.05)
 
     async def stop(self) -> None:
+        await asyncio.sleep(0.01)  # asyncio leaks a connection that it accepts while its server closes
         for writer in list(self._writers):
             _reset(writer)
         if self._server is not None:
@@ -306,10 +307,12 @@ class Upstreams:
 
 async def _settle() -> None:
     """Let handlers see that their connections are gone; cancel those that sleep."""
+    await asyncio.sleep(0.01)  # a handler cancelled before its first step would never close its connection
     tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0.01)  # closed transports lose their connections in the next rounds of the loop
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -170,7 +170,7 @@ class TestDownloads:
         with pytest.raises(httpx.TransportError) as caught:
             call.request()
         record = caught.value.record
-        assert (record.status, record.response_flags, len(record.attempts)) == (200, "UC", 1)
+        assert (record.status, record.response_flags, len(record.attempts)) == (200, "UPE", 1)
         assert isinstance(caught.value, httpx.NetworkError | httpx.RemoteProtocolError)
         assert caught.value.request.url.host == "catalog"
         assert call.request().status_code == 200
@@ -179,7 +179,7 @@ class TestDownloads:
         call = caller(mesh_over(upstreams.serve(Behaviour(abort="after_headers"))), local_replies="response")
         with pytest.raises(httpx.TransportError) as caught:
             call.request()
-        assert caught.value.record.response_flags == "UC"
+        assert caught.value.record.response_flags == "UPE"
 
     def test_head_requests_have_none(self, caller, upstreams):
         server = upstreams.serve()

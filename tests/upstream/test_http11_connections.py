@@ -127,13 +127,13 @@ class Asynchronous(Client):
         if not isinstance(message.body, bytes):
             message = Outgoing(message.method, message.head, aiter_of(message.body), message.chunked)
         clock = AttemptClock(None, None, body_pending=False)
-        connection = await pool.acquire(2.0, 2.0)
+        connection = await pool.acquire(clock, 2.0, 2.0)
         try:
             try:
                 async with asyncio.timeout(timeout):
                     reader = await connection.request(message, clock)
                     body = b""
-                    while part := await connection.read_body():
+                    while part := await connection.read_body(None):
                         body += part
             except TimeoutError:
                 raise AttemptFailed(ErrorKind.TIMEOUT, "cut", phase="read", timed_out=True) from None
@@ -323,15 +323,18 @@ def test_a_body_that_expects_100_waits_for_it(client):
 
 def test_a_refused_expectation_sends_no_body(client):
     received = []
+    over = threading.Event()
 
     def script(connection):
         next(heads(connection))
         connection.sendall(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n")
         received.append(connection.recv(65536))
+        over.set()
 
     with serving(script) as endpoint:
         head = encode_head(b"PUT", b"/", [(b"Host", b"x"), (b"Content-Length", b"4"), (b"Expect", b"100-continue")])
         assert client(endpoint).run(Outgoing(b"PUT", head, b"body", expects_continue=True)) == [(417, b"")]
+        assert over.wait(5)
     assert received == [b""]
 
 
@@ -359,10 +362,11 @@ def test_waiters_stand_in_line_and_one_that_left_passes_its_turn_on():
 
         async def scenario():
             pool = asynchronous.Pool(Origin(endpoint), 1, None, None)
-            held = await pool.acquire(1.0, 1.0)
+            clock = AttemptClock(None, None, body_pending=False)
+            held = await pool.acquire(clock, 1.0, 1.0)
             with pytest.raises(AttemptFailed, match="in use"):
-                await pool.acquire(1.0, 0.02)
-            waiters = [asyncio.create_task(pool.acquire(1.0, 5.0)) for _ in range(3)]
+                await pool.acquire(clock, 1.0, 0.02)
+            waiters = [asyncio.create_task(pool.acquire(clock, 1.0, 5.0)) for _ in range(3)]
             await asyncio.sleep(0.01)
             waiters[0].cancel()
             await asyncio.sleep(0)

@@ -35,7 +35,7 @@ class AdsServer:
     every request. With ``answers`` False it only listens.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, socket: Path | None = None) -> None:
         self.resources: dict[str, dict[str, object]] = {url: {} for url in TYPE_URLS}
         self.version = "1"
         self.answers = True
@@ -52,8 +52,8 @@ class AdsServer:
         )
         service, _, method = METHOD[1:].partition("/")
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
-        self.address = f"127.0.0.1:{self.port}"
+        self.port = self._server.add_insecure_port(f"unix://{socket}" if socket else f"127.0.0.1:{port}")
+        self.address = f"unix://{socket}" if socket else f"127.0.0.1:{self.port}"
         self._server.start()
 
     def stop(self) -> None:
@@ -132,8 +132,8 @@ class _ServedStream:
 def ads_server() -> Iterator[Callable[..., AdsServer]]:
     servers = []
 
-    def start(port: int = 0) -> AdsServer:
-        servers.append(AdsServer(port))
+    def start(port: int = 0, socket: Path | None = None) -> AdsServer:
+        servers.append(AdsServer(port, socket))
         return servers[-1]
 
     yield start

@@ -112,7 +112,7 @@ class HeaderMatch:
         name, invert, empty = self.name.lower(), self.invert, self.treat_missing_as_empty
         if self.present is not None:
             wanted = self.present is not invert
-            return lambda view: bool(view.values(name)) is wanted
+            return lambda view: (empty or bool(view.values(name))) is wanted
         test = self._value_test()
 
         def matches(view: RequestView) -> bool:

@@ -18,12 +18,13 @@ Every ``finally`` gives its counts back, so closing the generator anywhere leave
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from meshlib.clock import Clock, Randomness
 from meshlib.model.cluster import Discovery
 from meshlib.model.endpoint import Endpoint
+from meshlib.model.match import is_grpc
 from meshlib.model.request import RequestView
 from meshlib.model.route import DirectResponse, Redirect, RouteAction, WeightedCluster
 from meshlib.policy import faults, flags, replies, routing
@@ -117,19 +118,19 @@ def _route(call: Call) -> Policy:
     elif isinstance(route.action, Redirect):
         yield replies.redirect(record, route.action.status, routing.location(route.action, route, view))
     else:
-        cluster = routing.draw_cluster(route.action.clusters, call.chance)
-        record.cluster_name = cluster
-        if not (yield from _inject_faults(call, choice, cluster)):
-            yield from _forward(call, choice, route.action, cluster)
+        target = routing.draw_cluster(route.action.clusters, call.chance)
+        record.cluster_name = target.name
+        if not (yield from _inject_faults(call, choice, target)):
+            yield from _forward(call, choice, route.action, target.name)
 
 
-def _inject_faults(call: Call, choice: routing.Choice, cluster: str) -> Generator[Effect, Answer, bool]:
+def _inject_faults(call: Call, choice: routing.Choice, target: WeightedCluster) -> Generator[Effect, Answer, bool]:
     """Delay, then abort; returns whether the call was answered here."""
     http = choice.destination.http if choice.destination else None
     if http is None or not http.fault_filter or choice.route is None:
         return False
-    fault = choice.route.fault or http.fault
-    if fault is None or not faults.applies(fault, call.view, cluster):
+    fault = target.fault or choice.route.fault or http.fault
+    if fault is None or not faults.applies(fault, call.view, target.name):
         return False
     seconds = faults.draw_delay(fault, call.chance)
     if seconds:
@@ -263,7 +264,7 @@ class _Attempts:
         record.attempts.append(attempt)
         added = call.observer.attempt_started(record, attempt)
         try:
-            answer = yield self._effect(attempt, endpoint, [*added, *self._own_headers(attempt)])
+            answer = yield self._effect(attempt, endpoint, added)
             if not isinstance(answer, Outcome):
                 raise TypeError(f"the driver answered an Attempt with {answer!r}")
             self.deadlines.uploaded(answer.upload)
@@ -276,13 +277,20 @@ class _Attempts:
         finally:
             attempt.ended = call.clock()
             call.observer.attempt_ended(record, attempt)
-        verdict = _verdict(answer)
+        verdict = self._verdict(answer)
         if verdict is not None:
             self.cluster.observe(state, verdict, attempt.ended)
         return answer
 
-    def _effect(self, attempt: AttemptRecord, endpoint: Endpoint, headers: list[tuple[str, str]]) -> Attempt:
+    def _effect(self, attempt: AttemptRecord, endpoint: Endpoint, added: Sequence[tuple[str, str]]) -> Attempt:
         view, route = self.call.view, self.choice.route
+        authority = self.action.host_rewrite or view.authority
+        target = routing.rewritten_target(route, self.action, view) if route else view.target
+        headers = [*added, *self._own_headers(attempt)]
+        if authority != view.authority:
+            headers.append(("x-envoy-original-host", view.authority))
+        if target != view.target:
+            headers.append(("x-envoy-original-path", view.target))
         return Attempt(
             number=attempt.number,
             cluster=self.cluster.config,
@@ -290,8 +298,8 @@ class _Attempts:
             transport_socket=self.cluster.transport_socket(endpoint),
             timeout=attempt.timeout,
             headers=headers,
-            authority=self.action.host_rewrite or view.authority,
-            target=routing.rewritten_target(route, self.action, view) if route else view.target,
+            authority=authority,
+            target=target,
         )
 
     def _own_headers(self, attempt: AttemptRecord) -> list[tuple[str, str]]:
@@ -335,7 +343,7 @@ class _Attempts:
             self.failed = None if outcome.error is ErrorKind.APPLICATION else True
             yield self._error_reply(outcome)
             return
-        self.failed = _verdict(outcome) is not Verdict.SUCCESS
+        self.failed = self._verdict(outcome) is not Verdict.SUCCESS
         record.status, record.grpc_status, record.detail = outcome.status, outcome.grpc_status, "via_upstream"
         end = yield Respond(outcome, self.deadlines.remaining(self.call.clock()))
         if not isinstance(end, BodyEnd):
@@ -348,8 +356,11 @@ class _Attempts:
             record.flags |= flags.DOWNSTREAM_CONNECTION_TERMINATION
         elif end.error is not None:
             self.failed = True
-            record.flags |= flags.UPSTREAM_CONNECTION_TERMINATION
-            record.detail = "upstream_reset_after_response_started{connection_termination}"
+            # Measured: to Envoy's HTTP/1.1 codec a message that is cut short breaks the protocol.
+            http2 = self.cluster.config.http2
+            record.flags |= flags.UPSTREAM_CONNECTION_TERMINATION if http2 else flags.UPSTREAM_PROTOCOL_ERROR
+            cut = "connection_termination" if http2 else "protocol_error"
+            record.detail = f"upstream_reset_after_response_started{{{cut}}}"
 
     def _error_reply(self, outcome: Outcome) -> Reply:
         if outcome.error is ErrorKind.TIMEOUT:
@@ -369,20 +380,19 @@ class _Attempts:
     def _overflow(self, threshold: str, limit: int) -> Reply:
         return replies.overflow(self.record, threshold, limit)
 
+    def _verdict(self, outcome: Outcome) -> Verdict | None:
+        """Return what an outcome says of its endpoint, None when it says nothing."""
+        if outcome.error is not None:
+            silent = outcome.error in (ErrorKind.APPLICATION, ErrorKind.TLS_UNAVAILABLE)
+            return None if silent else Verdict.LOCAL_ORIGIN
+        status = outcome.status or 0
+        if outcome.grpc_status is not None and (self.record.protocol == "grpc" or is_grpc(self.call.view)):
+            status = GRPC_TO_HTTP.get(outcome.grpc_status, 200)
+        if status < 500:
+            return Verdict.SUCCESS
+        return Verdict.GATEWAY_ERROR if status in GATEWAY_STATUSES else Verdict.SERVER_ERROR
+
     def _release_retry(self) -> None:
         if self.retry_held:
             self.retry_held = False
             self.cluster.limits.release_retry()
-
-
-def _verdict(outcome: Outcome) -> Verdict | None:
-    """Return what an outcome says of its endpoint, None when it says nothing."""
-    if outcome.error is not None:
-        silent = outcome.error in (ErrorKind.APPLICATION, ErrorKind.TLS_UNAVAILABLE)
-        return None if silent else Verdict.LOCAL_ORIGIN
-    status = outcome.status or 0
-    if outcome.grpc_status is not None:
-        status = GRPC_TO_HTTP.get(outcome.grpc_status, 200)
-    if status < 500:
-        return Verdict.SUCCESS
-    return Verdict.GATEWAY_ERROR if status in GATEWAY_STATUSES else Verdict.SERVER_ERROR

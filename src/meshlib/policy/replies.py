@@ -147,13 +147,35 @@ def redirect(record: CallRecord, status: int, location: str) -> Reply:
 def _finish(record: CallRecord, reply: Reply, flag: int, detail: str) -> Reply:
     record.flags |= flag
     record.detail = detail
-    record.status = reply.status or None
-    if reply.grpc_status is None and reply.kind is not ReplyKind.CONFIGURED:
+    if record.protocol == "http" and is_grpc(record.request) and reply.status:
+        _to_grpc(reply)
+    elif reply.grpc_status is None and reply.kind is not ReplyKind.CONFIGURED:
         reply.grpc_status = GRPC_STATUS.get(reply.kind, 14)
+    if record.request.method == "HEAD":
+        reply.body = ""
+    record.status = reply.status or None
     record.grpc_status = reply.grpc_status
     return reply
 
 
-# gRPC status of a local reply: Envoy's httpToGrpcStatus (404 UNIMPLEMENTED, 503/504 UNAVAILABLE), but
-# DEADLINE_EXCEEDED for timeouts, as a gRPC client expects of a deadline.
+def _to_grpc(reply: Reply) -> None:
+    """Say it as Envoy says it to a gRPC caller over HTTP: 200, with the status and the text in headers."""
+    injected = reply.grpc_status if reply.kind is ReplyKind.CONFIGURED else None
+    reply.grpc_status = HTTP_TO_GRPC.get(reply.status, 2) if injected is None else injected
+    headers = [pair for pair in reply.headers if pair[0] not in ("content-type", "grpc-status")]
+    headers += [("content-type", "application/grpc"), ("grpc-status", str(reply.grpc_status))]
+    if reply.body:
+        headers.append(("grpc-message", percent_encoded(reply.body)))
+    reply.status, reply.body, reply.headers = 200, "", tuple(headers)
+
+
+def percent_encoded(text: str) -> str:
+    """Return ``text`` as a ``grpc-message``: all but printable ASCII, and ``%``, as ``%XX`` of UTF-8."""
+    return "".join(chr(b) if 0x20 <= b < 0x7F and b != 0x25 else f"%{b:02X}" for b in text.encode())
+
+
+# Envoy's httpToGrpcStatus; anything else is UNKNOWN.
+HTTP_TO_GRPC = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
+
+# The same by kind of reply, but DEADLINE_EXCEEDED for timeouts, as a gRPC client expects of a deadline.
 GRPC_STATUS = {ReplyKind.NO_ROUTE: 12, ReplyKind.ROUTE_TIMEOUT: 4, ReplyKind.PER_TRY_TIMEOUT: 4}

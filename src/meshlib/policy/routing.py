@@ -9,7 +9,15 @@ from itertools import accumulate
 from meshlib.clock import Randomness
 from meshlib.model.match import StringOp
 from meshlib.model.request import RequestView
-from meshlib.model.route import Redirect, Route, RouteAction, RouteConfiguration, VirtualHost, WeightedCluster
+from meshlib.model.route import (
+    Redirect,
+    Route,
+    RouteAction,
+    RouteConfiguration,
+    VirtualHost,
+    WeightedCluster,
+    without_port,
+)
 from meshlib.model.snapshot import Destination, Snapshot
 
 
@@ -47,12 +55,12 @@ def _drawn(route: Route, chance: Randomness) -> bool:
     return fraction is None or chance.random() * 100.0 < fraction
 
 
-def draw_cluster(clusters: tuple[WeightedCluster, ...], chance: Randomness) -> str:
+def draw_cluster(clusters: tuple[WeightedCluster, ...], chance: Randomness) -> WeightedCluster:
     """Draw a cluster by weight, divided by the *sum* of weights; once a request (semantics 4.9)."""
     if len(clusters) == 1:
-        return clusters[0].name
+        return clusters[0]
     sums = list(accumulate(target.weight for target in clusters))
-    return clusters[bisect_right(sums, int(chance.random() * sums[-1]))].name
+    return clusters[bisect_right(sums, int(chance.random() * sums[-1]))]
 
 
 def rewritten_target(route: Route, action: RouteAction, view: RequestView) -> str:
@@ -69,22 +77,24 @@ def _matched_length(route: Route, view: RequestView) -> int:
 
 
 def location(redirect: Redirect, route: Route, view: RequestView) -> str:
-    """Return the ``Location`` of a redirect, as Envoy composes it."""
+    """Return the ``Location`` of a redirect, as Envoy composes it.
+
+    The request's own port goes where another is given, and where it is the default of the scheme
+    that is left; any other stays. ``path_redirect`` with a query keeps that one whatever else.
+    """
     scheme = redirect.scheme or view.scheme
-    host = redirect.host or view.host
-    port = redirect.port
-    if not port and not redirect.host and ":" in view.authority and not redirect.scheme:
-        port = view.port
-    target = view.target
+    authority = redirect.host
+    if not authority:
+        default = {"http": ":80", "https": ":443"}.get(view.scheme, ":")
+        leaves_default = scheme != view.scheme and view.authority.endswith(default)
+        authority = without_port(view.authority) if redirect.port or leaves_default else view.authority
+    if redirect.port:
+        authority += f":{redirect.port}"
+    target = view.target.partition("?")[0] if redirect.strip_query else view.target
     if redirect.path:
-        query = "" if "?" in redirect.path or not view.query else f"?{view.query}"
-        target = redirect.path + query
+        target = redirect.path + ("" if "?" in redirect.path else target[len(view.path) :])
     elif redirect.prefix:
         target = redirect.prefix + target[_matched_length(route, view) :]
-    if redirect.strip_query:
-        target = target.partition("?")[0]
-    default = {"http": 80, "https": 443}.get(scheme)
-    authority = host if not port or port == default else f"{host}:{port}"
     return f"{scheme}://{authority}{target}"
 
 

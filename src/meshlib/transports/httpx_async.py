@@ -29,13 +29,16 @@ from meshlib.policy.effects import (
 from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
 from meshlib.runtime.waking import loop_token, threadsafe
+from meshlib.transports import httpx_failures as failures
 from meshlib.transports import httpx_translate as translate
 from meshlib.transports.driving import conclude, insecure
+from meshlib.transports.httpx_engine import AsyncEngine, async_mocked
 from meshlib.transports.httpx_errors import BODY_LATE, DEADLINE_LATE, MeshNotReady, RouteTimeout
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
 from meshlib.transports.options import TransportOptions
 from meshlib.upstream.clock import AttemptClock, attempt_clock
-from meshlib.upstream.pools import AsyncEndpointPools
+from meshlib.upstream.failure import AttemptFailed
+from meshlib.upstream.pools import AsyncEndpointPools, PoolSettings
 
 
 class AsyncCarrier(httpx.AsyncHTTPTransport):
@@ -118,32 +121,30 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         live = self._runtime.live(view)
         if live is None:
             live = await self._wait(view, timeouts, request)
-        carrier = await self._carrier(live)
+        loop = await self._loop(live)
         call = self._runtime.call(view, live)
         policy = execute(call)
         try:
-            return await self._drive(policy, Exchange(call, request, timeouts), carrier)
+            return await self._drive(policy, Exchange(call, request, timeouts), loop)
         except BaseException:
             policy.close()
             raise
 
-    async def _carrier(self, live: LiveSnapshot) -> httpx.AsyncBaseTransport:
-        if self._inner is not None:
-            return self._inner
+    async def _loop(self, live: LiveSnapshot) -> _Loop:
         token = loop_token()
         loop = self._loops.get(token)
         if loop is None:
-            loop = self._loops[token] = _Loop(AsyncEndpointPools(self._settings))
+            loop = self._loops[token] = _Loop(self._settings, self._inner)
         if live is not loop.seen:
             loop.seen = live
-            await loop.pools.retire(live.has_endpoint)
-        return loop.carrier
+            await loop.retire(live)
+        return loop
 
     async def _drive(
         self,
         policy: Policy,
         exchange: Exchange,
-        carrier: httpx.AsyncBaseTransport,
+        loop: _Loop,
     ) -> httpx.Response:
         effect: Effect = next(policy)
         clock: AttemptClock | None = None
@@ -151,7 +152,7 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
             answer: Answer = None
             if isinstance(effect, Attempt):
                 clock = exchange.clock(effect)
-                answer = await self._attempt(effect, exchange, clock, carrier)
+                answer = await self._attempt(effect, exchange, clock, loop)
             elif isinstance(effect, Respond):
                 return self._respond(effect, policy, exchange, cast("AttemptClock", clock))
             elif isinstance(effect, Reply):
@@ -170,7 +171,7 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         effect: Attempt,
         exchange: Exchange,
         clock: AttemptClock,
-        carrier: httpx.AsyncBaseTransport,
+        loop: _Loop,
     ) -> Outcome:
         refused = insecure(effect)
         if refused is not None:
@@ -181,11 +182,13 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
             with anyio.CancelScope() as scope:
                 clock.on_change = lambda: _bound(scope, clock)
                 _bound(scope, clock)
-                response = await carrier.handle_async_request(sent)
+                response = await loop.send(sent, effect, clock)
             if scope.cancelled_caught:
-                return translate.cut(clock)
+                return failures.cut(clock)
+        except AttemptFailed as failure:
+            return failures.outcome(failure, failures.to_httpx(failure), effect, clock, exchange.timeouts)
         except httpx.TransportError as error:
-            return translate.failed(error, effect, clock, exchange.timeouts)
+            return failures.outcome(failures.from_httpx(error, clock), error, effect, clock, exchange.timeouts)
         finally:
             clock.on_change = None
             exchange.timeouts.connecting += clock.connecting
@@ -230,7 +233,7 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         """Close this event loop's connections; the mesh stays open."""
         loop = self._loops.pop(loop_token(), None)
         if loop is not None:
-            await loop.pools.aclose()
+            await loop.aclose()
 
     def forked(self) -> None:
         """Leave the connections to the parent process."""
@@ -238,14 +241,31 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
 
 
 class _Loop:
-    """What belongs to one event loop."""
+    """What belongs to one event loop: its connections."""
 
-    __slots__ = ("__weakref__", "carrier", "pools", "seen")
+    __slots__ = ("__weakref__", "_carrier", "_engine", "_inner", "_pools", "seen")
 
-    def __init__(self, pools: AsyncEndpointPools) -> None:
-        self.pools = pools
-        self.carrier = AsyncCarrier(pools)
+    def __init__(self, settings: PoolSettings, inner: httpx.AsyncBaseTransport | None) -> None:
+        self._inner = inner
+        self._engine = AsyncEngine(settings)
+        self._pools = AsyncEndpointPools(settings)  # for mocks, HTTP/2 and trio
+        self._carrier = AsyncCarrier(self._pools)
         self.seen: LiveSnapshot | None = None
+
+    async def send(self, request: httpx.Request, effect: Attempt, clock: AttemptClock) -> httpx.Response:
+        if self._inner is not None:
+            return await self._inner.handle_async_request(request)
+        if self._engine.carries(request) and not async_mocked():
+            return await self._engine.send(request, effect, clock)
+        return await self._carrier.handle_async_request(request)
+
+    async def retire(self, live: LiveSnapshot) -> None:
+        self._engine.retire(live.has_endpoint)
+        await self._pools.retire(live.has_endpoint)
+
+    async def aclose(self) -> None:
+        self._engine.close()
+        await self._pools.aclose()
 
 
 def _bound(scope: anyio.CancelScope, clock: AttemptClock) -> None:

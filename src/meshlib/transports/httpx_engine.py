@@ -13,11 +13,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import anyio
 import httpcore
 import httpx
 import sniffio
 
-from meshlib.model.cluster import Cluster
 from meshlib.policy.effects import Attempt
 from meshlib.transports.httpx_failures import to_httpx
 from meshlib.upstream.clock import AttemptClock
@@ -51,14 +51,10 @@ def async_mocked() -> bool:
     )
 
 
-def speaks_http11(cluster: Cluster, settings: PoolSettings, tls: str) -> bool:
+def carries(settings: PoolSettings, request: httpx.Request) -> bool:
     """Tell whether the engine can carry an attempt; HTTP/2 goes through httpcore."""
-    return not (settings.http2 if tls else cluster.http2)
-
-
-def on_asyncio() -> bool:
-    """Tell whether the running event loop is asyncio's; trio goes through httpcore."""
-    return sniffio.current_async_library() == "asyncio"
+    dial: Dial = request.extensions[ATTEMPT]
+    return not (settings.http2 if dial.tls else dial.cluster.http2)
 
 
 def outgoing(request: httpx.Request, body: Any) -> Outgoing:
@@ -92,6 +88,10 @@ class Engine:
         self._settings = settings
         self._pools: dict[PoolKey, blocking.Pool] = {}
         self._lock = threading.Lock()
+
+    def carries(self, request: httpx.Request) -> bool:
+        """Tell whether this engine can carry an attempt."""
+        return carries(self._settings, request)
 
     def send(self, request: httpx.Request, effect: Attempt, clock: AttemptClock) -> httpx.Response:
         """Send one attempt; raises ``AttemptFailed``."""
@@ -143,6 +143,10 @@ class AsyncEngine:
         self._settings = settings
         self._pools: dict[PoolKey, asynchronous.Pool] = {}
 
+    def carries(self, request: httpx.Request) -> bool:
+        """Tell whether this engine can carry an attempt; trio goes through httpcore."""
+        return carries(self._settings, request) and sniffio.current_async_library() == "asyncio"
+
     async def send(self, request: httpx.Request, effect: Attempt, clock: AttemptClock) -> httpx.Response:
         """Send one attempt; raises ``AttemptFailed``."""
         dial: Dial = request.extensions[ATTEMPT]
@@ -152,13 +156,13 @@ class AsyncEngine:
         pool = self._pools.get(key)
         if pool is None:
             pool = self._pools[key] = asynchronous.Pool(_origin(self._settings, dial), *_limits(self._settings))
-        connection = await pool.acquire(timeouts["connect"], timeouts["pool"])
+        connection = await pool.acquire(clock, timeouts["connect"], timeouts["pool"])
         try:
             reader = await connection.request(message, clock)
         except BaseException:
             pool.release(connection)
             raise
-        body = AsyncBody(connection, pool)
+        body = AsyncBody(connection, pool, timeouts["read"])
         return _response(reader, body, AsyncUpgradeStream(connection, pool))
 
     def retire(self, keeps: Callable[[str, tuple[str, int]], bool]) -> None:
@@ -208,6 +212,10 @@ class Body(httpx.SyncByteStream):
         """Give the connection back; a body not read to its end closes it."""
         self._release()
 
+    def __del__(self) -> None:
+        # A response dropped without being closed must not keep a slot of its pool for ever.
+        self._release()
+
     def _release(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None and self._connection.reader.phase is not Phase.UPGRADED:
@@ -217,9 +225,10 @@ class Body(httpx.SyncByteStream):
 class AsyncBody(httpx.AsyncByteStream):
     """A response body; gives its connection back at its end or when closed."""
 
-    def __init__(self, connection: asynchronous.Connection, pool: asynchronous.Pool) -> None:
+    def __init__(self, connection: asynchronous.Connection, pool: asynchronous.Pool, gap: float | None) -> None:
         self._connection = connection
         self._pool: asynchronous.Pool | None = pool
+        self._gap = gap
         self._rest = b""
         if connection.reader.complete:
             self._finish()
@@ -227,7 +236,7 @@ class AsyncBody(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         connection = self._connection
         try:
-            while self._pool is not None and (part := await connection.read_body()):
+            while self._pool is not None and (part := await connection.read_body(self._gap)):
                 if connection.reader.complete:
                     self._finish()
                 yield part
@@ -244,6 +253,13 @@ class AsyncBody(httpx.AsyncByteStream):
         pool, self._pool = self._pool, None
         if pool is not None and self._connection.reader.phase is not Phase.UPGRADED:
             pool.release(self._connection)
+
+    def __del__(self) -> None:
+        # A response dropped without being closed must not keep a slot of its pool for ever; the
+        # garbage collector may run on another thread than the event loop's.
+        pool, self._pool = self._pool, None
+        if pool is not None and self._connection.reader.phase is not Phase.UPGRADED:
+            self._connection.hand_back(pool.release)
 
     def _finish(self) -> None:
         # The response is over: its connection serves the next call while this body is read.
@@ -306,8 +322,6 @@ class AsyncUpgradeStream(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read what the upgraded peer sends."""
-        import anyio
-
         try:
             with anyio.fail_after(timeout):
                 data = await self._connection.read_raw()
@@ -320,8 +334,6 @@ class AsyncUpgradeStream(httpcore.AsyncNetworkStream):
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send to the upgraded peer."""
-        import anyio
-
         try:
             with anyio.fail_after(timeout):
                 await self._connection.write_raw(buffer)

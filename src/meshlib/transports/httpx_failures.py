@@ -58,15 +58,22 @@ def outcome(
 ) -> Outcome:
     """Return the outcome of an attempt that brought no response head."""
     kind = _whose_timeout(failure, effect, clock, timeouts) if failure.timed_out else failure.kind
-    return Outcome(error=kind, message=failure.message, exception=error, written=clock.sent)
+    return Outcome(error=kind, message=failure.message, exception=error, written=clock.sent, upload=clock.upload)
+
+
+def cut(clock: AttemptClock) -> Outcome:
+    """Return the outcome of an attempt that a cancel scope ended at its deadline."""
+    kind = ErrorKind.TIMEOUT if clock.mesh_expired else ErrorKind.APPLICATION
+    return Outcome(error=kind, message="no response head in time", written=clock.sent, upload=clock.upload)
 
 
 def _whose_timeout(failure: AttemptFailed, effect: Attempt, clock: AttemptClock, timeouts: Timeouts) -> ErrorKind:
     if clock.mesh_expired:
         return ErrorKind.TIMEOUT
     if failure.phase == "connect" and not clock.application_expired:
-        own, cluster = timeouts.connect, effect.cluster.connect_timeout
-        return ErrorKind.APPLICATION if own is not None and own <= cluster else ErrorKind.CONNECT_TIMEOUT
+        own = timeouts.left_to_connect()
+        given_up = own is not None and own <= effect.cluster.connect_timeout
+        return ErrorKind.APPLICATION if given_up else ErrorKind.CONNECT_TIMEOUT
     return ErrorKind.APPLICATION
 
 

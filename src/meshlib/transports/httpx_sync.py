@@ -27,12 +27,15 @@ from meshlib.policy.effects import (
 )
 from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
+from meshlib.transports import httpx_failures as failures
 from meshlib.transports import httpx_translate as translate
 from meshlib.transports.driving import conclude, insecure
+from meshlib.transports.httpx_engine import Engine, mocked
 from meshlib.transports.httpx_errors import BODY_LATE, DEADLINE_LATE, MeshNotReady, RouteTimeout
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
 from meshlib.transports.options import TransportOptions
 from meshlib.upstream.clock import AttemptClock, attempt_clock
+from meshlib.upstream.failure import AttemptFailed
 from meshlib.upstream.pools import EndpointPools
 
 
@@ -103,7 +106,9 @@ class MeshTransport(httpx.BaseTransport):
     def __init__(self, runtime: Runtime, options: TransportOptions | None = None) -> None:
         self._runtime = runtime
         self._options = options or TransportOptions()
-        self._pools = EndpointPools(self._options.pool_settings())
+        settings = self._options.pool_settings()
+        self._engine = Engine(settings)
+        self._pools = EndpointPools(settings)  # for mocks and HTTP/2
         inner = self._options.inner
         if inner is not None and not isinstance(inner, httpx.BaseTransport):
             raise TypeError(f"inner of a blocking transport is an httpx.BaseTransport, not {inner!r}")
@@ -120,6 +125,7 @@ class MeshTransport(httpx.BaseTransport):
             live = self._wait(view, timeouts, request)
         if live is not self._seen:
             self._seen = live
+            self._engine.retire(live.has_endpoint)
             self._pools.retire(live.has_endpoint)
         call = self._runtime.call(view, live)
         policy = execute(call)
@@ -157,13 +163,20 @@ class MeshTransport(httpx.BaseTransport):
         token = attempt_clock.set(clock)
         try:
             sent = translate.attempt_request(exchange, effect, clock)
-            response = self._carrier.handle_request(sent)
+            response = self._send(sent, effect, clock)
+        except AttemptFailed as failure:
+            return failures.outcome(failure, failures.to_httpx(failure), effect, clock, exchange.timeouts)
         except httpx.TransportError as error:
-            return translate.failed(error, effect, clock, exchange.timeouts)
+            return failures.outcome(failures.from_httpx(error, clock), error, effect, clock, exchange.timeouts)
         finally:
             exchange.timeouts.connecting += clock.connecting
             attempt_clock.reset(token)
         return translate.responded(response, effect, clock)
+
+    def _send(self, request: httpx.Request, effect: Attempt, clock: AttemptClock) -> httpx.Response:
+        if self._options.inner is None and self._engine.carries(request) and not mocked():
+            return self._engine.send(request, effect, clock)
+        return self._carrier.handle_request(request)
 
     def _respond(self, effect: Respond, policy: Policy, exchange: Exchange, clock: AttemptClock) -> httpx.Response:
         response = cast("httpx.Response", effect.outcome.response)
@@ -200,8 +213,10 @@ class MeshTransport(httpx.BaseTransport):
 
     def close(self) -> None:
         """Close the connections; the mesh stays open."""
+        self._engine.close()
         self._pools.close()
 
     def forked(self) -> None:
         """Leave the connections to the parent process."""
+        self._engine.forget()
         self._pools.forget()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 
 from meshlib.model.request import RequestView
-from meshlib.policy.effects import Attempt, ErrorKind, Outcome, Reply, ReplyKind
+from meshlib.policy.effects import Attempt, Outcome, Reply, ReplyKind
 from meshlib.policy.record import CallRecord
 from meshlib.transports import httpx_errors
-from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
+from meshlib.transports.httpx_exchange import Exchange, with_record
 from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.pools import ATTEMPT, Dial
 
@@ -91,46 +90,6 @@ def responded(response: httpx.Response, effect: Attempt, clock: AttemptClock) ->
         message=str(effect.endpoint),
         upload=clock.upload,
     )
-
-
-def failed(error: httpx.TransportError, effect: Attempt, clock: AttemptClock, timeouts: Timeouts) -> Outcome:
-    """Return the outcome of an attempt that brought no response head."""
-    message = str(error) or type(error).__name__
-    kind = _kind(error, effect, clock, timeouts)
-    return Outcome(error=kind, message=message, exception=error, written=clock.sent, upload=clock.upload)
-
-
-def cut(clock: AttemptClock) -> Outcome:
-    """Return the outcome of an attempt that a cancel scope ended at its deadline."""
-    kind = ErrorKind.TIMEOUT if clock.mesh_expired else ErrorKind.APPLICATION
-    return Outcome(error=kind, message="no response head in time", written=clock.sent, upload=clock.upload)
-
-
-def _kind(error: httpx.TransportError, effect: Attempt, clock: AttemptClock, timeouts: Timeouts) -> ErrorKind:
-    if isinstance(error, httpx.TimeoutException):
-        if clock.mesh_expired:
-            return ErrorKind.TIMEOUT
-        if isinstance(error, httpx.ConnectTimeout) and not clock.application_expired:
-            own = timeouts.left_to_connect()
-            given_up = own is not None and own <= effect.cluster.connect_timeout
-            return ErrorKind.APPLICATION if given_up else ErrorKind.CONNECT_TIMEOUT
-        return ErrorKind.APPLICATION
-    if isinstance(error, httpx.ConnectError):
-        return ErrorKind.TLS_FAILED if _caused_by(error, ssl.SSLError) else ErrorKind.CONNECT
-    if isinstance(error, httpx.RemoteProtocolError):
-        return ErrorKind.RESET if clock.ended else ErrorKind.PROTOCOL
-    if isinstance(error, httpx.NetworkError):
-        return ErrorKind.RESET
-    return ErrorKind.APPLICATION  # LocalProtocolError, UnsupportedProtocol, ProxyError: not the endpoint's fault
-
-
-def _caused_by(error: BaseException, kind: type[BaseException]) -> bool:
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, kind):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
 
 
 def answer(reply: Reply, exchange: Exchange, *, raises: bool) -> httpx.Response:

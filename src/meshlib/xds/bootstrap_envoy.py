@@ -28,7 +28,7 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
     """
     data = _snake(data)
     unused(data, "node static_resources dynamic_resources", origin)
-    _import_types(data)
+    import_types(data)
     resources = _static(expect(data.get("static_resources", {}), Mapping, f"{origin}: static_resources"), origin)
     node = parse_message(data.get("node", {}), base_pb2.Node(), f"{origin}: node")
     dynamic = _snake(expect(data.get("dynamic_resources", {}), Mapping, f"{origin}: dynamic_resources"))
@@ -122,7 +122,7 @@ def _snake(data: Json) -> Json:
     return {"".join(f"_{c.lower()}" if c.isupper() else c for c in str(key)): value for key, value in data.items()}
 
 
-def _import_types(data: object) -> None:
+def import_types(data: object) -> None:
     """Import the modules of every ``@type`` in ``data``, for protobuf finds only what is imported."""
     for url in _types(data):
         name = url.rpartition("/")[2]

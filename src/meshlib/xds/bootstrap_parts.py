@@ -50,7 +50,7 @@ class Bootstrap:
 
 def check_address(address: str, origin: str) -> None:
     """Raise ``BootstrapError`` for what no gRPC channel can dial."""
-    if address.startswith(("unix:", "dns:", "ipv4:", "ipv6:", "xds:", "passthrough:")):
+    if address.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
         return
     host, _, port = address.rpartition(":")
     bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
@@ -61,7 +61,7 @@ def check_address(address: str, origin: str) -> None:
 def parse_message(data: Any, message: Any, origin: str) -> Any:
     """Fill ``message`` from plain JSON; raises ``BootstrapError`` with protobuf's own path."""
     try:
-        return json_format.ParseDict(data, message)
+        return json_format.ParseDict(expect(data, Mapping, origin), message)
     except json_format.ParseError as error:
         raise BootstrapError(f"{origin}: {error}") from error
     except (TypeError, AttributeError, ValueError) as error:  # what ParseDict lets slip for wrong shapes

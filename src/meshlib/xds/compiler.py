@@ -48,19 +48,14 @@ class Compiler:
         listeners = _kept(closure.listeners(), current.listeners)
         routes = _kept(closure.routes(), current.routes)
         clusters = _kept(self._join(closure.clusters(), closure.assignments()), current.clusters)
-        unchanged = listeners is current.listeners and routes is current.routes and clusters is current.clusters
-        if unchanged and self._made:
+        same_lookup = listeners is current.listeners and routes is current.routes
+        if same_lookup and clusters is current.clusters and self._made:
             return current
         self._made = True
-        self._current = replace(
-            current,
-            version=version,
-            listeners=listeners,
-            routes=routes,
-            clusters=clusters,
-            addresses=_addresses(listeners, routes) if current.style is Style.SIDECAR else {},
-            bound=_bound(listeners),
-        )
+        self._current = replace(current, version=version, listeners=listeners, routes=routes, clusters=clusters)
+        if not same_lookup and current.style is Style.SIDECAR:
+            addresses, bound = _addresses(listeners, routes), _bound(listeners)
+            self._current = replace(self._current, addresses=addresses, bound=bound)
         return self._current
 
     def _join(

@@ -22,6 +22,7 @@ from meshlib.xds.protos import cluster_pb2, http_protocol_options_pb2
 from meshlib.xds.scope import Scope
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_IDLE_KEPT = 30.0  # seconds a transport keeps idle connections by default: no longer idle_timeout shows
 _DNS = (Discovery.STRICT_DNS, Discovery.LOGICAL_DNS)
 
 
@@ -157,6 +158,7 @@ def _panic_threshold(scope: Scope, config: Any) -> float:
 def _http2(scope: Scope, message: Any) -> bool:
     """Tell whether HTTP/2 is asked for by prior knowledge."""
     chosen: bool = message.HasField("http2_protocol_options")
+    _audit_common(scope, message)
     for name in sorted(message.typed_extension_protocol_options):
         packed = message.typed_extension_protocol_options[name]
         place = scope.at("typed_extension_protocol_options", name)
@@ -166,8 +168,16 @@ def _http2(scope: Scope, message: Any) -> bool:
         options = unpack(place, packed, "", http_protocol_options_pb2.HttpProtocolOptions)
         if options is not None:
             place.audit(options)
+            _audit_common(place, options)
             chosen = _explicit_http2(place, options)
     return chosen
+
+
+def _audit_common(scope: Scope, message: Any) -> None:
+    place, options = scope.at("common_http_protocol_options"), message.common_http_protocol_options
+    place.audit(options)
+    if 0.0 < seconds(place, options, "idle_timeout", 0.0) < _IDLE_KEPT:
+        place.note("idle_timeout", f"idle connections are kept for the transport's keepalive_expiry, {_IDLE_KEPT:g}s")
 
 
 def _explicit_http2(scope: Scope, options: Any) -> bool:

@@ -179,8 +179,9 @@ FIELDS: Mapping[str, Fields] = {
     "envoy.extensions.filters.http.fault.v3.FaultAbort": _fields("http_status grpc_status header_abort percentage"),
     _CLUSTER + "Cluster": _fields(
         "name type cluster_type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers "
-        "http2_protocol_options typed_extension_protocol_options outlier_detection least_request_lb_config "
-        "common_lb_config transport_socket transport_socket_matches metadata filters load_balancing_policy",
+        "http2_protocol_options common_http_protocol_options typed_extension_protocol_options outlier_detection "
+        "least_request_lb_config common_lb_config transport_socket transport_socket_matches metadata filters "
+        "load_balancing_policy",
         {
             "alt_stat_name": _STATS,
             "http_protocol_options": "HTTP/1.1 is what is spoken unless HTTP/2 is asked for",
@@ -204,7 +205,6 @@ FIELDS: Mapping[str, Fields] = {
         upstream_connection_options="TCP keep-alive is the system's",
         dns_refresh_rate="names are looked up again on meshlib's own schedule",
         dns_failure_refresh_rate="names are looked up again on meshlib's own schedule",
-        common_http_protocol_options="connections are kept and reused by meshlib's own limits",
         lb_subset_config="endpoints are not narrowed to a subset",
         round_robin_lb_config="there is no slow start",
         original_dst_lb_config="the destination is the URL's",
@@ -252,9 +252,14 @@ FIELDS: Mapping[str, Fields] = {
         max_ejection_time_jitter="ejections end without jitter",
     ),
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _fields(
-        "explicit_http_config use_downstream_protocol_config auto_config",
-        common_http_protocol_options="connections are kept and reused by meshlib's own limits",
+        "explicit_http_config use_downstream_protocol_config auto_config common_http_protocol_options",
         upstream_http_protocol_options="SNI is the Host header's name",
+    ),
+    "envoy.config.core.v3.HttpProtocolOptions": _fields(
+        "idle_timeout",
+        max_requests_per_connection="connections are reused without counting",
+        max_connection_duration="connections are reused whatever their age",
+        max_stream_duration="the route's timeout and the application's count",
     ),
     _ENDPOINT + "ClusterLoadAssignment": _fields(
         "cluster_name endpoints policy", named_endpoints="endpoints given by reference are left out"

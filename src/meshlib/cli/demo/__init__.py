@@ -68,10 +68,9 @@ def _serve(stack: Stack, screen: Screen) -> None:
         screen.say(f"""  curl -d '{{"rate": 0.5, "status": 500}}' {stack.catalog_url(version)}/blowup""")
     screen.say(f"  meshlib proxy-status --address {stack.control_plane}")
     screen.say(f"  edit the YAML in  {stack.folder.path}")
-    while (part := stack.dead_part()) is None:
+    while True:
+        stack.check()
         time.sleep(0.5)
-    screen.say(f"{part.name} ended by itself:\n{part.tail()}")
-    raise typer.Exit(1)
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def push_ms(address: str, edit: Callable[[], object], timeout: float = 5.0) -> f
     while time.monotonic() < edited + timeout:
         found = clients(address)
         if _versions(found) != before and all(client.synced for client in found):
-            return 1000 * (time.monotonic() - edited)
+            return round(1000 * (time.monotonic() - edited), 1)
         time.sleep(_PAUSE)
     return None
 

@@ -43,7 +43,7 @@ class Ports:
         port = wanted
         if wanted in self._given or not is_free(wanted):
             port = self.take_any()
-            self._say(f"port {wanted} is taken: {purpose} is on {port}")
+            self._say(f"port {wanted} is taken; using {port} for {purpose}")
         self._given.add(port)
         return port
 

@@ -48,11 +48,15 @@ class Part:
         """Return once ``ready()`` holds; raise DemoError when the process ends or time is up."""
         deadline = time.monotonic() + timeout
         while not ready():
-            if (code := self.process.poll()) is not None:
-                raise DemoError(f"{self.name} ended with exit code {code}\n{self.tail()}")
+            self.check()
             if time.monotonic() > deadline:
                 raise DemoError(f"{self.name}: {what} did not happen within {timeout:g} s\n{self.tail()}")
             time.sleep(0.01)
+
+    def check(self) -> None:
+        """Raise DemoError if the process has ended."""
+        if (code := self.process.poll()) is not None:
+            raise DemoError(f"{self.name} ended with exit code {code}\n{self.tail()}")
 
     def tail(self, lines: int = 15) -> str:
         """Return the last lines of the log, indented."""

@@ -16,7 +16,7 @@ from meshlib.cli.demo import gateway
 from meshlib.cli.demo.addresses import Addresses, assign
 from meshlib.cli.demo.folder import MeshFolder, examples
 from meshlib.cli.demo.ports import Ports
-from meshlib.cli.demo.processes import Part, Processes
+from meshlib.cli.demo.processes import DemoError, Part, Processes
 from meshlib.cli.demo.screen import Screen
 from meshlib.cli.demo.traces import SpanReceiver
 
@@ -39,6 +39,7 @@ class Stack:
         self._keep = keep
         self._exit = ExitStack()
         self._addresses = Addresses()
+        self._last_answer = "none"
         self._envoy = gateway.find_envoy()
         self.envoy_version = gateway.envoy_version(self._envoy) if self._envoy else None
 
@@ -94,8 +95,15 @@ class Stack:
         self._processes.start("gateway", command)
 
     def wait_for_app(self) -> None:
-        """Return when the sample app answers with 200 for the first time."""
-        self._processes.parts[-1].wait(self._answers, _PATIENCE, f"the first 200 from {self.app_url}")
+        """Return when the sample app answers with 200 for the first time.
+
+        Raises:
+            DemoError: it does not in time, or a part has ended; has the end of that part's log.
+        """
+        try:
+            self._processes.parts[-1].wait(self._answers, _PATIENCE, f"the first 200 from {self.app_url}")
+        except DemoError as error:
+            raise DemoError(f"{error}\nthe last answer: {self._last_answer}") from None
 
     def get(self, path: str, *, trace_id: str) -> httpx.Response:
         """GET from the sample app as a part of the trace ``trace_id``, sampled."""
@@ -113,15 +121,20 @@ class Stack:
             counts[version] = sum(stats["received"].values())
         return counts
 
-    def dead_part(self) -> Part | None:
-        """Return a part that has ended by itself, if any."""
-        return next((part for part in self._processes.parts if part.process.poll() is not None), None)
+    def check(self) -> None:
+        """Raise DemoError if a part has ended by itself."""
+        for part in self._processes.parts:
+            part.check()
 
     def _answers(self) -> bool:
+        self.check()
         try:
-            return self._http.get(f"{self.app_url}/api/catalog").status_code == 200
-        except httpx.HTTPError:
+            response = self._http.get(f"{self.app_url}/api/catalog")
+        except httpx.HTTPError as error:
+            self._last_answer = repr(error)
             return False
+        self._last_answer = f"{response.status_code} {response.text}"
+        return response.status_code == 200
 
     def _start_control_plane(self) -> Part:
         port, otlp = self._addresses.control_plane, f"127.0.0.1:{self._addresses.otlp}"

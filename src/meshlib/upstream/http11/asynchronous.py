@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 import time
 from collections import deque
@@ -110,6 +111,17 @@ class Connection(asyncio.Protocol):
         """Whether another request may follow: the response is over and keeps the connection."""
         return not self.broken and self.reader.keep_alive
 
+    def is_alive(self) -> bool:
+        """Tell whether an idle connection still stands: nothing to read, not even its end.
+
+        Asks the socket, for the event loop may not have looked since the server closed it.
+        """
+        if self.broken or self._transport is None:
+            return False
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not poll.poll(0)
+
     @property
     def transport(self) -> asyncio.Transport | None:
         """The transport, for ``network_stream`` and upgrades."""
@@ -133,8 +145,11 @@ class Connection(asyncio.Protocol):
             raise
         return reader
 
-    async def read_body(self) -> bytes:
+    async def read_body(self, gap: float | None) -> bytes:
         """Return the next bytes of the body, empty at its end.
+
+        Args:
+            gap: the application's read timeout, seconds between reads.
 
         Raises:
             AttemptFailed: the body broke off; the connection is closed.
@@ -143,7 +158,11 @@ class Connection(asyncio.Protocol):
         try:
             while not (part := reader.take()) and not reader.complete:
                 self._resume()
-                await self._wait()
+                async with asyncio.timeout(gap):
+                    await self._wait()
+        except TimeoutError:
+            self.close()
+            raise AttemptFailed(ErrorKind.TIMEOUT, "nothing came in time", phase="read", timed_out=True) from None
         except BaseException:
             self.close()
             raise
@@ -169,6 +188,11 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
         if self._drained is not None:
             await self._drained
+
+    def hand_back(self, release: Callable[[Connection], None]) -> None:
+        """Call ``release`` with this connection on its event loop; from any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(release, self)
 
     def close(self) -> None:
         """Close the connection."""
@@ -264,23 +288,28 @@ class Pool:
         self._open = 0
         self._closed = False
 
-    async def acquire(self, connect_timeout: float | None, pool_timeout: float | None) -> Connection:
+    async def acquire(
+        self, clock: AttemptClock, connect_timeout: float | None, pool_timeout: float | None
+    ) -> Connection:
         """Return a connection, idle or new; raises ``AttemptFailed``."""
         while True:
             while self._idle:
                 connection = self._idle.pop()
-                if not connection.broken:
+                if connection.is_alive():
                     return connection
                 self._discard(connection)
             if self._max_connections is None or self._open < self._max_connections:
                 break
             await self._queue(pool_timeout)
         self._open += 1
+        began = time.monotonic()
         try:
             return await self._connect(connect_timeout)
         except BaseException:
             self._count_out()
             raise
+        finally:
+            clock.connecting += time.monotonic() - began
 
     def release(self, connection: Connection) -> None:
         """Take a connection back, to keep or to close."""

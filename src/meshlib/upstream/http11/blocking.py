@@ -240,6 +240,8 @@ class Pool:
         self._idle_expiry = idle_expiry
         self._idle: deque[Connection] = deque()
         self._open = 0
+        # Holds the connections in use, so that one whose response is dropped is closed, not collected.
+        self._busy: set[Connection] = set()
         self._closed = False
         self._freed = threading.Condition(threading.RLock())
 
@@ -247,18 +249,25 @@ class Pool:
         """Return a connection, idle or new; raises ``AttemptFailed``."""
         while (connection := self._pop_idle(clock, pool_timeout)) is not None:
             if connection.is_alive():
+                self._busy.add(connection)
                 return connection
             self._drop(connection)
+        began = time.monotonic()
         try:
-            return Connection(self._connect(clock, connect_timeout))
+            connection = Connection(self._connect(clock, connect_timeout))
+            self._busy.add(connection)
+            return connection
         except BaseException:
             self._count_out()
             raise
+        finally:
+            clock.connecting += time.monotonic() - began
 
     def release(self, connection: Connection) -> None:
         """Take a connection back, to keep or to close."""
         now = time.monotonic()
         with self._freed:
+            self._busy.discard(connection)
             full = self._max_idle is not None and len(self._idle) >= self._max_idle
             if connection.reusable and not self._closed and not full:
                 connection.idle_since = now

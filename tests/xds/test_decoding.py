@@ -1,0 +1,475 @@
+"""What fields come to, where that is more than copying, and what is noted instead of honoured."""
+
+import pytest
+from google.protobuf import any_pb2, json_format, wrappers_pb2
+
+from meshlib.model.cluster import LbPolicy
+from meshlib.model.endpoint import HealthStatus, Workload
+from meshlib.model.match import HeaderMatch, QueryMatch, StringMatch, StringOp
+from meshlib.model.route import DirectResponse, Redirect
+from meshlib.model.traffic import FaultAbort, FaultDelay, FaultInjection, RetryPolicy
+from meshlib.xds.bootstrap_envoy import import_types
+from meshlib.xds.protos import discovery_pb2
+from meshlib.xds.resource_type import RESOURCE_TYPES
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
+
+EXT = "type.googleapis.com/envoy.extensions."
+HTTP_OPTIONS = EXT + "upstreams.http.v3.HttpProtocolOptions"
+FAULT = EXT + "filters.http.fault.v3.HTTPFault"
+FILTER_CONFIG = "type.googleapis.com/envoy.config.route.v3.FilterConfig"
+
+
+def decoded(url, data):
+    import_types(data)
+    message = json_format.ParseDict(data, RESOURCE_TYPES[url].message())
+    found = RESOURCE_TYPES[url].decode("it", message)
+    assert found.faults == ()
+    return found
+
+
+def value(url, data):
+    return decoded(url, data).value
+
+
+def noted(url, data):
+    return {note.field_path: note.consequence for note in decoded(url, data).notes}
+
+
+def table(*routes, **fields):
+    hosts = [{"name": "v", "domains": ["*"], "routes": list(routes), **fields.pop("host", {})}]
+    return {"name": "80", "virtual_hosts": hosts, **fields}
+
+
+def route(**fields):
+    return {"match": {"prefix": "/"}, "route": {"cluster": "a"}, **fields}
+
+
+def first(data):
+    return value(ROUTE, data).virtual_hosts[0].routes[0]
+
+
+def fault(status):
+    return {
+        "envoy.filters.http.fault": {"@type": FAULT, "abort": {"http_status": status, "percentage": {"numerator": 7}}}
+    }
+
+
+def injected(status):
+    return FaultInjection(abort=FaultAbort(7.0, status=status))
+
+
+# Routes
+
+
+@pytest.mark.parametrize(
+    ("matcher", "expected"),
+    [
+        ({"exact_match": "v"}, HeaderMatch("x", StringMatch(StringOp.EXACT, "v"))),
+        ({"prefix_match": "v"}, HeaderMatch("x", StringMatch(StringOp.PREFIX, "v"))),
+        ({"suffix_match": "v"}, HeaderMatch("x", StringMatch(StringOp.SUFFIX, "v"))),
+        ({"contains_match": "v"}, HeaderMatch("x", StringMatch(StringOp.CONTAINS, "v"))),
+        ({"safe_regex_match": {"regex": "v+"}}, HeaderMatch("x", StringMatch(StringOp.REGEX, "v+"))),
+        (
+            {"string_match": {"exact": "V", "ignore_case": True}},
+            HeaderMatch("x", StringMatch(StringOp.EXACT, "V", True)),
+        ),
+        ({"range_match": {"start": 1, "end": 5}}, HeaderMatch("x", range_=(1, 5))),
+        ({"present_match": False}, HeaderMatch("x", present=False)),
+        ({}, HeaderMatch("x", present=True)),
+        ({"invert_match": True}, HeaderMatch("x", present=True, invert=True)),
+        (
+            {"exact_match": "v", "treat_missing_header_as_empty": True},
+            HeaderMatch("x", StringMatch(StringOp.EXACT, "v"), treat_missing_as_empty=True),
+        ),
+    ],
+)
+def test_header_matchers(matcher, expected):
+    match = {"prefix": "/", "headers": [{"name": "x", **matcher}]}
+    assert first(table(route(match=match))).match.headers == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("matcher", "expected"),
+    [
+        ({}, QueryMatch("q")),
+        ({"present_match": True}, QueryMatch("q")),
+        ({"present_match": False}, QueryMatch("q", present=False)),
+        ({"string_match": {"prefix": "v"}}, QueryMatch("q", StringMatch(StringOp.PREFIX, "v"))),
+    ],
+)
+def test_query_matchers(matcher, expected):
+    match = {"prefix": "/", "query_parameters": [{"name": "q", **matcher}]}
+    assert first(table(route(match=match))).match.query == (expected,)
+
+
+@pytest.mark.parametrize("field", ["connect_matcher", "tls_context"])
+def test_a_route_no_call_can_meet_is_left_out_and_noted(field):
+    match = {field: {}} if field == "connect_matcher" else {"prefix": "/", field: {"presented": True}}
+    data = table(route(match=match, name="never"), route(name="next"))
+    assert [r.name for r in value(ROUTE, data).virtual_hosts[0].routes] == ["next"]
+    assert list(noted(ROUTE, data)) == [f"virtual_hosts[0].routes[0].match.{field}"]
+
+
+@pytest.mark.parametrize(
+    ("action", "name"),
+    [
+        ({"route": {"cluster_header": "x-cluster"}}, "(cluster_header is not supported)"),
+        ({"route": {"cluster_specifier_plugin": "p"}}, "(cluster_specifier_plugin is not supported)"),
+        ({"non_forwarding_action": {}}, "(non_forwarding_action is not supported)"),
+    ],
+)
+def test_an_action_that_is_not_done_leads_nowhere_rather_than_elsewhere(action, name):
+    data = table({"match": {"prefix": "/"}, **action})
+    assert [target.name for target in first(data).action.clusters] == [name]
+    assert list(noted(ROUTE, data).values()) == ["leads nowhere: a call that matches meets NC"]
+
+
+def test_direct_responses_and_redirects():
+    direct = {"match": {"prefix": "/"}, "direct_response": {"status": 403, "body": {"inline_bytes": "w6k="}}}
+    assert first(table(direct)).action == DirectResponse(403, "é")
+    redirect = {
+        "https_redirect": True,
+        "host_redirect": "h",
+        "port_redirect": 8443,
+        "prefix_rewrite": "/p",
+        "response_code": "PERMANENT_REDIRECT",
+        "strip_query": True,
+    }
+    found = first(table({"match": {"prefix": "/"}, "redirect": redirect})).action
+    assert found == Redirect(308, "https", "h", 8443, prefix="/p", strip_query=True)
+
+
+def test_the_routes_retry_policy_replaces_the_hosts_whole():
+    host = {"retry_policy": {"retry_on": "5xx", "num_retries": 7}}
+    own = route(route={"cluster": "a", "retry_policy": {"retry_on": "reset"}})
+    assert first(table(own, host=host)).action.retry == RetryPolicy(frozenset({"reset"}))
+    assert first(table(route(), host=host)).action.retry == RetryPolicy(frozenset({"5xx"}), num_retries=7)
+    assert first(table(route())).action.retry is None
+
+
+def test_a_retry_policy_in_full():
+    policy = {
+        "retry_on": " 5xx , retriable-status-codes,,bogus",
+        "num_retries": 0,
+        "per_try_timeout": "2.5s",
+        "retriable_status_codes": [418],
+        "retry_back_off": {"base_interval": "0.0002s", "max_interval": "1s"},
+        "host_selection_retry_max_attempts": 5,
+        "retry_host_predicate": [{"name": "envoy.retry_host_predicates.previous_hosts"}],
+        "retry_priority": {"name": "p"},
+    }
+    data = table(route(route={"cluster": "a", "retry_policy": policy}))
+    assert first(data).action.retry == RetryPolicy(
+        retry_on=frozenset({"5xx", "retriable-status-codes", "bogus"}),
+        num_retries=0,
+        per_try_timeout=2.5,
+        retriable_status_codes=frozenset({418}),
+        base_interval=0.001,
+        max_interval=1.0,
+        previous_hosts=True,
+        host_selection_max_attempts=5,
+    )
+    place = "virtual_hosts[0].routes[0].route.retry_policy."
+    assert noted(ROUTE, data) == {
+        place + "retry_priority": "retries stay at the priority that is drawn",
+        place + "retry_on": "'bogus' is no condition Envoy knows; it never holds",
+    }
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ((), None),
+        (("table",), 501),
+        (("table", "host"), 502),
+        (("table", "host", "route"), 503),
+        (("table", "route"), 503),
+    ],
+)
+def test_the_nearest_fault_counts(levels, expected):
+    def at(level, status):
+        return {"typed_per_filter_config": fault(status)} if level in levels else {}
+
+    data = table(route(**at("route", 503)), host=at("host", 502), **at("table", 501))
+    assert first(data).fault == (None if expected is None else injected(expected))
+
+
+def test_a_weighted_cluster_may_have_a_fault_of_its_own():
+    targets = [{"name": "a", "weight": 1}, {"name": "b", "weight": 3, "typed_per_filter_config": fault(418)}]
+    clusters = first(table(route(route={"weighted_clusters": {"clusters": targets}}))).action.clusters
+    assert [(c.name, c.weight, c.fault) for c in clusters] == [("a", 1, None), ("b", 3, injected(418))]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"@type": FAULT},
+        {"@type": FILTER_CONFIG, "disabled": True},
+        {"@type": FILTER_CONFIG, "config": {"@type": FAULT}},
+    ],
+)
+def test_an_empty_or_disabled_fault_switches_off_what_it_overrides(config):
+    own = route(typed_per_filter_config={"envoy.filters.http.fault": config})
+    found = first(table(own, host={"typed_per_filter_config": fault(500)}))
+    assert found.fault == FaultInjection()
+
+
+def test_faults_by_header_are_noted():
+    config = {"@type": FAULT, "delay": {"header_delay": {}}, "abort": {"header_abort": {}}, "max_active_faults": 3}
+    data = table(route(typed_per_filter_config={"envoy.filters.http.fault": config}))
+    assert first(data).fault == FaultInjection()
+    place = "virtual_hosts[0].routes[0].typed_per_filter_config[envoy.filters.http.fault]"
+    assert set(noted(ROUTE, data)) == {
+        f"{place}.delay.header_delay",
+        f"{place}.abort.header_abort",
+        f"{place}.max_active_faults",
+    }
+
+
+@pytest.mark.parametrize(
+    ("denominator", "percentage"), [("HUNDRED", 25.0), ("TEN_THOUSAND", 0.25), ("MILLION", 0.0025)]
+)
+def test_fractions(denominator, percentage):
+    config = {
+        "@type": FAULT,
+        "delay": {"fixed_delay": "0.5s", "percentage": {"numerator": 25, "denominator": denominator}},
+    }
+    data = table(route(typed_per_filter_config={"envoy.filters.http.fault": config}))
+    assert first(data).fault.delay == FaultDelay(0.5, percentage)
+
+
+def test_a_route_says_what_of_it_is_not_honoured_and_where_it_comes_from():
+    own = route(
+        metadata={"filter_metadata": {"meshlib": {"source": "vs.yaml:7"}, "istio": {"config": "/apis/x"}}},
+        request_headers_to_add=[{"header": {"key": "a", "value": "b"}}],
+        decorator={"operation": "irrelevant"},
+    )
+    found = first(table(own))
+    assert found.unsupported == ("virtual_hosts[0].routes[0].request_headers_to_add",)
+    assert found.source == "vs.yaml:7"
+
+
+def test_istio_s_zero_or_repeated_max_stream_duration_is_no_news():
+    def with_duration(seconds):
+        return table(
+            route(route={"cluster": "a", "timeout": "2s", "max_stream_duration": {"max_stream_duration": seconds}})
+        )
+
+    assert noted(ROUTE, with_duration("0s")) == noted(ROUTE, with_duration("2s")) == {}
+    assert len(noted(ROUTE, with_duration("3s"))) == 1
+
+
+# Clusters and endpoints
+
+
+def cluster(**fields):
+    return {"name": "a", "type": "STATIC", **fields}
+
+
+@pytest.mark.parametrize(
+    ("socket", "secure", "detail"),
+    [
+        ({"name": "envoy.transport_sockets.raw_buffer"}, False, ""),
+        ({"name": "x", "typed_config": {"@type": EXT + "transport_sockets.raw_buffer.v3.RawBuffer"}}, False, ""),
+        ({"name": "tls"}, True, "tls is not supported"),
+        (
+            {"name": "x", "typed_config": {"@type": EXT + "transport_sockets.tls.v3.UpstreamTlsContext", "sni": "s"}},
+            True,
+            "TLS, SNI s",
+        ),
+        (
+            {"name": "x", "typed_config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "?"}},
+            True,
+            "google.protobuf.StringValue is not supported",
+        ),
+    ],
+)
+def test_only_a_raw_buffer_is_plaintext(socket, secure, detail):
+    found = value(CLUSTER, cluster(transport_socket=socket)).transport_socket
+    assert (found.secure, found.detail) == (secure, detail)
+
+
+@pytest.mark.parametrize(
+    ("fields", "http2"),
+    [
+        ({}, False),
+        ({"http2_protocol_options": {}}, True),
+        ({"explicit_http_config": {"http2_protocol_options": {}}}, True),
+        ({"explicit_http_config": {"http_protocol_options": {}}}, False),
+        ({"use_downstream_protocol_config": {"http2_protocol_options": {}}}, False),
+    ],
+)
+def test_http2_by_prior_knowledge(fields, http2):
+    if fields and "http2_protocol_options" not in fields:
+        fields = {"typed_extension_protocol_options": {"o": {"@type": HTTP_OPTIONS, **fields}}}
+    assert value(CLUSTER, cluster(**fields)).http2 is http2
+
+
+@pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        ({"idle_timeout": "300s"}, set()),
+        ({"idle_timeout": "0s"}, set()),
+        ({"idle_timeout": "5s", "max_requests_per_connection": 3}, {"idle_timeout", "max_requests_per_connection"}),
+    ],
+)
+def test_connection_limits_that_show_are_noted(options, fields):
+    found = noted(CLUSTER, cluster(common_http_protocol_options=options))
+    assert set(found) == {f"common_http_protocol_options.{field}" for field in fields}
+
+
+def policies(*kinds):
+    entries = [
+        {"typed_extension_config": {"name": "p", "typed_config": {"@type": f"{EXT}load_balancing_policies.{kind}"}}}
+        for kind in kinds
+    ]
+    return {"load_balancing_policy": {"policies": entries}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "policy", "notes"),
+    [
+        ({}, LbPolicy.ROUND_ROBIN, {}),
+        ({"lb_policy": "RANDOM"}, LbPolicy.RANDOM, {}),
+        ({"lb_policy": "LEAST_REQUEST"}, LbPolicy.LEAST_REQUEST, {}),
+        ({"lb_policy": "RING_HASH"}, LbPolicy.ROUND_ROBIN, {"lb_policy": "RING_HASH is not done: round robin is"}),
+        ({"lb_policy": "MAGLEV"}, LbPolicy.ROUND_ROBIN, {"lb_policy": "MAGLEV is not done: round robin is"}),
+        ({"lb_policy": "RING_HASH", **policies("random.v3.Random")}, LbPolicy.RANDOM, {}),
+        (policies("least_request.v3.LeastRequest"), LbPolicy.LEAST_REQUEST, {}),
+        (
+            policies("maglev.v3.Maglev"),
+            LbPolicy.ROUND_ROBIN,
+            {
+                "load_balancing_policy.policies": "envoy.extensions.load_balancing_policies.maglev.v3.Maglev is not "
+                "done: round robin is"
+            },
+        ),
+    ],
+)
+def test_load_balancing(fields, policy, notes):
+    assert value(CLUSTER, cluster(**fields)).lb_policy is policy
+    assert noted(CLUSTER, cluster(**fields)) == notes
+
+
+def test_thresholds_are_those_of_the_default_priority():
+    thresholds = [{"priority": "HIGH", "max_requests": 1}, {"max_requests": 2}, {"max_requests": 3}]
+    found = value(CLUSTER, cluster(circuit_breakers={"thresholds": thresholds}))
+    assert (found.thresholds.max_requests, found.thresholds.max_retries) == (2, 3)
+
+
+def test_detectors_that_are_on_and_not_there_are_noted():
+    assert set(noted(CLUSTER, cluster(outlier_detection={}))) == {"outlier_detection.enforcing_success_rate"}
+    off = {"enforcing_success_rate": 0, "enforcing_failure_percentage": 0}
+    assert noted(CLUSTER, cluster(outlier_detection=off)) == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "health"),
+    [("UNKNOWN", HealthStatus.UNKNOWN), ("DRAINING", HealthStatus.DRAINING), ("DEGRADED", HealthStatus.DEGRADED)],
+)
+def test_endpoints(status, health):
+    lb = {
+        "endpoint": {"address": {"socket_address": {"address": "::1", "port_value": 5}}, "hostname": "h"},
+        "health_status": status,
+        "load_balancing_weight": 4,
+        "metadata": {"filter_metadata": {"istio": {"workload": "w;ns;;v2"}, "x": {"n": [1, None, {"a": True}]}}},
+    }
+    group = {"lb_endpoints": [lb], "priority": 2, "locality": {"region": "r", "zone": "z"}}
+    found = value(ENDPOINT, {"cluster_name": "a", "endpoints": [group]}).localities[0]
+    (endpoint,) = found.endpoints
+    assert (str(endpoint), endpoint.weight, endpoint.health, endpoint.hostname) == ("[::1]:5", 4, health, "h")
+    assert endpoint.workload == Workload("w", "ns", "unknown", "v2")
+    assert endpoint.metadata["x"] == {"n": [1.0, None, {"a": True}]}
+    assert (found.priority, found.weight, found.locality.region) == (2, 1, "r")
+
+
+def test_an_eds_cluster_asks_under_its_service_name():
+    eds = {"eds_config": {"ads": {}}, "service_name": "s"}
+    assert value(CLUSTER, {"name": "a", "type": "EDS", "eds_cluster_config": eds}).eds_name == "s"
+
+
+@pytest.mark.parametrize("source", [{"path": "/x"}, {"api_config_source": {}}])
+def test_other_sources_than_ads_are_refused(source):
+    data = {"name": "a", "type": "EDS", "eds_cluster_config": {"eds_config": source}}
+    kind = RESOURCE_TYPES[CLUSTER]
+    (fault,) = kind.decode("a", json_format.ParseDict(data, kind.message())).faults
+    assert fault.message == f"{next(iter(source))} is not supported: expected ads"
+
+
+# Listeners
+
+
+def test_filters_that_are_not_run_are_noted():
+    filters = [
+        {"name": "mine", "typed_config": {"@type": FAULT, "abort": {"http_status": 500}}},
+        {"name": "odd", "typed_config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": ""}},
+        {"name": "off", "disabled": True},
+        {"name": "istio.stats"},
+        {"name": "ecds", "config_discovery": {}},
+    ]
+    hcm = {
+        "@type": EXT + "filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "rds": {"config_source": {"ads": {}}, "route_config_name": "r"},
+        "http_filters": filters,
+    }
+    found = decoded(LISTENER, {"name": "a:80", "api_listener": {"api_listener": hcm}})
+    assert found.value.api.fault_filter
+    assert found.value.api.fault == FaultInjection(abort=FaultAbort(0.0, status=500))
+    assert {note.consequence for note in found.notes} == {
+        "odd is not run; a call goes on without it",
+        "ecds is fetched apart (ECDS) and is not run; a call goes on without it",
+    }
+
+
+def test_a_split_of_bytes_goes_to_the_heaviest_and_is_noted():
+    clusters = [{"name": "a", "weight": 1}, {"name": "b", "weight": 2}]
+    proxy = {
+        "@type": EXT + "filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "x",
+        "weighted_clusters": {"clusters": clusters},
+    }
+    data = {"name": "l", "filter_chains": [{"filters": [{"name": "tcp", "typed_config": proxy}]}]}
+    assert value(LISTENER, data).chains[0].tcp.cluster == "b"
+    assert list(noted(LISTENER, data).values()) == ["bytes are not split: all go to 'b'"]
+
+
+# Reading
+
+
+def packed(message, url=None):
+    one = any_pb2.Any()
+    one.Pack(message)
+    if url:
+        one.type_url = url
+    return one
+
+
+def test_a_resource_may_be_wrapped():
+    inner = RESOURCE_TYPES[CLUSTER].message(name="a")
+    wrapper = discovery_pb2.Resource(name="a", resource=packed(inner))
+    found = RESOURCE_TYPES[CLUSTER].read(packed(wrapper))
+    assert (found.name, found.message, found.faults) == ("a", inner, ())
+
+
+@pytest.mark.parametrize(
+    ("resource", "message"),
+    [
+        (
+            packed(wrappers_pb2.StringValue(value="x")),
+            f"expected a {CLUSTER}, not type.googleapis.com/google.protobuf.StringValue",
+        ),
+        (any_pb2.Any(type_url=CLUSTER, value=b"\xff\xff"), "does not parse"),
+        (any_pb2.Any(), f"expected a {CLUSTER}, not nothing"),
+    ],
+)
+def test_what_cannot_be_read_is_a_fault(resource, message):
+    (fault,) = RESOURCE_TYPES[CLUSTER].read(resource).faults
+    assert fault.message.startswith(message)
+
+
+def test_a_decoders_own_fault_costs_one_resource(monkeypatch, caplog):
+    kind = RESOURCE_TYPES[CLUSTER]
+    found = kind.decode("a", object())
+    assert found.value is None
+    assert found.faults[0].message.startswith("could not be decoded: AttributeError")
+    assert "decoding failed" in caplog.text
