@@ -70,7 +70,7 @@ def measure(mesh: meshlib.Mesh, folder: Path, edits: int) -> list[float]:
 @contextmanager
 def control_plane(folder: Path) -> Iterator[str]:
     """Run ``meshlib control-plane``; yields its address."""
-    command = [sys.executable, "-m", "meshlib", "control-plane", str(folder), "--port", "0"]
+    command = [sys.executable, "-m", "meshlib", "control-plane", str(folder), "--port", "0", "--log-level", "warning"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -49,7 +49,7 @@ def listener(name, port, routes):
         "stat_prefix": name,
         "route_config": {
             "name": f"{name}_routes",
-            "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
+            "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": list(routes)}],
         },
         "http_filters": [ROUTER],
     }
@@ -223,14 +223,14 @@ class TestKeywords:
     def test_observers(self, upstreams):
         from meshlib.policy.events import NullObserver
 
-        class Watching(NullObserver):
-            ended = []
+        ended = []
 
+        class Watching(NullObserver):
             def call_ended(self, record):
-                self.ended.append((record.cluster_name, record.status))
+                ended.append((record.cluster_name, record.status))
 
         get(mesh_of(upstreams.serve(), observers=(Watching(),)))
-        assert Watching.ended == [("catalog", 200)]
+        assert ended == [("catalog", 200)]
 
     def test_metrics_off(self):
         with pytest.raises(meshlib.ConfigError, match="metrics=False"):
@@ -264,7 +264,7 @@ class TestFromEnv:
 
 
 class TestExplain:
-    ROUTES = [
+    ROUTES = (
         {
             "name": "exact",
             "match": {"path": "/a"},
@@ -278,7 +278,7 @@ class TestExplain:
         {"name": "moved", "match": {"prefix": "/m"}, "redirect": {"path_redirect": "/a"}},
         {"name": "tea", "match": {"prefix": "/tea"}, "direct_response": {"status": 418}},
         {"name": "lost", "match": {"prefix": "/lost"}, "route": {"cluster": "nowhere"}},
-    ]
+    )
 
     def test_says_where_and_why(self, upstreams):
         server = upstreams.serve()

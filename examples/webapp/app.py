@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
@@ -38,7 +37,6 @@ from tracing import TraceRequests, exporting
 import meshlib
 
 CATALOG_URL = os.environ.get("CATALOG_URL", "http://catalog.istioinaction")
-ACCESS_LOG = sys.stderr if os.environ.get("MESHLIB_ACCESS_LOG") == "1" else False
 TIMEOUT = 10.0  # longer than the retries of a route, so that the mesh decides and not the client
 
 # Handed on from the browser's request: one id in every log, and the header that picks testers.
@@ -51,7 +49,7 @@ templates = Jinja2Templates(directory=Path(__file__).parent / "templates")
 async def meshed_client() -> AsyncIterator[httpx.AsyncClient]:
     """Yield the client for catalog, steered by the mesh that the environment names."""
     # The mesh: these two lines, and `import meshlib`. What follows them is httpx as ever.
-    mesh = meshlib.Mesh.from_env(access_log=ACCESS_LOG)
+    mesh = meshlib.Mesh.from_env()
     client = httpx.AsyncClient(transport=mesh.async_transport(), base_url=CATALOG_URL, timeout=TIMEOUT)
     port = os.environ.get("MESHLIB_METRICS_PORT")
     async with mesh, client:

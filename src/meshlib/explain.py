@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from meshlib.clock import Randomness
+from meshlib.model.cluster import Discovery
 from meshlib.model.listener import HttpConnectionManager
 from meshlib.model.request import RequestView
 from meshlib.model.route import DirectResponse, Redirect, Route, RouteAction
@@ -147,7 +148,14 @@ def explain(live: LiveSnapshot, view: RequestView, chance: Randomness) -> Explan
         action=_action(route),
         fault=_fault(route, destination.http),
     )
-    return _forwarding(base, live, route.action, view) if isinstance(route.action, RouteAction) else base
+    if not isinstance(route.action, RouteAction):
+        return base
+    forwarding = _forwarding(base, live, route.action, view)
+    passed = any(_passes_through(live, cluster.name) for cluster in forwarding.clusters)
+    if not passed:
+        return forwarding
+    note = f"no service has this name: passed through to where the URL says{routing.near_miss(view, choice)}"
+    return replace(forwarding, notes=(*forwarding.notes, note))
 
 
 def _forwarding(base: Explanation, live: LiveSnapshot, action: RouteAction, view: RequestView) -> Explanation:
@@ -218,8 +226,13 @@ def _cluster(live: LiveSnapshot, name: str, weight: int, view: RequestView) -> C
     return ClusterView(name, weight, True, config.lb_policy.value, config.source, endpoints)
 
 
+def _passes_through(live: LiveSnapshot, cluster: str) -> bool:
+    state = live.clusters.get(cluster)
+    return state is not None and state.config.discovery is Discovery.ORIGINAL_DST
+
+
 def _original(state: ClusterState, view: RequestView) -> tuple[EndpointView, ...]:
-    if state.config.discovery.value != "ORIGINAL_DST":
+    if state.config.discovery is not Discovery.ORIGINAL_DST:
         return ()
     return (EndpointView(f"{view.host}:{view.port}", "UNKNOWN", False, 0, 1, "passed through"),)
 

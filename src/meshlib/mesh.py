@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -167,13 +168,16 @@ class Mesh:
         In this order: GRPC_XDS_BOOTSTRAP (a file) or GRPC_XDS_BOOTSTRAP_CONFIG (JSON),
         MESHLIB_XDS_ADDRESS or PILOT_ADDRESS (``host:port``), MESHLIB_CONFIG (a folder, or a
         bootstrap file). Who this process is comes from POD_NAME, POD_NAMESPACE, ISTIO_META_*,
-        MESHLIB_WORKLOAD, MESHLIB_NAMESPACE, MESHLIB_LABELS.
+        MESHLIB_WORKLOAD, MESHLIB_NAMESPACE, MESHLIB_LABELS. MESHLIB_ACCESS_LOG=1 writes the access
+        log to stderr unless ``access_log`` is given.
 
         Raises:
             ConfigError: none of them is set.
         """
         env = os.environ
         identity = identity_from_env(env)
+        if env.get("MESHLIB_ACCESS_LOG") == "1":
+            keywords.setdefault("access_log", sys.stderr)
         if env.get("GRPC_XDS_BOOTSTRAP") or env.get("GRPC_XDS_BOOTSTRAP_CONFIG"):
             from meshlib.xds.bootstrap import from_env
 
@@ -221,12 +225,20 @@ class Mesh:
 
     def grpc_channel(self, target: str, **options: Any) -> grpc.Channel:
         """Return a gRPC channel to ``host:port`` through the mesh."""
+        if _disabled():
+            import grpc
+
+            return grpc.insecure_channel(target, **options)
         from meshlib.transports.grpc_channel import MeshChannel
 
         return MeshChannel(self._runtime, target, **options)
 
     def aio_grpc_channel(self, target: str, **options: Any) -> grpc.aio.Channel:
         """Return an asyncio gRPC channel to ``host:port`` through the mesh."""
+        if _disabled():
+            import grpc
+
+            return grpc.aio.insecure_channel(target, **options)
         from meshlib.transports.grpc_aio import AioMeshChannel
 
         return AioMeshChannel(self._runtime, target, **options)

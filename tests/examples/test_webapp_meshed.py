@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import meshlib
 from examples.services import free_port, load
 
 HOST = "catalog.istioinaction.svc.cluster.local"
@@ -49,7 +51,8 @@ spec:
 def shop(tmp_path, monkeypatch, serve):
     """Serve webapp over a mesh with the catalogs and the per-try timeout given; returns a client for it."""
     opened = []
-    monkeypatch.setattr(load("webapp"), "ACCESS_LOG", log := io.StringIO())
+    log = io.StringIO()
+    monkeypatch.setattr(meshlib.Mesh, "from_env", functools.partial(meshlib.Mesh.from_env, access_log=log))
     monkeypatch.setenv("MESHLIB_CONFIG", str(tmp_path))
     monkeypatch.setenv("MESHLIB_WORKLOAD", "webapp")
     monkeypatch.setenv("POD_NAMESPACE", "istioinaction")

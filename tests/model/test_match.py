@@ -146,9 +146,7 @@ def test_query(match, query, want):
 
 
 def test_all_conditions_are_needed():
-    match = RouteMatch(
-        PathMatch(PREFIX, "/a"), (HeaderMatch("x-a", V),), (QueryMatch("q"),), grpc=True
-    ).compile()
+    match = RouteMatch(PathMatch(PREFIX, "/a"), (HeaderMatch("x-a", V),), (QueryMatch("q"),), grpc=True).compile()
     headers = [("x-a", "v"), ("content-type", "application/grpc")]
     assert match(request("/a?q", headers=headers))
     assert not match(request("/b?q", headers=headers))

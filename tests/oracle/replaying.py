@@ -190,7 +190,10 @@ class Replay:
         mirrors = self._case.get("mirror_upstreams", [])
         log = [_attempt(s, first=n == 0) for n, s in enumerate(s for s in seen if s.server not in mirrors)]
         if "headers" in answer:
-            answer["headers"] = [pair for pair in answer["headers"] if pair[0] not in NOISE_RECEIVED]
+            kept = [(key, value) for key, value in answer["headers"] if key not in NOISE_RECEIVED]
+            answer["headers"] = [(k, v if len(v) < 2000 else f"<{len(v)} chars>") for k, v in kept]
+        if len(answer.get("body", "")) > 400:
+            answer["body"] = f"<{len(answer['body'])} bytes>"
         served = log and any(key == "x-upstream" for key, _ in answer.get("headers", []))
         answer["upstream_host"] = log[-1]["upstream"] if served else None
         answer["attempts"], answer["attempt_log"] = len(log), log
@@ -208,7 +211,10 @@ def _request(step: Step, case: str) -> httpx.Request:
     if not authority or url.netloc.decode("ascii") != authority:
         url = httpx.URL("http://svc.test/")
     target = path.encode("latin-1")
-    url = url.copy_with(raw_path=target)
+    try:
+        url = url.copy_with(raw_path=target)
+    except httpx.InvalidURL as error:
+        raise Unsendable(f"httpx refuses {path!r}: {error}") from error
     headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in step.get("headers", [])]
     if authority:
         headers.append((b"Host", authority.encode("latin-1")))

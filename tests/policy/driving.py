@@ -13,7 +13,6 @@ from meshlib.policy.call import Call, Policy, execute
 from meshlib.policy.effects import (
     Attempt,
     BodyEnd,
-    Discard,
     Effect,
     ErrorKind,
     Outcome,
@@ -198,9 +197,7 @@ class Lab:
         self.clock.advance(met.after)
         if met.error is not None:
             return Outcome(error=met.error, message="scripted", upload=met.upload)
-        return Outcome(
-            met.status, met.headers, response="a response", grpc_status=met.grpc_status, upload=met.upload
-        )
+        return Outcome(met.status, met.headers, response="a response", grpc_status=met.grpc_status, upload=met.upload)
 
     def assert_idle(self) -> None:
         """Nothing is in flight: every count is back at zero, and every call that began has ended once."""

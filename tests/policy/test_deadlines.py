@@ -107,9 +107,7 @@ def test_route_timeout_cuts_the_back_off():
 def test_the_wait_for_a_connection_is_bounded_by_the_route_timeout():
     from meshlib.model.cluster import Thresholds
 
-    test = Lab(
-        snapshot(cluster(endpoints(1), thresholds=Thresholds(max_connections=1)), routes=[forward(timeout=2.0)])
-    )
+    test = Lab(snapshot(cluster(endpoints(1), thresholds=Thresholds(max_connections=1)), routes=[forward(timeout=2.0)]))
     _, first = test.start()
     next(first)  # holds the connection
     run = test.run()

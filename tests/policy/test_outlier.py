@@ -146,9 +146,7 @@ class TestSplitLocalOriginErrors:
         assert test.feed(0, LOCAL)
 
     def test_they_do_not_feed_the_5xx_counter(self):
-        test = Detector(
-            2, split_external_local_origin_errors=True, enforcing_consecutive_local_origin_failure=0
-        )
+        test = Detector(2, split_external_local_origin_errors=True, enforcing_consecutive_local_origin_failure=0)
         assert not test.feed(0, *[LOCAL] * 20)
 
     def test_any_response_proves_the_connection(self):

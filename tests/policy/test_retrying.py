@@ -185,9 +185,7 @@ class TestUsersStrategies:
         def retry_after(state):
             return float(state.outcome.headers.get("retry-after") or 0.0)
 
-        run = lab(retry("5xx"), plan_for=plans_with(None, retry_after)).run(
-            Met(503, headers={"retry-after": "7"}), 200
-        )
+        run = lab(retry("5xx"), plan_for=plans_with(None, retry_after)).run(Met(503, headers={"retry-after": "7"}), 200)
         assert run.sleeps == [7.0]
 
     def test_the_condition_stays_retry_on(self):

@@ -112,7 +112,7 @@ class TestDemand:
     def test_an_answer_that_never_comes(self):
         source = HandmadeSource(self.EMPTY)
         source.awaited = {("catalog", 80)}
-        with pytest.raises(MeshNotReady, match="no answer for catalog after 0.05s"):
+        with pytest.raises(MeshNotReady, match=r"no answer for catalog after 0\.05s"):
             runtime(source).wait(request(), 0.05)
 
     def test_does_not_exist_is_an_answer(self):

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from meshlib.model.endpoint import Endpoint
 
@@ -198,8 +198,7 @@ class Server:
         if not behaviour.early:
             seen.body, seen.trailers = await _read_body(reader, seen)
         if behaviour.gate is not None:
-            while not behaviour.gate.is_set():
-                await asyncio.sleep(0.005)
+            await asyncio.to_thread(behaviour.gate.wait, 30)
         await asyncio.sleep(behaviour.delay)
         if behaviour.hang:
             await reader.read(1)
@@ -261,7 +260,7 @@ class Upstreams:
         self._thread = threading.Thread(target=self._loop.run_forever, name="scripted upstreams", daemon=True)
         self._servers: list[Server] = []
 
-    def __enter__(self) -> Upstreams:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -269,6 +268,7 @@ class Upstreams:
         for server in self._servers:
             self._run(server.stop())
         self._run(_settle())
+        self._run(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()

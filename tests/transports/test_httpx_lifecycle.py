@@ -186,6 +186,7 @@ class TestConcurrency:
 
         def work():
             for _ in range(3):
+
                 def done(response):
                     body = response.read()
                     with lock:
@@ -268,8 +269,7 @@ class TestConcurrency:
 
         async def main():
             tasks = [asyncio.create_task(call.client.get("http://catalog/")) for _ in range(50)]
-            while len(server.seen) < 20:
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(server.wait, lambda s: len(s.seen) == 20)
             limits = mesh.store.current.clusters["c"].limits
             assert (limits.requests, limits.connections, len(limits.pending)) == (20, 20, 30)
             for task in tasks:
@@ -302,9 +302,8 @@ class TestConcurrency:
 
         async def main():
             task = asyncio.create_task(call.client.get("http://catalog/"))
-            while not server.seen:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.05)
+            await asyncio.to_thread(server.wait, lambda s: s.seen)
+            await asyncio.sleep(0.05)  # into the back-off, or the body
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

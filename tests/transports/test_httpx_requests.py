@@ -26,7 +26,8 @@ def test_the_url_stays_logical(caller, upstreams):
 
 
 @pytest.mark.parametrize(
-    ("url", "host"), [("http://catalog:8080/", "catalog:8080"), ("http://Catalog/", "catalog"), ("http://[::1]/", "[::1]")]
+    ("url", "host"),
+    [("http://catalog:8080/", "catalog:8080"), ("http://Catalog/", "catalog"), ("http://[::1]/", "[::1]")],
 )
 def test_host_header(url, host, caller, upstreams):
     server = upstreams.serve()

@@ -18,7 +18,6 @@ DATA = Path(__file__).parents[1] / "data" / "xds"
 CATALOG = "catalog.istioinaction.svc.cluster.local"
 GATEWAY = "istio-ingressgateway.istio-system.svc.cluster.local"
 DEFAULT_RETRY_ON = {"connect-failure", "refused-stream", "unavailable", "cancelled", "retriable-status-codes"}
-HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 VIRTUAL_SERVICE = "/apis/networking.istio.io/v1/namespaces/istioinaction/virtual-service/catalog"
 
 

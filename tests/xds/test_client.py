@@ -5,12 +5,12 @@ import socket
 import threading
 
 import pytest
-from tenacity.wait import wait_fixed
+from tenacity.wait import wait_base, wait_fixed
 
 from meshlib.model.snapshot import Style
 from meshlib.settings import Identity
 from meshlib.xds.bootstrap import for_address, load
-from meshlib.xds.client import XdsClient
+from meshlib.xds.client import RECONNECT, XdsClient, _attempt
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
@@ -80,9 +80,11 @@ class Watch:
 
     def __init__(self):
         self.snapshots = []
+        self.on_publish = lambda: None
         self._changed = threading.Condition()
 
     def __call__(self, snapshot):
+        self.on_publish()
         with self._changed:
             self.snapshots.append(snapshot)
             self._changed.notify_all()
@@ -246,14 +248,15 @@ def test_what_is_absent_from_cds_is_deleted_after_the_grace(ads_server, mesh, si
 def test_a_cluster_that_comes_back_within_the_grace_was_never_gone(ads_server, mesh, sidecar, named):
     server = ads_server()
     mesh(server)
-    _, watch = sidecar(server.address, deletion_grace=0.3)
+    server.resources[CLUSTER] |= named(cluster("other"))
+    server.resources[ENDPOINT] |= named(endpoints("other", 5))
+    _, watch = sidecar(server.address, deletion_grace=0.2)
     watch.until(lambda s: True)
-    server.update("2", CLUSTER, clusters={})
-    server.expect(lambda r: r.type_url == CLUSTER and r.version_info == "2")
-    server.update("3", CLUSTER, clusters=named(cluster("catalog")))
-    server.expect(lambda r: r.type_url == CLUSTER and r.version_info == "3")
-    server.update("4", ENDPOINT, endpoints=named(endpoints("catalog", 4)))
-    watch.until(lambda s: ports(s) == [4])
+    for version, clusters in [("2", [cluster("other")]), ("3", [cluster("catalog"), cluster("other")])]:
+        server.update(version, CLUSTER, clusters=named(*clusters))
+        server.expect(lambda r, version=version: r.type_url == CLUSTER and r.version_info == version)
+    server.update("4", CLUSTER, clusters=named(cluster("catalog")))
+    watch.until(lambda s: "other" not in s.clusters)  # its grace ended after that of catalog would have
     assert all("catalog" in snapshot.clusters for snapshot in watch.snapshots)
 
 
@@ -303,6 +306,43 @@ def test_a_server_that_dies_takes_nothing_with_it_and_is_found_again(ads_server,
     assert again.expect(lambda r: r.type_url == ENDPOINT).resource_names == ["catalog"], "all names go out again"
     assert again.expect(lambda r: r.type_url == ROUTE).version_info == "1", "and what was accepted"
     assert "reconnect_in" in caplog.text
+
+
+class CountedWait(wait_base):
+    """Waits no time, and keeps which attempt it was asked about."""
+
+    def __init__(self):
+        self.attempts = []
+
+    def __call__(self, retry_state):
+        self.attempts.append(retry_state.attempt_number)
+        return 0.02
+
+
+def test_the_wait_between_attempts_grows_until_a_response_comes(ads_server, mesh, sidecar):
+    server = ads_server()
+    mesh(server)
+    wait = CountedWait()
+    _, watch = sidecar(server.address, reconnect=wait)
+    watch.until(lambda s: True)
+    server.stop()
+    until(lambda: len(wait.attempts) >= 3)
+    again = ads_server(server.port)
+    mesh(again, "2", ports=(2001,))
+    watch.until(lambda s: ports(s) == [2001])
+    before = len(wait.attempts)
+    assert wait.attempts == list(range(1, before + 1))
+    again.stop()
+    until(lambda: len(wait.attempts) > before)
+    assert wait.attempts[before] == 1
+
+
+def test_the_wait_is_a_second_and_up_to_thirty_more():
+    for failures, longest in ((1, 2), (3, 5), (9, 31)):
+        waits = [RECONNECT(_attempt(failures)) for _ in range(200)]
+        assert min(waits) >= 1
+        assert longest - 1 <= max(waits) + 0.2 * longest
+        assert max(waits) <= longest
 
 
 def test_a_server_that_is_not_there_is_named_with_the_reason(sidecar):
@@ -364,10 +404,26 @@ def test_grpc_style_answers_for_what_does_not_exist_and_wakes_who_waits(ads_serv
     server = ads_server()
     client, watch = grpc_style(server.address, does_not_exist=0.2)
     watch.count(1)
+    at_wake = []
+    watch.on_publish = lambda: at_wake.append(client.answered("nowhere", 80))
     client.demand("nowhere", 80)
     watch.count(2)
-    assert client.answered("nowhere", 80), "answered before the snapshot that wakes the waiting is published"
+    assert at_wake == [True], "answered before the snapshot that wakes the waiting is published"
     assert watch.snapshots[-1].destination("nowhere", 80) is None
+
+
+def test_grpc_style_a_listener_that_is_dropped_does_not_exist(ads_server, grpc_style, named):
+    server = ads_server()
+    server.resources[LISTENER] = named(api_listener("catalog:80", "r1"))
+    server.resources[ROUTE] = named(table("r1"))
+    client, watch = grpc_style(server.address, deletion_grace=0.0)
+    watch.count(1)
+    client.demand("catalog", 80)
+    watch.until(lambda s: "catalog:80" in s.listeners)
+    server.update("2", LISTENER, listeners={})
+    watch.until(lambda s: "catalog:80" not in s.listeners)
+    until(lambda: client.status.waiting == ())
+    assert client.answered("catalog", 80)
 
 
 def test_grpc_style_does_not_lose_a_listener_while_its_new_table_comes(ads_server, grpc_style, named):

@@ -210,7 +210,7 @@ class _Attempts:
         ticket: ConnectionTicket | None = None
         begun = False
         try:
-            if cluster.limits.gates_connections and not cluster.config.http2:
+            if cluster.limits.gates_connections and not self._multiplexed():
                 ticket = cluster.limits.connect(state)
                 if ticket is None:
                     yield self._overflow("max_pending_requests", cluster.limits.thresholds.max_pending_requests)
@@ -236,6 +236,10 @@ class _Attempts:
                 cluster.end(state)
             if ticket is not None:
                 cluster.limits.disconnect(ticket)
+
+    def _multiplexed(self) -> bool:
+        """Tell whether many requests share a connection, so that max_connections holds none of them up."""
+        return self.cluster.config.http2 or self.record.protocol == "grpc"
 
     def _granted(self, ticket: ConnectionTicket) -> Generator[Effect, Answer, bool]:
         """Wait for a connection slot, for as long as the route's timeout leaves."""
@@ -271,6 +275,7 @@ class _Attempts:
             attempt.status, attempt.grpc_status = answer.status, answer.grpc_status
             if answer.error is not None:
                 attempt.error = answer.message or answer.error.value
+                attempt.error_kind = answer.error
         except GeneratorExit:
             attempt.error = "cancelled"
             raise
@@ -304,8 +309,10 @@ class _Attempts:
 
     def _own_headers(self, attempt: AttemptRecord) -> list[tuple[str, str]]:
         headers = []
-        if attempt.timeout is not None:
-            headers.append(("x-envoy-expected-rq-timeout-ms", str(round(attempt.timeout * 1000))))
+        # As Envoy, the first attempt tells what was configured, whatever its wait for a connection took.
+        told = attempt.timeout if attempt.number > 1 else self.deadlines.attempt_timeout(self.deadlines.started)
+        if told is not None:
+            headers.append(("x-envoy-expected-rq-timeout-ms", str(round(told * 1000))))
         if self.choice.virtual_host is not None and self.choice.virtual_host.attempt_count:
             headers.append(("x-envoy-attempt-count", str(attempt.number)))
         return headers
@@ -365,7 +372,11 @@ class _Attempts:
     def _error_reply(self, outcome: Outcome) -> Reply:
         if outcome.error is ErrorKind.TIMEOUT:
             return self._timeout(route=self.deadlines.route_fired(self.call.clock()), cause=outcome.exception)
-        return replies.attempt_failed(self.record, outcome)
+        reply = replies.attempt_failed(self.record, outcome)
+        if self.cluster.config.discovery is Discovery.ORIGINAL_DST:
+            # No service has this name, so the call was passed through: perhaps a slip of the pen.
+            reply.message += routing.near_miss(self.call.view, self.choice)
+        return reply
 
     def _timeout(self, *, route: bool, cause: BaseException | None = None) -> Reply:
         self.failed = True

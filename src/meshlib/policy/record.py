@@ -6,6 +6,7 @@ from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.request import RequestView
 from meshlib.policy import flags as flag
+from meshlib.policy.effects import ErrorKind
 
 
 class AttemptRecord:
@@ -19,11 +20,23 @@ class AttemptRecord:
         status: HTTP status of the response head, None when there was none.
         grpc_status: gRPC status, None where unknown.
         error: what went wrong, in words, empty for a response.
+        error_kind: what went wrong, as a value; None for a response or a cancelled attempt.
         timeout: seconds granted to this attempt, None = no bound of its own.
         context: room for the observer (a span); policy never reads it.
     """
 
-    __slots__ = ("context", "ended", "endpoint", "error", "grpc_status", "number", "started", "status", "timeout")
+    __slots__ = (
+        "context",
+        "ended",
+        "endpoint",
+        "error",
+        "error_kind",
+        "grpc_status",
+        "number",
+        "started",
+        "status",
+        "timeout",
+    )
 
     def __init__(self, number: int, endpoint: Endpoint, started: float, timeout: float | None) -> None:
         self.number = number
@@ -34,6 +47,7 @@ class AttemptRecord:
         self.status: int | None = None
         self.grpc_status: int | None = None
         self.error = ""
+        self.error_kind: ErrorKind | None = None
         self.context: object = None
 
     def __getstate__(self) -> tuple[None, dict[str, object]]:

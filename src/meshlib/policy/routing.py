@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import accumulate
 
 from meshlib.clock import Randomness
@@ -13,7 +14,6 @@ from meshlib.model.route import (
     Redirect,
     Route,
     RouteAction,
-    RouteConfiguration,
     VirtualHost,
     WeightedCluster,
     without_port,
@@ -98,6 +98,9 @@ def location(redirect: Redirect, route: Route, view: RequestView) -> str:
     return f"{scheme}://{authority}{target}"
 
 
-def table_summary(routes: RouteConfiguration) -> list[str]:
-    """Return the domains a table serves, for "did you mean" messages."""
-    return [domain for host in routes.virtual_hosts for domain in host.domains if domain != "*"]
+def near_miss(view: RequestView, choice: Choice) -> str:
+    """Return "; did you mean 'catalog'?" where the table has a domain close to the host, else the empty string."""
+    routes = choice.destination.routes if choice.destination else None
+    known = [domain for host in routes.virtual_hosts for domain in host.domains if domain != "*"] if routes else []
+    near = [domain for domain in get_close_matches(view.host, known, n=1) if domain != view.host]
+    return f"; did you mean {near[0]!r}?" if near else ""

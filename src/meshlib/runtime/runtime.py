@@ -7,7 +7,6 @@ import random
 import threading
 import weakref
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Protocol
 
 from meshlib.clock import Clock, Randomness
@@ -18,7 +17,7 @@ from meshlib.policy.call import Call
 from meshlib.policy.events import Observer
 from meshlib.policy.record import CallRecord
 from meshlib.policy.retrying import PlanFor
-from meshlib.policy.routing import Choice, table_summary
+from meshlib.policy.routing import Choice, near_miss
 from meshlib.policy.state import LiveSnapshot, MeshState
 from meshlib.runtime.store import SnapshotStore
 from meshlib.runtime.waking import wait_until
@@ -164,7 +163,7 @@ class Runtime:
         current = self.store.current
         if current is None or (view is not None and self.live(view) is None):
             what = "no configuration" if current is None else f"no answer for {view.authority if view else ''}"
-            raise MeshNotReady(f"{what} after {timeout:g}s from {self._source.describe()}")
+            raise MeshNotReady(f"{what} after {timeout:.3g}s from {self._source.describe()}")
         return current
 
     def _hint(self, view: RequestView, choice: Choice) -> str:
@@ -173,10 +172,8 @@ class Runtime:
             return f"no listener takes {view.host}:{view.port}; which services and ports does {self.name} define?"
         if choice.virtual_host is not None:
             return f"virtual host {choice.virtual_host.name!r} has no route for {view.method} {view.path}"
-        known = table_summary(choice.destination.routes) if choice.destination.routes else []
-        near = get_close_matches(view.host, known, n=1)
-        tail = f"; did you mean {near[0]!r}?" if near else ""
-        return f"no virtual host for {view.authority!r} in route table {choice.destination.listener!r}{tail}"
+        table = choice.destination.routes.name if choice.destination.routes else ""
+        return f"no virtual host for {view.authority!r} in route table {table!r}{near_miss(view, choice)}"
 
 
 _forkable: weakref.WeakSet[Runtime] = weakref.WeakSet()

@@ -116,7 +116,8 @@ class Tracing(NullObserver):
         if attempt.status is not None:
             _set_status(span, record.protocol, attempt.status, attempt.grpc_status)
         else:
-            _set_error(span, "_OTHER", attempt.error)
+            kind = attempt.error_kind
+            _set_error(span, kind.name.lower() if kind is not None else "_OTHER", attempt.error)
         span.end()
 
     def call_ended(self, record: CallRecord) -> None:

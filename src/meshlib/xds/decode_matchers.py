@@ -54,7 +54,7 @@ def header_match(scope: Scope, matcher: Any) -> HeaderMatch:
     if kind is None:  # "If header_match_specifier is not set, it is a present match."
         return HeaderMatch(name, present=True, invert=invert)
     if kind == "present_match":
-        return HeaderMatch(name, present=matcher.present_match, invert=invert)
+        return HeaderMatch(name, present=matcher.present_match, invert=invert, treat_missing_as_empty=empty)
     if kind == "range_match":
         return HeaderMatch(
             name,
