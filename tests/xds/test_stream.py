@@ -14,7 +14,7 @@ TIMEOUT = 10.0
 
 @pytest.fixture
 def stream():
-    opened = []
+    opened: list[AdsStream] = []
 
     def make(address):
         events = queue.SimpleQueue()
@@ -25,6 +25,7 @@ def stream():
     yield make
     for one in opened:
         one.close()
+        one._thread.join(TIMEOUT)
 
 
 def test_the_next_response_is_read_when_the_last_was_dealt_with(ads_server, stream):
@@ -47,8 +48,10 @@ def test_the_next_response_is_read_when_the_last_was_dealt_with(ads_server, stre
 
 def test_the_end_comes_with_its_reason(ads_server, stream):
     server = ads_server()
-    _, events = stream(server.address)
+    one, events = stream(server.address)
     assert isinstance(events.get(timeout=TIMEOUT), StreamOpened)
+    one.send(discovery_pb2.DiscoveryRequest(type_url="x").SerializeToString())
+    server.expect(lambda r: r.type_url == "x")
     server.stop()
     event = events.get(timeout=TIMEOUT)
     assert isinstance(event, StreamEnded)

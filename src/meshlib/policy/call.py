@@ -172,7 +172,9 @@ def _forward(call: Call, choice: routing.Choice, action: RouteAction, name: str)
 class _Attempts:
     """The attempts of one call on one cluster: the innermost part of the stack."""
 
-    __slots__ = ("action", "call", "choice", "cluster", "deadlines", "failed", "record", "retry_held", "tried")
+    __slots__ = (
+        *("action", "call", "choice", "cluster", "deadlines", "failed", "record", "retry_held", "tried", "verdict"),
+    )
 
     def __init__(self, call: Call, choice: routing.Choice, action: RouteAction, cluster: ClusterState) -> None:
         self.call = call
@@ -183,6 +185,7 @@ class _Attempts:
         self.deadlines = Deadlines(action, call.clock())
         self.tried: set[tuple[str, int]] = set()
         self.failed: bool | None = None  # None while nothing is known, for the breaker
+        self.verdict: Verdict | None = None  # on the last attempt
         self.retry_held = False
 
     def run(self) -> Policy:
@@ -215,11 +218,12 @@ class _Attempts:
                 if ticket is None:
                     yield self._overflow("max_pending_requests", cluster.limits.thresholds.max_pending_requests)
                     return None
-                if not (yield from self._granted(ticket)):
-                    yield self._timeout(route=True)
-                    return None
-                if not cluster.offers(state):
-                    return 0.0  # it was removed while the call waited: pick anew
+                if not ticket.granted:
+                    if not (yield from self._wait_for(ticket)):
+                        yield self._timeout(route=True)
+                        return None
+                    if not cluster.offers(state):
+                        return 0.0  # it was removed while the call waited: pick anew
             begun = cluster.begin(state)
             if not begun:
                 yield self._overflow("max_requests", cluster.limits.thresholds.max_requests)
@@ -241,10 +245,9 @@ class _Attempts:
         """Tell whether many requests share a connection, so that max_connections holds none of them up."""
         return self.cluster.config.http2 or self.record.protocol == "grpc"
 
-    def _granted(self, ticket: ConnectionTicket) -> Generator[Effect, Answer, bool]:
+    def _wait_for(self, ticket: ConnectionTicket) -> Generator[Effect, Answer, bool]:
         """Wait for a connection slot, for as long as the route's timeout leaves."""
-        if not ticket.granted:
-            yield Park(ticket, self.deadlines.remaining(self.call.clock()))
+        yield Park(ticket, self.deadlines.remaining(self.call.clock()))
         return ticket.granted
 
     def _pick(self) -> EndpointState | None:
@@ -282,7 +285,7 @@ class _Attempts:
         finally:
             attempt.ended = call.clock()
             call.observer.attempt_ended(record, attempt)
-        verdict = self._verdict(answer)
+        verdict = self.verdict = self._judge(answer)
         if verdict is not None:
             self.cluster.observe(state, verdict, attempt.ended)
         return answer
@@ -310,7 +313,7 @@ class _Attempts:
     def _own_headers(self, attempt: AttemptRecord) -> list[tuple[str, str]]:
         headers = []
         # As Envoy, the first attempt tells what was configured, whatever its wait for a connection took.
-        told = attempt.timeout if attempt.number > 1 else self.deadlines.attempt_timeout(self.deadlines.started)
+        told = attempt.timeout if attempt.number > 1 else self.deadlines.configured
         if told is not None:
             headers.append(("x-envoy-expected-rq-timeout-ms", str(round(told * 1000))))
         if self.choice.virtual_host is not None and self.choice.virtual_host.attempt_count:
@@ -350,7 +353,7 @@ class _Attempts:
             self.failed = None if outcome.error is ErrorKind.APPLICATION else True
             yield self._error_reply(outcome)
             return
-        self.failed = self._verdict(outcome) is not Verdict.SUCCESS
+        self.failed = self.verdict is not Verdict.SUCCESS
         record.status, record.grpc_status, record.detail = outcome.status, outcome.grpc_status, "via_upstream"
         end = yield Respond(outcome, self.deadlines.remaining(self.call.clock()))
         if not isinstance(end, BodyEnd):
@@ -391,7 +394,7 @@ class _Attempts:
     def _overflow(self, threshold: str, limit: int) -> Reply:
         return replies.overflow(self.record, threshold, limit)
 
-    def _verdict(self, outcome: Outcome) -> Verdict | None:
+    def _judge(self, outcome: Outcome) -> Verdict | None:
         """Return what an outcome says of its endpoint, None when it says nothing."""
         if outcome.error is not None:
             silent = outcome.error in (ErrorKind.APPLICATION, ErrorKind.TLS_UNAVAILABLE)

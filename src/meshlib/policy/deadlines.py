@@ -26,6 +26,11 @@ class Deadlines:
         self.per_try = 0.0 if self.route and per_try >= self.route else per_try
         self.started = started
 
+    @property
+    def configured(self) -> float | None:
+        """What a first attempt may take to its response head: what it tells upstream."""
+        return self.per_try or self.route or None
+
     def uploaded(self, seconds: float) -> None:
         """Start the route's timeout ``seconds`` later: that long the application took to give the whole request."""
         self.started += seconds

@@ -120,7 +120,7 @@ class Limits:
             ticket.granted = False
             ticket.endpoint.connections -= 1
             self.connections -= 1
-            wakes = self._grant_waiting()
+            wakes = self._grant_waiting() if self.pending else ()
         for wake in wakes:
             wake()
 

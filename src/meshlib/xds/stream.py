@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # or a new channel inherits the back-off of the last one
     ("grpc.enable_http_proxy", 0),  # http_proxy is for the application's requests, not for the mesh's own
 )
+
+_POLLED = 0.5  # seconds; see AdsStream._run
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +69,13 @@ class AdsStream:
     def __init__(self, address: str, post: Callable[[StreamEvent], None]) -> None:
         self._post = post
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._call: grpc.Call | None = None
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None ends the stream
         self._turn = threading.Semaphore(0)  # released once for each response dealt with
         self._decided = threading.Event()  # connected, refused or closed
         self._connected = False
-        self._thread = threading.Thread(target=self._read, name=f"meshlib-ads-{address}", daemon=True)
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=f"meshlib-ads-{address}", daemon=True)
 
     def start(self) -> None:
         """Connect, in the reader thread."""
@@ -85,27 +90,27 @@ class AdsStream:
         self._turn.release()
 
     def close(self) -> None:
-        """End the stream and close the connection; idempotent. Events may follow, to be ignored."""
+        """End the stream; idempotent. Events may follow, to be ignored."""
+        self._closed = True
         self._decided.set()
         self._outgoing.put(None)
         self._turn.release()
-        self._channel.close()
+        if self._call is not None:
+            self._call.cancel()
 
-    def _read(self) -> None:
+    def _run(self) -> None:
         try:
             self._connect()
-            if self._connected:
-                self._post(StreamOpened(self))
-            # Not connected, the call fails at once and says why.
-            for data in self._open():
-                self._post(StreamData(self, data))
-                self._turn.acquire()
-            reason = "the server ended the stream"
+            reason = self._read()
         except grpc.RpcError as error:
             reason = describe(error)
         except Exception as error:  # noqa: BLE001  whatever it was, the owner must hear that the stream is over
             reason = f"{type(error).__name__}: {error}"
         self._post(StreamEnded(self, reason))
+        # After unsubscribing, a thread of grpcio's looks at the channel for another 0.2 s, and
+        # throws its traceback at stderr should the channel be closed by then.
+        time.sleep(_POLLED)
+        self._channel.close()
 
     def _connect(self) -> None:
         """Wait until the channel is ready or failed: does-not-exist timers may only run on a
@@ -121,9 +126,19 @@ class AdsStream:
         if state in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
             self._decided.set()
 
-    def _open(self) -> grpc.Call:
+    def _read(self) -> str:
+        """Stream until it ends; returns why. Raises ``grpc.RpcError`` when it fails."""
         # No (de)serialisers: bytes go through as they are, so that the owner can say what was wrong with them.
-        return self._channel.stream_stream(METHOD)(iter(self._outgoing.get, None))
+        # On a channel that is not connected the call fails at once and says why.
+        self._call = call = self._channel.stream_stream(METHOD)(iter(self._outgoing.get, None))
+        if self._closed:
+            call.cancel()
+        elif self._connected:
+            self._post(StreamOpened(self))
+        for data in call:
+            self._post(StreamData(self, data))
+            self._turn.acquire()
+        return "the server ended the stream"
 
 
 def describe(error: grpc.RpcError) -> str:

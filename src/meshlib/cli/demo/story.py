@@ -102,16 +102,24 @@ def _eject(stack: Stack, screen: Screen, report: Report) -> None:
 
 
 def retried_trace(stack: Stack) -> list[Span]:
-    """Send traced requests and return the spans of the first that was retried; else of the last."""
+    """Send traced requests and return the spans of the first that a retry saved.
+
+    Else of the last that was retried, else of the last.
+    """
     trace_ids = [secrets.token_hex(16) for _ in range(_TRACED)]
     for trace_id in trace_ids:
         stack.get(_PATH, trace_id=trace_id)
-    spans: list[Span] = []
+    best: tuple[bool, bool] = (False, False)
+    chosen: list[Span] = []
     for trace_id in trace_ids:
         spans = _whole_trace(stack, trace_id)
-        if any((span.attempt or 0) > 1 for span in spans):
+        retried = any((span.attempt or 0) > 1 for span in spans)
+        value = (retried, all(span.status == 200 for span in roots(spans)))
+        if not chosen or value >= best:
+            best, chosen = value, spans
+        if all(value):
             break
-    return spans
+    return chosen
 
 
 def _whole_trace(stack: Stack, trace_id: str, timeout: float = 3.0) -> list[Span]:
