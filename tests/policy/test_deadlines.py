@@ -44,6 +44,8 @@ def test_per_try_timeout(timeout, per_try, attempts, seconds, kind):
     policy = retry("5xx", num_retries=2, per_try_timeout=per_try, base_interval=0.0, max_interval=0.0)
     run = lab(timeout=timeout, policy=policy).run(SLOW)
     assert len(run.attempts) == attempts
+    told = dict(run.attempts[0].headers)["x-envoy-expected-rq-timeout-ms"]
+    assert int(told) == round(1000 * min(per_try, timeout or per_try))
     assert elapsed(run) == seconds
     assert (run.status, run.reply.kind) == (504, kind)
     assert "UT" in run.flags

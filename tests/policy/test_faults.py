@@ -5,10 +5,11 @@ import random
 import pytest
 
 from meshlib.model.match import HeaderMatch, StringMatch, StringOp
+from meshlib.model.route import Route, RouteAction, WeightedCluster
 from meshlib.model.traffic import FaultAbort, FaultDelay, FaultInjection
 from meshlib.policy.effects import ReplyKind
 from policy.driving import Lab, ScriptedRandom
-from policy.snapshots import cluster, endpoints, forward, request, retry, snapshot
+from policy.snapshots import ANY_PATH, cluster, endpoints, forward, request, retry, snapshot
 
 ABORT = FaultInjection(abort=FaultAbort(100.0, status=503))
 DELAY = FaultInjection(delay=FaultDelay(0.5, 100.0))
@@ -82,6 +83,14 @@ def test_the_filters_own_fault():
 def test_the_routes_fault_replaces_the_filters():
     run = lab(DELAY, filters_own=ABORT).run()
     assert (run.status, run.flags) == (200, "DI")
+
+
+def test_a_drawn_targets_fault_replaces_the_routes():
+    split = RouteAction((WeightedCluster("c", 1, fault=ABORT), WeightedCluster("d", 1)))
+    routes = [Route(ANY_PATH, split, fault=DELAY)]
+    config = snapshot(cluster(endpoints(1)), cluster(endpoints(1), name="d"), routes=routes, fault_filter=True)
+    for drawn, flags in ((0.2, "FI"), (0.8, "DI")):
+        assert Lab(config, chance=ScriptedRandom(drawn)).run().flags == flags
 
 
 def test_grpc_status():

@@ -91,7 +91,8 @@ class AdsServer:
         with self._changed:
             self._count += 1
             stream = self._streams[self._count] = _ServedStream(self._count)
-        context.add_callback(lambda: (self._streams.pop(stream.number, None), stream.outgoing.put(None)))
+        if not context.add_callback(lambda: (self._streams.pop(stream.number, None), stream.outgoing.put(None))):
+            return  # over before it began
         threading.Thread(target=self._listen, args=(incoming, stream), daemon=True).start()
         yield from iter(stream.outgoing.get, None)
 

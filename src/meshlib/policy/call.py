@@ -172,9 +172,7 @@ def _forward(call: Call, choice: routing.Choice, action: RouteAction, name: str)
 class _Attempts:
     """The attempts of one call on one cluster: the innermost part of the stack."""
 
-    __slots__ = (
-        *("action", "call", "choice", "cluster", "deadlines", "failed", "record", "retry_held", "tried", "verdict"),
-    )
+    __slots__ = ("action", "call", "choice", "cluster", "deadlines", "failed", "record", "retrying", "tried", "verdict")
 
     def __init__(self, call: Call, choice: routing.Choice, action: RouteAction, cluster: ClusterState) -> None:
         self.call = call
@@ -186,7 +184,7 @@ class _Attempts:
         self.tried: set[tuple[str, int]] = set()
         self.failed: bool | None = None  # None while nothing is known, for the breaker
         self.verdict: Verdict | None = None  # on the last attempt
-        self.retry_held = False
+        self.retrying = False
 
     def run(self) -> Policy:
         try:
@@ -342,7 +340,7 @@ class _Attempts:
             record.flags |= flags.UPSTREAM_OVERFLOW
             record.retry_skipped = f"max_retries={self.cluster.limits.thresholds.max_retries} reached"
             return None
-        self.retry_held = True
+        self.retrying = True
         return plan.back_off(state, self.call.chance)
 
     def _finish(self, outcome: Outcome) -> Policy:
@@ -367,7 +365,7 @@ class _Attempts:
         elif end.error is not None:
             self.failed = True
             # Measured: to Envoy's HTTP/1.1 codec a message that is cut short breaks the protocol.
-            http2 = self.cluster.config.http2
+            http2 = self._multiplexed()
             record.flags |= flags.UPSTREAM_CONNECTION_TERMINATION if http2 else flags.UPSTREAM_PROTOCOL_ERROR
             cut = "connection_termination" if http2 else "protocol_error"
             record.detail = f"upstream_reset_after_response_started{{{cut}}}"
@@ -407,6 +405,6 @@ class _Attempts:
         return Verdict.GATEWAY_ERROR if status in GATEWAY_STATUSES else Verdict.SERVER_ERROR
 
     def _release_retry(self) -> None:
-        if self.retry_held:
-            self.retry_held = False
+        if self.retrying:
+            self.retrying = False
             self.cluster.limits.release_retry()

@@ -1,8 +1,7 @@
 """What becomes of each field received: honoured, of no matter here (and why), or not honoured.
 
 A field that a table does not name is noted as "is not honoured": nothing is ignored in silence.
-Nested messages have tables of their own; a field named as honoured here means that some decoder
-looks at it and audits what is inside.
+Nested messages have tables of their own: the decoder of an honoured field audits what is inside.
 """
 
 from __future__ import annotations
