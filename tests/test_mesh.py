@@ -192,6 +192,13 @@ class TestDisable:
         assert "client mTLS" in caplog.text
         assert not mesh.is_ready
 
+    def test_the_inner_transport_still_answers(self, upstreams, monkeypatch):
+        mesh = mesh_of(upstreams.serve())
+        monkeypatch.setenv("MESHLIB_DISABLE", "1")
+        inner = httpx.MockTransport(lambda _request: httpx.Response(204))
+        with httpx.Client(transport=mesh.transport(inner=inner)) as client:
+            assert client.get("http://catalog/").status_code == 204
+
 
 class TestKeywords:
     def test_tenacitys_strategies(self, upstreams):

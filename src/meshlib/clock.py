@@ -24,6 +24,7 @@ class Randomness(Protocol):
 
 
 system_clock: Clock = time.monotonic
+wall_clock: Clock = time.time  # Unix time, for headers that name a moment; no duration is measured by it
 
 
 def system_randomness() -> Randomness:

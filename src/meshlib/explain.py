@@ -10,6 +10,7 @@ from meshlib.model.cluster import Discovery
 from meshlib.model.listener import HttpConnectionManager
 from meshlib.model.request import RequestView
 from meshlib.model.route import DirectResponse, Redirect, Route, RouteAction
+from meshlib.model.traffic import FaultInjection
 from meshlib.policy import routing
 from meshlib.policy.deadlines import Deadlines
 from meshlib.policy.state import ClusterState, EndpointState, LiveSnapshot
@@ -29,13 +30,24 @@ class EndpointView:
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """One target cluster; ``exists`` is False where the route names one that is not there."""
+    """One target cluster.
+
+    Attributes:
+        name: of the cluster.
+        weight: its share of the route's requests, relative to the others'.
+        exists: False where the route names a cluster that is not there.
+        lb_policy: how its endpoints are balanced.
+        source: the YAML file and line behind it, where the control plane says it.
+        fault: faults injected, in place of the route's, when this target is drawn; empty for none.
+        endpoints: of the cluster.
+    """
 
     name: str
     weight: int
     exists: bool
     lb_policy: str = ""
     source: str = ""
+    fault: str = ""
     endpoints: tuple[EndpointView, ...] = ()
 
 
@@ -56,7 +68,7 @@ class Explanation:
         action: what the route does, in words.
         timeout: seconds, 0 = off.
         retries: the retry policy in words, empty for none.
-        fault: injected faults in words, empty for none.
+        fault: faults injected on the route in words, empty for none.
         clusters: the targets, with their endpoints.
         notes: what does not apply, is missing, or would surprise.
     """
@@ -104,6 +116,8 @@ class Explanation:
             yield f"  cluster       {cluster.name}  weight {cluster.weight}{policy}" + (
                 f"  ({cluster.source})" if cluster.source else ""
             )
+            if cluster.fault:
+                yield f"    fault       {cluster.fault}"
             for endpoint in cluster.endpoints:
                 state = "ejected" if endpoint.ejected else endpoint.health.lower()
                 yield f"    endpoint    {endpoint.address}  {state}  {endpoint.workload}".rstrip()
@@ -146,11 +160,11 @@ def explain(live: LiveSnapshot, view: RequestView, chance: Randomness) -> Explan
         skipped=tuple(_named(r) for r in host.routes[: host.routes.index(route)]),
         source=route.source,
         action=_action(route),
-        fault=_fault(route, destination.http),
+        fault=_fault(route.fault or (destination.http.fault if destination.http else None), destination.http),
     )
     if not isinstance(route.action, RouteAction):
         return base
-    forwarding = _forwarding(base, live, route.action, view)
+    forwarding = _forwarding(base, live, route.action, view, destination.http)
     passed = any(_passes_through(live, cluster.name) for cluster in forwarding.clusters)
     if not passed:
         return forwarding
@@ -158,8 +172,13 @@ def explain(live: LiveSnapshot, view: RequestView, chance: Randomness) -> Explan
     return replace(forwarding, notes=(*forwarding.notes, note))
 
 
-def _forwarding(base: Explanation, live: LiveSnapshot, action: RouteAction, view: RequestView) -> Explanation:
-    clusters = tuple(_cluster(live, target.name, target.weight, view) for target in action.clusters)
+def _forwarding(
+    base: Explanation, live: LiveSnapshot, action: RouteAction, view: RequestView, http: HttpConnectionManager | None
+) -> Explanation:
+    clusters = tuple(
+        replace(_cluster(live, routing.cluster_of(target, view), target.weight, view), fault=_fault(target.fault, http))
+        for target in action.clusters
+    )
     missing = [c.name for c in clusters if not c.exists]
     notes = [f"cluster {name!r} does not exist: NC, {action.cluster_not_found_code}" for name in missing]
     notes += [f"cluster {c.name!r} has no endpoints: UH, 503" for c in clusters if c.exists and not c.endpoints]
@@ -184,8 +203,24 @@ def _action(route: Route) -> str:
     parts = ["forward"]
     if action.prefix_rewrite:
         parts.append(f"rewriting the path to {action.prefix_rewrite}")
+    if action.regex_rewrite:
+        parts.append(f"rewriting {action.regex_rewrite.pattern} in the path to {action.regex_rewrite.substitution}")
+    if action.path_rewrite:
+        parts.append(f"rewriting the path to {action.path_rewrite}")
     if action.host_rewrite:
         parts.append(f"rewriting the host to {action.host_rewrite}")
+    if action.host_rewrite_header:
+        parts.append(f"rewriting the host to that of the header {action.host_rewrite_header}")
+    if action.host_rewrite_path_regex:
+        parts.append("rewriting the host to a part of the path")
+    if action.auto_host_rewrite:
+        parts.append("rewriting the host to the endpoint's name")
+    changed = sorted(route.request_headers.names)
+    if changed:
+        parts.append(f"changing the request headers {', '.join(changed)}")
+    changed = sorted(route.response_headers.names)
+    if changed:
+        parts.append(f"changing the response headers {', '.join(changed)}")
     return ", ".join(parts)
 
 
@@ -202,11 +237,8 @@ def _retries(action: RouteAction) -> str:
     return text + (", avoiding hosts already tried" if retry.previous_hosts else "")
 
 
-def _fault(route: Route, http: HttpConnectionManager | None) -> str:
-    if http is None or not http.fault_filter:
-        return ""
-    fault = route.fault or http.fault
-    if fault is None:
+def _fault(fault: FaultInjection | None, http: HttpConnectionManager | None) -> str:
+    if fault is None or http is None or not http.fault_filter:
         return ""
     parts = []
     if fault.delay is not None:
@@ -223,7 +255,7 @@ def _cluster(live: LiveSnapshot, name: str, weight: int, view: RequestView) -> C
         return ClusterView(name, weight, exists=False)
     config = state.config
     endpoints = tuple(_endpoint(s) for s in state.endpoints.values()) or _original(state, view)
-    return ClusterView(name, weight, True, config.lb_policy.value, config.source, endpoints)
+    return ClusterView(name, weight, True, config.lb_policy.value, config.source, endpoints=endpoints)
 
 
 def _passes_through(live: LiveSnapshot, cluster: str) -> bool:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TextIO, TypedDict, Unpack, cast
 from urllib.parse import urlsplit
 
 from meshlib.clock import system_clock
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from meshlib.telemetry.prometheus import IstioCollector, MetricsServer
 
 _log = logging.getLogger("meshlib")
-_log.addHandler(logging.NullHandler())
 
 
 class MeshKeywords(TypedDict, total=False):
@@ -208,7 +207,7 @@ class Mesh:
 
         chosen = TransportOptions(**options)
         if _disabled():
-            return httpx.HTTPTransport(verify=chosen.verify, cert=chosen.cert, trust_env=chosen.trust_env)
+            return cast("httpx.BaseTransport | None", chosen.inner) or httpx.HTTPTransport(**chosen.plain())
         return MeshTransport(self._runtime, chosen)
 
     def async_transport(self, **options: Any) -> httpx.AsyncBaseTransport:
@@ -220,7 +219,7 @@ class Mesh:
 
         chosen = TransportOptions(**options)
         if _disabled():
-            return httpx.AsyncHTTPTransport(verify=chosen.verify, cert=chosen.cert, trust_env=chosen.trust_env)
+            return cast("httpx.AsyncBaseTransport | None", chosen.inner) or httpx.AsyncHTTPTransport(**chosen.plain())
         return AsyncMeshTransport(self._runtime, chosen)
 
     def grpc_channel(self, target: str, **options: Any) -> grpc.Channel:

@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from meshlib.cli.demo import demo
+from meshlib.cli.demo.processes import DemoError
+
 VERBS = ("demo", "control-plane", "proxy-status", "explain", "validate", "version")
 
 
@@ -66,3 +69,9 @@ def test_an_error_of_ours_has_no_traceback(tmp_path):
     assert result.stderr.startswith("meshlib: ")
     assert "nowhere is not a folder" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_demo_names_the_repair_where_spans_cannot_be_exported(monkeypatch):
+    monkeypatch.setattr("meshlib.xds.protos.otlp_conflict", lambda: "To repair it: pip install it again")
+    with pytest.raises(DemoError, match=r"the demo shows traces\. To repair it: pip install it again"):
+        demo()

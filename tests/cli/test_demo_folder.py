@@ -96,3 +96,12 @@ def test_a_change_replaces_a_file_that_holds_nothing_else(source, tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(ConfigError, match="nowhere is not a folder"):
         MeshFolder(tmp_path / "nowhere", tmp_path / "copy", tmp_path)
+
+
+def test_what_is_wrong_with_a_change_is_known(source, tmp_path):
+    (tmp_path / "changes/change.yaml").write_text("kind: VirtualService\n")
+    folder = MeshFolder(source, tmp_path / "copy", tmp_path / "changes")
+    before = folder.faults()
+    folder.apply("change.yaml")
+
+    assert {fault.file for fault in {*folder.faults()} - {*before}} == {"change.yaml"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 MESH = Path(__file__).parents[2] / "examples/mesh"
+EXTENSIONS = "type.googleapis.com/envoy.extensions"
 HERE = ("--workload", "webapp", "--namespace", "istioinaction")
 
 
@@ -108,3 +109,55 @@ def test_without_any_configuration_it_says_what_to_set():
 
     assert result.returncode == 1
     assert "MESHLIB_CONFIG" in result.stderr
+
+
+def test_faults_of_the_route_are_shown(mesh):
+    file = mesh / "testers.yaml"
+    file.write_text(
+        file.read_text().replace("timeout: 7s", "fault: {abort: {httpStatus: 503, percentage: {value: 20}}}")
+    )
+    result = explain("GET", "http://catalog/items", "--config", str(mesh), *HERE)
+
+    assert "fault         abort with 503 for 20%" in result.stdout
+
+
+def test_faults_of_one_target_are_shown_with_it(tmp_path):
+    abort = {
+        "@type": f"{EXTENSIONS}.filters.http.fault.v3.HTTPFault",
+        "abort": {"http_status": 418, "percentage": {"numerator": 30}},
+    }
+    targets = [
+        {"name": "v1", "weight": 90},
+        {"name": "v2", "weight": 10, "typed_per_filter_config": {"envoy.filters.http.fault": abort}},
+    ]
+    manager = {
+        "@type": f"{EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "out",
+        "http_filters": [
+            {"name": "envoy.filters.http.fault", "typed_config": {"@type": abort["@type"]}},
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{EXTENSIONS}.filters.http.router.v3.Router"},
+            },
+        ],
+        "route_config": {
+            "name": "catalog",
+            "virtual_hosts": [
+                {
+                    "name": "catalog",
+                    "domains": ["*"],
+                    "routes": [{"match": {"prefix": "/"}, "route": {"weighted_clusters": {"clusters": targets}}}],
+                }
+            ],
+        },
+    }
+    address = {"socket_address": {"address": "0.0.0.0", "port_value": 80}}
+    listener = {"name": "out", "address": address}
+    listener["filter_chains"] = [{"filters": [{"name": "http", "typed_config": manager}]}]
+    clusters = [{"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name}} for name in ("v1", "v2")]
+    file = tmp_path / "bootstrap.json"
+    file.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": clusters}}))
+    result = explain("GET", "http://catalog/items", "--bootstrap", str(file), "-o", "json")
+
+    assert result.returncode == 0, result.stderr
+    assert [cluster["fault"] for cluster in json.loads(result.stdout)["clusters"]] == ["", "abort with 418 for 30%"]

@@ -22,6 +22,25 @@ spec:
   resolution: STATIC
   endpoints: [{{address: 127.0.0.1}}]
 """
+SUBSETS = """\
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: catalog, namespace: shop}
+spec:
+  host: catalog
+  subsets: [{name: v1, labels: {version: v1}}]
+"""
+ROUTE = """\
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: catalog, namespace: shop}}
+spec:
+  hosts: [catalog]
+  http:
+  - route:
+    - destination: {destination}
+"""
+NOWHERE = "{host: catalog, subset: v9}"
 BROKEN = "kind: Service\nmetadata: {name: catalog\n"
 NODE = Node(namespace="shop", id="sidecar~127.0.0.1~webapp-x.shop~shop.svc.cluster.local")
 
@@ -37,6 +56,12 @@ def port_of(directory, name="catalog"):
         return None
     (endpoint,) = assignment.endpoints[0].lb_endpoints
     return endpoint.endpoint.address.socket_address.port_value
+
+
+def targets(directory):
+    """The subsets that routes in force lead to."""
+    routes = (http for document in directory.documents.virtual_services for http in document.spec.http)
+    return [item.destination.subset for http in routes for item in http.route]
 
 
 class Watched:
@@ -335,6 +360,33 @@ class TestBrokenEdits:
         path.write_text(BROKEN)
         until(lambda: any("not valid YAML" in fault.message for fault in watched.directory.faults))
         assert port_of(watched.directory, "forum") == 4001
+        watched.directory.close()
+
+    @pytest.mark.parametrize("destination", [NOWHERE, "{host: nowhere}"])
+    def test_a_route_that_comes_to_lead_nowhere_is_not_applied(self, folder, watched, caplog, destination):
+        (folder / "rule.yaml").write_text(SUBSETS)
+        (folder / "route.yaml").write_text(ROUTE.format(destination="{host: catalog, subset: v1}"))
+        watched.wait(lambda: targets(watched.directory) == ["v1"])
+        (folder / "route.yaml").write_text(ROUTE.format(destination=destination))
+        until(lambda: any("route.yaml:8:" in message for message in messages(caplog)))
+        assert messages(caplog)[-1].endswith("(its last good version stays in force)")
+        assert targets(watched.directory) == ["v1"]
+
+    def test_a_new_route_that_leads_nowhere_applies_when_its_subset_is_there(self, folder, watched, caplog):
+        (folder / "route.yaml").write_text(ROUTE.format(destination=NOWHERE))
+        until(lambda: messages(caplog))
+        assert messages(caplog)[-1].endswith("(the file is not applied until that is mended)")
+        assert targets(watched.directory) == []
+        (folder / "rule.yaml").write_text(SUBSETS.replace("{name: v1", "{name: v9"))
+        watched.wait(lambda: targets(watched.directory) == ["v9"])
+
+    def test_at_first_such_a_route_applies_as_in_istio_and_renaming_it_changes_nothing(self, folder):
+        (folder / "route.yaml").write_text(ROUTE.format(destination=NOWHERE))
+        watched = Watched(folder)
+        assert targets(watched.directory) == ["v9"]
+        os.replace(folder / "route.yaml", folder / "a-route.yaml")
+        watched.wait(lambda: watched.directory.documents.virtual_services[0].at.origin.file == "a-route.yaml")
+        assert targets(watched.directory) == ["v9"]
         watched.directory.close()
 
     def test_a_file_that_cannot_be_read_keeps_its_content(self, folder, watched, tmp_path):

@@ -113,6 +113,24 @@ MESSAGES = [
         ],
     ),
     (
+        DESTINATION_RULE
+        + "  host: a\n  trafficPolicy: {loadBalancer: {consistentHash: {maglev: {tableSize: 1000}}}}\n",
+        [
+            f"a.yaml:6:50: error: {DR}: spec.trafficPolicy.loadBalancer.consistentHash: expected one of "
+            "httpHeaderName, httpCookie, useSourceIp, httpQueryParameterName, got none of them",
+            f"a.yaml:6:71: error: {DR}: spec.trafficPolicy.loadBalancer.consistentHash.maglev.tableSize: expected a "
+            "prime number, got 1000",
+        ],
+    ),
+    (
+        DESTINATION_RULE
+        + "  host: a\n  trafficPolicy: {loadBalancer: {simple: RANDOM, consistentHash: {httpHeaderName: a}}}\n",
+        [
+            f"a.yaml:6:33: error: {DR}: spec.trafficPolicy.loadBalancer: expected one of simple, consistentHash, "
+            "got both"
+        ],
+    ),
+    (
         DESTINATION_RULE + "  host: a\n  subsets: [{name: v1}, {name: v1}]\n",
         [f"a.yaml:6:32: error: {DR}: spec.subsets[1].name: duplicate subset 'v1'"],
     ),
@@ -222,9 +240,25 @@ MESSAGES = [
     ),
     (
         VIRTUAL_SERVICE + "  hosts: [a]\n  http:\n  - route: [{destination: {host: a}, headers: {}}]\n"
+        "    headers: {request: {set: {a: '%NOPE%'}}}\n",
+        [
+            f"a.yaml:8:34: error: {VS}: spec.http[0].headers.request.set.a: "
+            "%NOPE% is not a command that Envoy knows",
+        ],
+    ),
+    (
+        VIRTUAL_SERVICE + "  hosts: [a]\n  http:\n  - route: [{destination: {host: a}}]\n"
+        "    headers: {request: {remove: [x, Host]}}\n"
+        "    rewrite: {uri: /a, uriRegexRewrite: {match: a, rewrite: b}}\n",
+        [
+            f"a.yaml:8:37: error: {VS}: spec.http[0].headers.request.remove[1]: 'Host' cannot be removed",
+            f"a.yaml:9:14: error: {VS}: spec.http[0].rewrite: expected one of uri and uriRegexRewrite, got both",
+        ],
+    ),
+    (
+        VIRTUAL_SERVICE + "  hosts: [a]\n  http:\n  - route: [{destination: {host: a}}]\n"
         "    mirror: {host: b}\n",
         [
-            f"a.yaml:7:38: warning: {VS}: spec.http[0].route[0].headers: not applied yet by the embedded control plane",
             f"a.yaml:8:5: warning: {VS}: spec.http[0].mirror: not applied yet by the embedded control plane",
         ],
     ),

@@ -118,8 +118,50 @@ ACTIONS = [
      "{destination: {host: other.com, port: {number: 81}}, weight: 1}]", "route",
      {"weighted_clusters": {"clusters": [{"name": f"outbound|80|v1|{HOST}", "weight": 3},
                                          {"name": "outbound|81||other.com", "weight": 1}]}}),
+    (f"rewrite: {{uriRegexRewrite: {{match: ^/a/(.*), rewrite: '/\\\\1'}}}}, {TO}", "route",
+     {"regex_rewrite": {"pattern": {"regex": "^/a/(.*)"}, "substitution": "/\\\\1"}, "prefix_rewrite": None}),
     ("route: [{destination: {host: nowhere}}]", "route", {"cluster": "outbound|80||nowhere.shop.svc.cluster.local"}),
 ]  # fmt: skip
+
+
+def set_to(name, value):
+    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
+def added(name, value):
+    return {"header": {"key": name, "value": value}}
+
+
+def test_headers_of_a_route_and_of_its_only_destination():
+    written = (
+        "headers: {request: {add: {b: '1'}, set: {z: '%REQ(q)%', a: x}, remove: [gone]}, response: {set: {r: s}}}, "
+        "route: [{destination: {host: catalog}, headers: {request: {set: {c: d}}, response: {remove: [server]}}}]"
+    )
+    (route,) = routes(translated(SIDECAR, http(f"{{{written}}}")))
+    assert route["request_headers_to_add"] == [
+        set_to("a", "x"), set_to("z", "%REQ(q)%"), added("b", "1"), set_to("c", "d"),
+    ]  # fmt: skip
+    assert route["request_headers_to_remove"] == ["gone"]
+    assert route["response_headers_to_add"] == [set_to("r", "s")]
+    assert route["response_headers_to_remove"] == ["server"]
+
+
+@pytest.mark.parametrize(
+    ("above", "route_host", "cluster_host"),
+    [
+        ("", None, "w.com"),
+        ("headers: {request: {set: {host: h.com}}}, ", "h.com", None),
+        ("headers: {request: {add: {':authority': h.com}}}, rewrite: {authority: r.com}, ", "r.com", None),
+    ],
+)
+def test_a_host_among_the_headers_rewrites_the_authority(above, route_host, cluster_host):
+    weighted = "{destination: {host: catalog}, weight: 1, headers: {request: {set: {Host: w.com, a: b}}}}"
+    (route,) = routes(translated(SIDECAR, http(f"{{{above}route: [{weighted}, {weighted}]}}")))
+    cluster = route["route"]["weighted_clusters"]["clusters"][0]
+    assert route["route"].get("host_rewrite_literal") == route_host
+    assert cluster.get("host_rewrite_literal") == cluster_host
+    assert cluster["request_headers_to_add"] == [set_to("a", "b")]
+    assert "request_headers_to_add" not in route
 
 
 @pytest.mark.parametrize(("written", "action", "expected"), ACTIONS)
@@ -191,6 +233,38 @@ def test_a_cluster_says_where_its_policy_was_written():
     assert whole["metadata"]["filter_metadata"]["meshlib"] == {"source": "1.yaml:4"}
     assert whole["metadata"]["filter_metadata"]["istio"]["subset"] == "v1"
     assert "meshlib" not in plain(translated(SIDECAR).clusters[f"outbound|80||{HOST}"])["metadata"]["filter_metadata"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "percent", "least"),
+    [("{percent: 50, minRetryConcurrency: 7}", 50.0, 7), ("{percent: 12.5}", 12.5, 3), ("{}", 0.2, 3)],
+)
+def test_a_retry_budget_as_istiod_sends_it(budget, percent, least):
+    (thresholds,) = cluster(SIDECAR, f"trafficPolicy: {{retryBudget: {budget}}}")["circuit_breakers"]["thresholds"]
+    assert thresholds["retry_budget"] == {"budget_percent": {"value": percent}, "min_retry_concurrency": least}
+    assert thresholds["max_retries"] == 4294967295
+
+
+@pytest.mark.parametrize(
+    ("retries", "moves"),
+    [
+        ("", False),
+        (", retries: {attempts: 2}", False),
+        (", retries: {attempts: 2, retryIgnorePreviousHosts: true}", True),
+    ],
+)
+def test_routes_hash_for_each_destination_and_retries_stay(retries, moves):
+    rule = """{host: catalog, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}},
+      subsets: [{name: v1, trafficPolicy: {loadBalancer: {consistentHash: {httpQueryParameterName: id}}}},
+                {name: v2, trafficPolicy: {loadBalancer: {simple: RANDOM}}}]}"""
+    split = "".join(
+        f"{{destination: {{host: catalog, subset: {subset}}}, weight: {weight}}}, "
+        for subset, weight in (("v1", 50), ("v2", 50), ("v1", 0))
+    )
+    routed = f"{{route: [{split}{{destination: {{host: catalog}}, weight: 10}}]{retries}}}"
+    (route,) = routes(translated(SIDECAR, resource("DestinationRule", rule), http(routed)))
+    assert route["route"]["hash_policy"] == [{"query_parameter": {"name": "id"}}, {"header": {"header_name": "x-user"}}]
+    assert ("retry_host_predicate" in route["route"]["retry_policy"]) is moves
 
 
 def test_a_subset_refines_and_a_port_replaces():

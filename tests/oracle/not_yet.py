@@ -25,61 +25,36 @@ def every(reason: str, *observations: str) -> dict[str, str]:
     return dict.fromkeys(observations, reason)
 
 
-_MUTATIONS = "header mutations (request_headers_to_add and its like)"
 _SUBSETS = "subset load balancing (lb_subset_config, metadata_match)"
-_REGEX_REWRITE = "regex_rewrite"
-_REQUEST_HEADERS = "retries and timeouts asked for by x-envoy-* request headers"
 _UNSENDABLE = "httpx normalises paths itself: it cannot be made to send this one"
 _BUFFERED = "streamed bodies are not copied for a retry: the first outcome is returned, retry_skipped says so"
 
 NOT_YET: dict[str, Reasons] = {
-    "resilience/backoff-rate-limited": every("rate_limited_retry_back_off", "retry-after-1", "second-header"),
-    "resilience/cb-retry-budget": every("retry_budget", "b10-min3", "single-0"),
-    "resilience/drop-overload": "drop_overloads of a ClusterLoadAssignment",
-    "resilience/fault-headers": "faults controlled by request headers (header_abort, header_delay)",
+    "resilience/hash-policies": {"source-ip": "a call from the process has no source address to hash"},
+    "resilience/hash-subset": _SUBSETS,
     "resilience/hedge-per-try": "hedging (hedge_on_per_try_timeout)",
     "resilience/locality-weighted": "locality_weighted_lb_config",
-    "resilience/od-failure-percentage": "outlier detection by failure percentage",
     "resilience/previous-priorities": "retry_priority previous_priorities",
-    "resilience/retriable-headers": every(
-        "retriable_headers and retriable_request_headers", "present", "on-503", "gate-closed"
-    ),
     "resilience/retry-body": {
         **every(_BUFFERED, "chunked", "early-503-before-body", "reset-before-body"),
         "over-by-one": "a body in memory is sent again whatever its size: request_body_buffer_limit is no limit here",
     },
     "resilience/timeout-grpc": every("the grpc-timeout header over HTTP", "honoured", "capped", "old-honoured"),
-    "resilience/x-envoy-retry-headers": _REQUEST_HEADERS,
-    "resilience/x-envoy-timeout-headers": _REQUEST_HEADERS,
-    "routing/cluster-header": every("cluster_header", "a", "b", "auth", "ws"),
-    "routing/direct-response": _MUTATIONS,
+    "resilience/x-envoy-timeout-headers": every("max_stream_duration", "stream-duration"),
     "routing/header-cookies": "RouteMatch.cookies: the installed xds-protos does not have the field",
     "routing/internal-redirect": "internal_redirect_policy",
     "routing/matcher-tree": "VirtualHost.matcher",
-    "routing/mesh-virtual-service": every(
-        _MUTATIONS,
-        *("fqdn", "short", "short-port", "svc", "ip", "regex-sub", "jason-case", "retry-503", "no-retry-reset"),
-    ),
     "routing/mirror": "request_mirror_policies",
-    "routing/mutation-filter": "the header_mutation filter",
-    "routing/mutation-formatters": _MUTATIONS,
-    "routing/mutation-levels-general-wins": _MUTATIONS,
-    "routing/mutation-local-reply": _MUTATIONS,
     "routing/path-merge-only": "merge_slashes of the HttpConnectionManager",
     "routing/path-normalize": {
         **every(_UNSENDABLE, "dotdot", "dotdot-end", "dot", "root-escape", "query-untouched", "tail-dot"),
         **every("normalize_path of the HttpConnectionManager", "pct-dot", "pct-unreserved", "backslash"),
     },
-    "routing/redirect-basic": {"regex": _REGEX_REWRITE},
-    "routing/rewrite-host-auto": "auto_host_rewrite",
-    "routing/rewrite-path-formatter": every("path_rewrite with formatters", "h", "mixed"),
-    "routing/rewrite-regex": _REGEX_REWRITE,
     "routing/runtime-fraction": every("there is no runtime to override a fraction", "rt0", "rt100"),
     "routing/sanitise-internal": "x-envoy-* and x-forwarded-* headers as a proxy rewrites them",
     "routing/subset-default-subset": _SUBSETS,
     "routing/subset-no-fallback": _SUBSETS,
     "routing/suppress-envoy-headers": "suppress_envoy_headers of the router",
-    "routing/validate-headers": _MUTATIONS + ": what is not honoured is not validated either",
     "routing/validate-vhosts": {"empty-name": "istiod sends gRPC clients virtual hosts without a name: they are taken"},
     "routing/vhost-header": "vhost_header",
     "routing/vhost-precedence": {"empty-host": "httpx always sends a Host header"},
@@ -87,5 +62,4 @@ NOT_YET: dict[str, Reasons] = {
         chance("WeightedCluster.header_name: the draw is by chance here"),
         *("rnd49", "rnd50", "rnd99", "rnd175", "w3-10", "w3-30", "w3-59", "w3-big"),
     ),
-    "routing/weighted-hash-policy": "weighted clusters drawn by hash policy",
 }

@@ -90,7 +90,9 @@ class Replay:
     def _serve(self, name: str, spec: Mapping[str, Any]) -> Server:
         default = spec.get("default")
         self._scripts.defaults[name] = [default] if isinstance(default, dict) else default
-        return self._upstreams.serve(name=name, script=self._scripts, mode=spec.get("mode", "normal"))
+        host, _, port = spec.get("address", "127.0.0.1:0").rpartition(":")
+        mode = spec.get("mode", "normal")
+        return self._upstreams.serve(name=name, script=self._scripts, mode=mode, address=host, port=int(port))
 
     def _address(self, name: str) -> tuple[str, int]:
         server = self._servers[name]

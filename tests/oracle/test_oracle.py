@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -31,7 +35,7 @@ def replayed(name, *, blocking=False, local_replies="response"):
         observed = [{"id": step["id"], "accepted": accepted(case, step)} for step in case["requests"]]
     else:
         try:
-            with Upstreams() as upstreams:
+            with fixed_addresses(case), Upstreams() as upstreams:
                 replay = Replay(case, upstreams, blocking=blocking, local_replies=local_replies)
                 observed = asyncio.run(replay.run())
         except meshlib.BootstrapError as error:
@@ -47,6 +51,21 @@ def replayed(name, *, blocking=False, local_replies="response"):
         if differs:
             found[want["id"]] = differs
     return found
+
+
+@contextlib.contextmanager
+def fixed_addresses(case):
+    """Where addresses are hashed, the ones recorded are listened on: one run of the tests at a time."""
+    if not case.get("fixed_addresses"):
+        yield
+        return
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux has all of 127.0.0.0/8")
+    import fcntl
+
+    with (Path(tempfile.gettempdir()) / "meshlib-tests-fixed-addresses").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def accepted(case, step):

@@ -1,6 +1,7 @@
 """The call as a whole: whatever happens, and wherever it is abandoned, nothing is left behind."""
 
 import gc
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from meshlib.model.listener import FilterChain, Listener, TcpProxy
 from meshlib.model.snapshot import Snapshot, Style
 from meshlib.model.traffic import FaultDelay, FaultInjection
 from meshlib.policy.effects import Attempt, BodyEnd, Discard, ErrorKind, Outcome, Park, Reply, Respond, Sleep
-from policy.driving import Lab, Met
+from policy.driving import Lab, Met, ScriptedRandom
 from policy.snapshots import cluster, endpoints, forward, request, retry, snapshot
 
 OUTCOMES = st.one_of(
@@ -223,3 +224,15 @@ def test_transport_socket_matches():
     narrow = Lab(snapshot(cluster(hosts, transport_socket_matches=matches[:1], transport_socket=own))).cluster()
     assert [narrow.transport_socket(e) for e in hosts] == [tls, own]
     assert Lab(snapshot(cluster(hosts))).cluster().transport_socket(hosts[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("percentage", "drawn", "dropped"), [(30.0, 0.29, True), (30.0, 0.31, False), (0.0, 0.0, False)]
+)
+def test_overload_drops_calls_before_they_are_sent(percentage, drawn, dropped):
+    config = cluster(endpoints(1))
+    config = replace(config, assignment=replace(config.assignment, drop_percentage=percentage))
+    test = Lab(snapshot(config, routes=[forward(retry=retry("5xx"))]), chance=ScriptedRandom(drawn))
+    run = test.run(200)
+    assert (run.status, run.flags, len(run.attempts)) == ((503, "UDO", 0) if dropped else (200, "-", 1))
+    test.assert_idle()

@@ -106,3 +106,36 @@ def test_an_abandoned_delay_leaves_nothing():
     policy.close()
     assert set(record.response_flags.split(",")) == {"DC", "DI"}
     test.assert_idle()
+
+
+BY_HEADER = FaultInjection(FaultDelay(0.0, 100.0, by_header=True), FaultAbort(40.0, by_header=True))
+ABORTING, GRPC_ABORTING = "x-envoy-fault-abort-request", "x-envoy-fault-abort-grpc-request"
+DELAYING = "x-envoy-fault-delay-request"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "flags", "waited"),
+    [
+        ({}, 200, "-", []),
+        ({ABORTING: "555"}, 555, "FI", []),
+        ({ABORTING: "555", f"{ABORTING}-percentage": "30"}, 200, "-", []),
+        ({ABORTING: "555", f"{ABORTING}-percentage": "90"}, 555, "FI", []),  # only ever lowered
+        ({ABORTING: "555", f"{ABORTING}-percentage": "all"}, 555, "FI", []),
+        ({ABORTING: "199"}, 200, "-", []),
+        ({ABORTING: "600"}, 200, "-", []),
+        ({ABORTING: "abc"}, 200, "-", []),
+        ({DELAYING: "150"}, 200, "DI", [0.15]),
+        ({DELAYING: "0"}, 200, "-", []),
+        ({DELAYING: "150", f"{DELAYING}-percentage": "0"}, 200, "-", []),
+        ({DELAYING: "150", ABORTING: "503"}, 503, "DI,FI", [0.15]),
+    ],
+)
+def test_faults_that_the_request_asks_for(headers, status, flags, waited):
+    run = lab(BY_HEADER, chance=ScriptedRandom(0.35)).run(view=request(headers=list(headers.items())))
+    assert (run.status, run.flags, run.sleeps) == (status, flags, waited)
+
+
+def test_a_grpc_abort_that_the_request_asks_for():
+    headers = [("content-type", "application/grpc"), (GRPC_ABORTING, "5")]
+    run = lab(BY_HEADER, chance=ScriptedRandom(0.35)).run(view=request(headers=headers))
+    assert (run.record.grpc_status, run.flags) == (5, "FI")

@@ -29,7 +29,7 @@ class Detector:
         return any(seen)
 
     def sweep(self, now):
-        return self.detector.due(now) and self.detector.sweep(self.states, now)
+        return self.detector.due(now) and self.detector.sweep(self.states, now, self.chance)
 
 
 BAD, GATEWAY, LOCAL, GOOD = Verdict.SERVER_ERROR, Verdict.GATEWAY_ERROR, Verdict.LOCAL_ORIGIN, Verdict.SUCCESS
@@ -296,3 +296,101 @@ def test_a_host_that_left_meanwhile_is_not_judged():
     state = test.cluster().endpoints["10.0.0.1", 80]
     test.update(snapshot(cluster((Endpoint("10.0.0.9", 80),), outlier=test.cluster().config.outlier), version="2"))
     assert not any(test.cluster().observe(state, BAD, 0.0) for _ in range(5))
+
+
+def fill(test, bad, *, requests=50, verdict=BAD, now=0.0):
+    """Every host answers ``requests`` times; host 0 fails ``bad`` of them, the others none."""
+    for host in range(len(test.states)):
+        fails = bad if host == 0 else 0
+        test.feed(host, *[verdict] * fails, *[GOOD] * (requests - fails), now=now)
+
+
+FAILURES = {"consecutive_5xx": 0, "enforcing_success_rate": 0, "enforcing_failure_percentage": 100}
+RATES = {"consecutive_5xx": 0, "success_rate_request_volume": 50}
+
+
+@pytest.mark.parametrize(
+    ("bad", "hosts", "requests", "ejected"),
+    [(43, 5, 50, True), (42, 5, 50, False), (43, 4, 50, False), (49, 5, 49, False)],
+    ids=["at the threshold", "below it", "too few hosts", "too few requests"],
+)
+def test_failure_percentage(bad, hosts, requests, ejected):
+    """The defaults: 85 % of at least 50 requests, at least 5 hosts."""
+    test = Detector(hosts, **{**FAILURES, "failure_percentage_threshold": 86})
+    fill(test, bad, requests=requests)
+    assert not test.states[0].ejected  # only a sweep looks
+    assert test.sweep(10.0) is ejected
+    assert test.states[0].ejected is ejected
+    assert not any(state.ejected for state in test.states[1:])
+
+
+def test_a_detector_that_is_off_compares_nothing():
+    test = Detector(5, consecutive_5xx=0, enforcing_success_rate=0)
+    fill(test, 50)
+    assert not test.detector.config.compares
+    assert not test.sweep(10.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "bad", "ejected"),
+    [
+        # Of five hosts one that differs is two standard deviations below the mean: the default of 1.9 takes it.
+        ({}, 25, True),
+        ({"success_rate_stdev_factor": 2100}, 25, False),
+        ({"success_rate_minimum_hosts": 6}, 25, False),
+        ({"success_rate_request_volume": 51}, 25, False),
+        ({"enforcing_success_rate": 0}, 25, False),
+        ({}, 0, False),
+    ],
+)
+def test_success_rate(fields, bad, ejected):
+    test = Detector(5, **{**RATES, **fields})
+    fill(test, bad)
+    assert test.sweep(10.0) is ejected
+    assert test.states[0].ejected is ejected
+
+
+def test_each_interval_is_compared_by_itself():
+    test = Detector(5, **FAILURES)
+    fill(test, 30)
+    assert not test.sweep(10.0)
+    test.feed(0, *[BAD] * 40, now=11.0)  # with the 30 before it would be plenty
+    assert not test.sweep(20.0)
+
+
+def test_local_errors_are_compared_apart_when_split():
+    fields = {**FAILURES, "enforcing_failure_percentage": 0, "enforcing_failure_percentage_local_origin": 100}
+    whole = Detector(5, **fields)
+    fill(whole, 50, verdict=LOCAL)
+    assert not whole.sweep(10.0)
+    split = Detector(5, **fields, split_external_local_origin_errors=True, enforcing_consecutive_local_origin_failure=0)
+    fill(split, 50, verdict=LOCAL)
+    assert split.sweep(10.0)
+    assert split.states[0].ejected
+
+
+def test_an_idle_mesh_ejects_from_the_end_of_the_interval():
+    test = Detector(5, **FAILURES)
+    fill(test, 50)
+    assert test.sweep(35.0)  # due at 10, so 30 s from there
+    assert test.states[0].ejected_at == 10.0
+    assert test.sweep(40.0)
+    assert not test.states[0].ejected
+
+
+def test_max_ejection_percent_bounds_the_comparison_too():
+    test = Detector(5, **FAILURES, max_ejection_percent=20)
+    for host in (0, 1):
+        test.feed(host, *[BAD] * 50)
+    for host in (2, 3, 4):
+        test.feed(host, *[GOOD] * 50)
+    test.sweep(10.0)
+    assert [state.ejected for state in test.states] == [True, False, False, False, False]
+    assert test.detector.overflows == 1
+
+
+def test_ejection_time_jitter():
+    test = Detector(2, chance=ScriptedRandom(0.0, 0.5), max_ejection_time_jitter=8.0)
+    assert test.feed(0, BAD, BAD, BAD)
+    assert not test.sweep(30.0)
+    assert test.sweep(40.0)  # 30 s and half of 8

@@ -15,21 +15,22 @@ FAILURES = {
     "reset": ErrorKind.RESET,
     "per-try timeout": Met(200, after=9.0),
     "connection refused": ErrorKind.CONNECT,
+    "stream refused": ErrorKind.REFUSED,
     "503 ratelimited": Met(503, headers={"x-envoy-ratelimited": "true"}),
     "503 overloaded": Met(503, headers={"x-envoy-overloaded": "true"}),
 }
 
 MATRIX = {
-    # condition                500 503 504 409 418 reset per-try refused ratelimited overloaded
-    "5xx": (3, 3, 3, 1, 1, 3, 3, 3, 1, 3),
-    "gateway-error": (1, 3, 3, 1, 1, 3, 3, 3, 1, 3),
-    "reset": (1, 1, 1, 1, 1, 3, 3, 3, 1, 1),
-    "reset-before-request": (1, 1, 1, 1, 1, 1, 1, 3, 1, 1),
-    "connect-failure": (1, 1, 1, 1, 1, 1, 1, 3, 1, 1),
-    "refused-stream": (1, 1, 1, 1, 1, 1, 1, 1, 1, 1),
-    "retriable-4xx": (1, 1, 1, 3, 1, 1, 1, 1, 1, 1),
-    "retriable-status-codes": (1, 1, 1, 1, 3, 1, 1, 1, 1, 1),
-    "envoy-ratelimited": (1, 1, 1, 1, 1, 1, 1, 1, 3, 1),
+    # condition                500 503 504 409 418 reset per-try refused stream ratelimited overloaded
+    "5xx": (3, 3, 3, 1, 1, 3, 3, 3, 3, 1, 3),
+    "gateway-error": (1, 3, 3, 1, 1, 3, 3, 3, 3, 1, 3),
+    "reset": (1, 1, 1, 1, 1, 3, 3, 3, 3, 1, 1),
+    "reset-before-request": (1, 1, 1, 1, 1, 1, 1, 3, 1, 1, 1),
+    "connect-failure": (1, 1, 1, 1, 1, 1, 1, 3, 1, 1, 1),
+    "refused-stream": (1, 1, 1, 1, 1, 1, 1, 1, 3, 1, 1),
+    "retriable-4xx": (1, 1, 1, 3, 1, 1, 1, 1, 1, 1, 1),
+    "retriable-status-codes": (1, 1, 1, 1, 3, 1, 1, 1, 1, 1, 1),
+    "envoy-ratelimited": (1, 1, 1, 1, 1, 1, 1, 1, 1, 3, 1),
 }
 
 CELLS = [

@@ -5,7 +5,10 @@ import random
 import pytest
 import tenacity
 
-from meshlib.model.cluster import Thresholds
+from meshlib.model.cluster import RetryBudget, Thresholds
+from meshlib.model.endpoint import Endpoint
+from meshlib.model.match import HeaderMatch, StringMatch, StringOp
+from meshlib.model.traffic import RateLimitedBackOff, ResetHeader
 from meshlib.policy.effects import Discard, ErrorKind, Outcome, ReplyKind, Respond
 from meshlib.policy.retrying import RetryPlan, RetryState, plans_with
 from policy.driving import Lab, Met, ScriptedRandom
@@ -196,3 +199,114 @@ class TestUsersStrategies:
         from meshlib.policy.retrying import plan_for
 
         assert plans_with(None, None) is plan_for
+
+
+@pytest.mark.parametrize(
+    ("budget", "calls", "retried"),
+    [
+        (RetryBudget(), 10, 3),
+        (RetryBudget(), 40, 6),  # 20 % of those still under way: 8 at first, 6 when 34 are left
+        (RetryBudget(50.0, 0), 2, 1),
+        (RetryBudget(0.0, 1), 10, 1),
+        (RetryBudget(0.0, 0), 1, 0),
+    ],
+)
+def test_retry_budget_takes_the_place_of_max_retries(budget, calls, retried):
+    thresholds = Thresholds(max_retries=0, retry_budget=budget)
+    test = lab(retry("5xx", base_interval=1.0), chance=ScriptedRandom(0.5), thresholds=thresholds)
+    begun = [test.start() for _ in range(calls)]
+    for _, policy in begun:
+        next(policy)
+    for _, policy in begun:
+        effect = policy.send(Outcome(503, response=object()))
+        policy.close() if isinstance(effect, Respond) else policy.send(None)  # on to the back-off
+    refused = [record for record, _ in begun if record.retry_skipped]
+    assert len(refused) == calls - retried
+    for record in refused:
+        assert record.retry_skipped.startswith(f"retry_budget of {budget.percent:g} %")
+    for _, policy in begun:
+        policy.close()
+    test.assert_idle()
+
+
+AGAIN = (HeaderMatch("x-again", StringMatch(StringOp.EXACT, "yes")), HeaderMatch(":status", range_=(520, 530)))
+GATES = (HeaderMatch("x-a", present=True), HeaderMatch(":method", StringMatch(StringOp.EXACT, "PUT")))
+
+
+@pytest.mark.parametrize(
+    ("on", "met", "attempts"),
+    [
+        ("retriable-headers", Met(200, headers={"x-again": "yes"}), 2),
+        ("retriable-headers", Met(503, headers={"x-again": "yes"}), 2),
+        ("retriable-headers", Met(200, headers={"x-again": "no"}), 1),
+        ("retriable-headers", Met(521), 2),
+        ("retriable-headers", Met(503), 1),
+        ("5xx", Met(200, headers={"x-again": "yes"}), 1),
+    ],
+)
+def test_retriable_headers(on, met, attempts):
+    assert len(lab(retry(on, retriable_headers=AGAIN)).run(met).attempts) == attempts
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "attempts"),
+    [("GET", [], 1), ("GET", [("x-a", "")], 2), ("PUT", [], 2), ("GET", [("x-b", "")], 1)],
+)
+def test_retriable_request_headers_let_retries_happen_at_all(method, headers, attempts):
+    view = request(method=method, headers=headers)
+    assert len(lab(retry("5xx", retriable_request_headers=GATES)).run(503, view=view).attempts) == attempts
+
+
+@pytest.mark.parametrize(
+    ("headers", "least"),
+    [
+        ({"retry-after": "2"}, 2.0),
+        ({"retry-after": "soon", "x-reset": "1007"}, 7.0),
+        ({"retry-after": "61", "x-reset": "1003"}, 3.0),  # longer than max_interval is passed over
+        ({"retry-after": "Wed, 21 Oct 2037 07:28:00 GMT"}, None),
+        ({"x-reset": "999"}, None),  # the moment has passed
+        ({"retry-after": "0"}, None),
+        ({}, None),
+    ],
+)
+def test_rate_limited_back_off(headers, least):
+    asked = RateLimitedBackOff((ResetHeader("retry-after"), ResetHeader("x-reset", timestamp=True)), 60.0)
+    plan = RetryPlan(retry("5xx", rate_limited=asked, base_interval=0.1))
+    state = RetryState(1, 0.0, Outcome(503, headers))
+    waits = [plan.back_off(state, ScriptedRandom(draw), lambda: 1000.5) for draw in (0.0, 0.5)]
+    assert waits == pytest.approx([least, least * 1.25] if least else [0.0, 0.05])
+
+
+def test_a_wait_of_the_users_own_goes_before_what_the_response_asks():
+    plans = plans_with(None, tenacity.wait_fixed(0.7))
+    asked = RateLimitedBackOff((ResetHeader("retry-after"),))
+    run = lab(retry("5xx", rate_limited=asked), plan_for=plans).run(Met(503, headers={"retry-after": "9"}), 200)
+    assert run.sleeps == [0.7]
+
+
+LABELS = [{"canary": True}, {"stage": "old"}, {"stage": "old", "arch": "arm"}, {}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "left"),
+    [
+        ({"omit_canary_hosts": True}, {2, 3, 4}),
+        ({"omit_host_metadata": ((("stage", "old"),),)}, {1, 4}),
+        ({"omit_host_metadata": ((("arch", "arm"), ("stage", "old")),)}, {1, 2, 4}),
+        ({"omit_canary_hosts": True, "omit_host_metadata": ((("stage", "old"),),)}, {4}),
+        ({"omit_canary_hosts": True, "previous_hosts": True, "omit_host_metadata": ((("stage", "old"),),)}, {4}),
+        ({}, {1, 2, 3, 4}),
+    ],
+)
+def test_hosts_that_retries_omit(fields, left):
+    hosts = [Endpoint(f"10.0.0.{n}", 80, metadata={"envoy.lb": labels}) for n, labels in enumerate(LABELS, 1)]
+    policy = retry("5xx", num_retries=1, host_selection_max_attempts=9, **fields)
+    config = snapshot(cluster(hosts), routes=[forward(retry=policy)])
+    pairs = [
+        [int(a.endpoint.address[-1]) for a in Lab(config, chance=random.Random(n)).run(503).attempts] for n in range(60)
+    ]
+    assert {first for first, _ in pairs} == {1, 2, 3, 4}  # the first attempt goes anywhere
+    if not fields.get("previous_hosts"):
+        assert {second for _, second in pairs} == left
+    else:
+        assert {second for first, second in pairs if first not in left} == left

@@ -27,7 +27,7 @@ def test_the_first_match_wins():
 def test_weights_are_divided_by_their_sum(weights):
     clusters = tuple(WeightedCluster(f"c{n}", w) for n, w in enumerate(weights))
     chance, draws = random.Random(11), 6000
-    counts = Counter(routing.draw_cluster(clusters, chance).name for _ in range(draws))
+    counts = Counter(routing.draw_cluster(RouteAction(clusters), chance).name for _ in range(draws))
     chi = 0.0
     for target in clusters:
         want = draws * target.weight / sum(weights)
@@ -41,7 +41,7 @@ def test_weights_are_divided_by_their_sum(weights):
 @pytest.mark.parametrize(("drawn", "want"), [(0.0, "a"), (0.7499, "a"), (0.7501, "b"), (0.9999, "b")])
 def test_the_borders_of_a_draw(drawn, want):
     clusters = (WeightedCluster("a", 30), WeightedCluster("none", 0), WeightedCluster("b", 10))
-    assert routing.draw_cluster(clusters, ScriptedRandom(drawn)).name == want
+    assert routing.draw_cluster(RouteAction(clusters), ScriptedRandom(drawn)).name == want
 
 
 def test_every_attempt_stays_on_the_drawn_cluster():

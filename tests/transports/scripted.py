@@ -100,7 +100,7 @@ class Server:
             ``blackhole`` (SYN unanswered).
     """
 
-    def __init__(self, name: str, script: Script, mode: str, address: str = "127.0.0.1") -> None:
+    def __init__(self, name: str, script: Script, mode: str, address: str = "127.0.0.1", port: int = 0) -> None:
         self.name = name
         self.script = script
         self.mode = mode
@@ -111,7 +111,7 @@ class Server:
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self._changed = threading.Condition()
-        self._bind((address, 0))
+        self._bind((address, port))
         self.address, self.port = self._socket.getsockname()
 
     @property
@@ -280,9 +280,10 @@ class Upstreams:
         script: Script | None = None,
         mode: str = "normal",
         address: str = "127.0.0.1",
+        port: int = 0,
     ) -> Server:
         """Start a server that meets requests with ``behaviours`` in turn, or as ``script`` says."""
-        server = Server(name, script or in_turn(behaviours), mode, address)
+        server = Server(name, script or in_turn(behaviours), mode, address, port)
         self._servers.append(server)
         self._run(server.start())
         return server

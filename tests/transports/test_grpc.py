@@ -295,6 +295,30 @@ def resets_the_stream(connection) -> None:
     connection.recv(4096)
 
 
+def refuses_the_stream(connection) -> None:
+    http2_request(connection)
+    connection.sendall(b"\0\0\4\3\0" + struct.pack(">II", 1, 7))
+    connection.recv(4096)
+
+
+@pytest.mark.parametrize(("on", "attempts"), [("refused-stream", 2), ("connect-failure,unavailable", 1)])
+def test_a_refused_stream_is_told_from_a_reset(connect, on, attempts):
+    """Istio's default policy retries it: the server has not begun on it."""
+    with raw_server(refuses_the_stream) as port:
+        server = Peer("server")
+        with serving(server):
+            caller = connect(one_cluster(port, server.port, routing=retries(on)))
+            answer = caller.call(timeout=10)
+            if answer.record.attempts[0].endpoint.port != port:
+                answer = caller.call(timeout=10)
+    assert len(answer.attempts) == attempts
+    if attempts == 2:
+        assert answer.message == b"server"
+    else:
+        assert isinstance(answer.error, meshlib.grpc.UpstreamReset)
+        assert answer.record.response_flags == "UR"
+
+
 @pytest.mark.parametrize("script", [hangs_up, goes_away, resets_the_stream])
 @pytest.mark.parametrize("on", ["reset", "connect-failure,unavailable,internal"])
 def test_a_broken_connection_is_a_reset_and_no_status_of_the_servers(connect, script, on):

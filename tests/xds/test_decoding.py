@@ -3,11 +3,23 @@
 import pytest
 from google.protobuf import any_pb2, json_format, wrappers_pb2
 
-from meshlib.model.cluster import LbPolicy
+from meshlib.model.cluster import ConsistentHashing, HashFunction, LbPolicy, OutlierDetection, RetryBudget
 from meshlib.model.endpoint import HealthStatus, Workload
+from meshlib.model.headers import AppendAction
 from meshlib.model.match import HeaderMatch, QueryMatch, StringMatch, StringOp
-from meshlib.model.route import DirectResponse, Redirect
-from meshlib.model.traffic import FaultAbort, FaultDelay, FaultInjection, RetryPolicy
+from meshlib.model.rewrite import RegexRewrite
+from meshlib.model.route import DirectResponse, Redirect, WeightedCluster
+from meshlib.model.template import Template
+from meshlib.model.traffic import (
+    FaultAbort,
+    FaultDelay,
+    FaultInjection,
+    HashOn,
+    HashPolicy,
+    RateLimitedBackOff,
+    ResetHeader,
+    RetryPolicy,
+)
 from meshlib.xds.bootstrap_envoy import import_types
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.resource_type import RESOURCE_TYPES
@@ -113,7 +125,6 @@ def test_a_route_no_call_can_meet_is_left_out_and_noted(field):
 @pytest.mark.parametrize(
     ("action", "name"),
     [
-        ({"route": {"cluster_header": "x-cluster"}}, "(cluster_header is not supported)"),
         ({"route": {"cluster_specifier_plugin": "p"}}, "(cluster_specifier_plugin is not supported)"),
         ({"non_forwarding_action": {}}, "(non_forwarding_action is not supported)"),
     ],
@@ -122,6 +133,45 @@ def test_an_action_that_is_not_done_leads_nowhere_rather_than_elsewhere(action, 
     data = table({"match": {"prefix": "/"}, **action})
     assert [target.name for target in first(data).action.clusters] == [name]
     assert list(noted(ROUTE, data).values()) == ["leads nowhere: a call that matches meets NC"]
+
+
+def test_a_header_that_names_the_cluster():
+    action = first(table(route(route={"cluster_header": "X-Cluster"}))).action
+    assert action.clusters == (WeightedCluster("", header="x-cluster"),)
+
+
+@pytest.mark.parametrize(("wins", "order"), [(False, "rvt"), (True, "tvr")])
+def test_levels_of_header_mutations(wins, order):
+    def level(value):
+        return {"request_headers_to_add": [{"header": {"key": "X-A", "value": value}}]}
+
+    data = table(route(**level("r")), host=level("v"), most_specific_header_mutations_wins=wins, **level("t"))
+    steps = first(data).request_headers.steps
+    assert [str(header.value) for step in steps for header in step.add] == list(order)
+    assert {header.name for step in steps for header in step.add} == {"x-a"}
+    assert noted(ROUTE, data) == {}
+
+
+@pytest.mark.parametrize(
+    ("option", "action"),
+    [
+        ({}, AppendAction.APPEND_IF_EXISTS_OR_ADD),
+        ({"append": True}, AppendAction.APPEND_IF_EXISTS_OR_ADD),
+        ({"append": False}, AppendAction.OVERWRITE_IF_EXISTS_OR_ADD),
+        *(({"append_action": action.name}, action) for action in AppendAction),
+    ],
+)
+def test_append_actions(option, action):
+    data = table(route(response_headers_to_add=[{"header": {"key": "a", "value": "b"}, **option}]))
+    assert first(data).response_headers.steps[0].add[0].action is action
+
+
+def test_rewrites_of_host_and_path():
+    regex = {"pattern": {"regex": "a"}, "substitution": "b"}
+    action = first(table(route(route={"cluster": "a", "regex_rewrite": regex, "host_rewrite_header": "X-H"}))).action
+    assert (action.regex_rewrite, action.host_rewrite_header) == (RegexRewrite("a", "b"), "x-h")
+    action = first(table(route(route={"cluster": "a", "path_rewrite": "/%REQ(a)%", "auto_host_rewrite": True}))).action
+    assert (action.path_rewrite, action.auto_host_rewrite) == (Template("/%REQ(a)%"), True)
 
 
 def test_direct_responses_and_redirects():
@@ -147,15 +197,33 @@ def test_the_routes_retry_policy_replaces_the_hosts_whole():
     assert first(table(route())).action.retry is None
 
 
+PREDICATES = "type.googleapis.com/envoy.extensions.retry.host"
+
+
 def test_a_retry_policy_in_full():
     policy = {
         "retry_on": " 5xx , retriable-status-codes,,bogus",
         "num_retries": 0,
         "per_try_timeout": "2.5s",
         "retriable_status_codes": [418],
+        "retriable_headers": [{"name": "x-again"}],
+        "retriable_request_headers": [{"name": "x-safe", "present_match": True}],
+        "rate_limited_retry_back_off": {
+            "reset_headers": [{"name": "Retry-After"}, {"name": "x-reset", "format": "UNIX_TIMESTAMP"}]
+        },
         "retry_back_off": {"base_interval": "0.0002s", "max_interval": "1s"},
         "host_selection_retry_max_attempts": 5,
-        "retry_host_predicate": [{"name": "envoy.retry_host_predicates.previous_hosts"}],
+        "retry_host_predicate": [
+            {"name": "envoy.retry_host_predicates.previous_hosts"},
+            {"name": "c", "typed_config": {"@type": f"{PREDICATES}.omit_canary_hosts.v3.OmitCanaryHostsPredicate"}},
+            {
+                "name": "m",
+                "typed_config": {
+                    "@type": f"{PREDICATES}.omit_host_metadata.v3.OmitHostMetadataConfig",
+                    "metadata_match": {"filter_metadata": {"envoy.lb": {"stage": "old", "arch": "arm"}}},
+                },
+            },
+        ],
         "retry_priority": {"name": "p"},
     }
     data = table(route(route={"cluster": "a", "retry_policy": policy}))
@@ -164,9 +232,14 @@ def test_a_retry_policy_in_full():
         num_retries=0,
         per_try_timeout=2.5,
         retriable_status_codes=frozenset({418}),
+        retriable_headers=(HeaderMatch("x-again", present=True),),
+        retriable_request_headers=(HeaderMatch("x-safe", present=True),),
+        rate_limited=RateLimitedBackOff((ResetHeader("retry-after"), ResetHeader("x-reset", timestamp=True)), 300.0),
         base_interval=0.001,
         max_interval=1.0,
         previous_hosts=True,
+        omit_canary_hosts=True,
+        omit_host_metadata=((("arch", "arm"), ("stage", "old")),),
         host_selection_max_attempts=5,
     )
     place = "virtual_hosts[0].routes[0].route.retry_policy."
@@ -214,16 +287,32 @@ def test_an_empty_or_disabled_fault_switches_off_what_it_overrides(config):
     assert found.fault == FaultInjection()
 
 
-def test_faults_by_header_are_noted():
-    config = {"@type": FAULT, "delay": {"header_delay": {}}, "abort": {"header_abort": {}}, "max_active_faults": 3}
-    data = table(route(typed_per_filter_config={"envoy.filters.http.fault": config}))
-    assert first(data).fault == FaultInjection()
-    place = "virtual_hosts[0].routes[0].typed_per_filter_config[envoy.filters.http.fault]"
-    assert set(noted(ROUTE, data)) == {
-        f"{place}.delay.header_delay",
-        f"{place}.abort.header_abort",
-        f"{place}.max_active_faults",
+def test_faults_by_header():
+    share = {"numerator": 50, "denominator": "TEN_THOUSAND"}
+    config = {
+        "@type": FAULT,
+        "delay": {"header_delay": {}, "percentage": share},
+        "abort": {"header_abort": {}, "percentage": {"numerator": 50}},
+        "max_active_faults": 3,
     }
+    data = table(route(typed_per_filter_config={"envoy.filters.http.fault": config}))
+    assert first(data).fault == FaultInjection(
+        FaultDelay(0.0, 0.5, by_header=True, unit=0.01), FaultAbort(50.0, by_header=True, unit=1.0)
+    )
+    place = "virtual_hosts[0].routes[0].typed_per_filter_config[envoy.filters.http.fault]"
+    assert set(noted(ROUTE, data)) == {f"{place}.max_active_faults"}
+
+
+def test_drop_overloads():
+    drops = [{"category": "any", "drop_percentage": {"numerator": 30}}]
+    data = {"cluster_name": "a", "policy": {"drop_overloads": drops}}
+    assert value(ENDPOINT, data).drop_percentage == 30.0
+    assert noted(ENDPOINT, data) == {}
+    assert value(ENDPOINT, {"cluster_name": "a"}).drop_percentage == 0.0
+    two = {"cluster_name": "a", "policy": {"drop_overloads": drops * 2}}
+    kind = RESOURCE_TYPES[ENDPOINT]
+    (fault,) = kind.decode("a", json_format.ParseDict(two, kind.message())).faults
+    assert fault.message == "has 2 categories; Envoy takes one"
 
 
 @pytest.mark.parametrize(
@@ -241,11 +330,11 @@ def test_fractions(denominator, percentage):
 def test_a_route_says_what_of_it_is_not_honoured_and_where_it_comes_from():
     own = route(
         metadata={"filter_metadata": {"meshlib": {"source": "vs.yaml:7"}, "istio": {"config": "/apis/x"}}},
-        request_headers_to_add=[{"header": {"key": "a", "value": "b"}}],
+        request_headers_to_add=[{"header": {"key": "a", "value": "%DURATION%"}}],
         decorator={"operation": "irrelevant"},
     )
     found = first(table(own))
-    assert found.unsupported == ("virtual_hosts[0].routes[0].request_headers_to_add",)
+    assert found.unsupported == ("virtual_hosts[0].routes[0].request_headers_to_add[0].header.value",)
     assert found.source == "vs.yaml:7"
 
 
@@ -332,16 +421,23 @@ def policies(*kinds):
         ({}, LbPolicy.ROUND_ROBIN, {}),
         ({"lb_policy": "RANDOM"}, LbPolicy.RANDOM, {}),
         ({"lb_policy": "LEAST_REQUEST"}, LbPolicy.LEAST_REQUEST, {}),
-        ({"lb_policy": "RING_HASH"}, LbPolicy.ROUND_ROBIN, {"lb_policy": "RING_HASH is not done: round robin is"}),
-        ({"lb_policy": "MAGLEV"}, LbPolicy.ROUND_ROBIN, {"lb_policy": "MAGLEV is not done: round robin is"}),
+        ({"lb_policy": "RING_HASH"}, LbPolicy.RING_HASH, {}),
+        ({"lb_policy": "MAGLEV"}, LbPolicy.MAGLEV, {}),
+        (
+            {"lb_policy": "LOAD_BALANCING_POLICY_CONFIG"},
+            LbPolicy.ROUND_ROBIN,
+            {"lb_policy": "LOAD_BALANCING_POLICY_CONFIG is not done: round robin is"},
+        ),
         ({"lb_policy": "RING_HASH", **policies("random.v3.Random")}, LbPolicy.RANDOM, {}),
         (policies("least_request.v3.LeastRequest"), LbPolicy.LEAST_REQUEST, {}),
+        (policies("maglev.v3.Maglev"), LbPolicy.MAGLEV, {}),
+        (policies("pick_first.v3.PickFirst", "ring_hash.v3.RingHash"), LbPolicy.RING_HASH, {}),
         (
-            policies("maglev.v3.Maglev"),
+            policies("pick_first.v3.PickFirst"),
             LbPolicy.ROUND_ROBIN,
             {
-                "load_balancing_policy.policies": "envoy.extensions.load_balancing_policies.maglev.v3.Maglev is not "
-                "done: round robin is"
+                "load_balancing_policy.policies": "envoy.extensions.load_balancing_policies.pick_first.v3.PickFirst is "
+                "not done: round robin is"
             },
         ),
     ],
@@ -351,16 +447,104 @@ def test_load_balancing(fields, policy, notes):
     assert noted(CLUSTER, cluster(**fields)) == notes
 
 
+def extension(kind, **config):
+    packed = {"@type": f"{EXT}load_balancing_policies.{kind}", **config}
+    return {"load_balancing_policy": {"policies": [{"typed_extension_config": {"name": "p", "typed_config": packed}}]}}
+
+
+CONSISTENT = {"use_hostname_for_hashing": True, "hash_balance_factor": 150}
+RING = {"minimum_ring_size": 10, "maximum_ring_size": 20, "hash_function": "MURMUR_HASH_2"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "hashing"),
+    [
+        ({"lb_policy": "RING_HASH"}, ConsistentHashing()),
+        (
+            {
+                "lb_policy": "RING_HASH",
+                "ring_hash_lb_config": RING,
+                "common_lb_config": {"consistent_hashing_lb_config": CONSISTENT},
+            },
+            ConsistentHashing(10, 20, HashFunction.MURMUR_HASH_2, use_hostname=True, balance_factor=150),
+        ),
+        (
+            extension("ring_hash.v3.RingHash", **RING, consistent_hashing_lb_config=CONSISTENT),
+            ConsistentHashing(10, 20, HashFunction.MURMUR_HASH_2, use_hostname=True, balance_factor=150),
+        ),
+        (extension("ring_hash.v3.RingHash", hash_function="XX_HASH"), ConsistentHashing()),
+        ({"lb_policy": "MAGLEV", "maglev_lb_config": {"table_size": 101}}, ConsistentHashing(table_size=101)),
+        (
+            extension("maglev.v3.Maglev", table_size=101, consistent_hashing_lb_config=CONSISTENT),
+            ConsistentHashing(table_size=101, use_hostname=True, balance_factor=150),
+        ),
+    ],
+)
+def test_consistent_hashing(fields, hashing):
+    assert value(CLUSTER, cluster(**fields)).hashing == hashing
+    assert noted(CLUSTER, cluster(**fields)) == {}
+
+
+@pytest.mark.parametrize(
+    ("policy", "wanted", "notes"),
+    [
+        ({"header": {"header_name": "X-User"}}, HashPolicy(HashOn.HEADER, "x-user"), {}),
+        ({"query_parameter": {"name": "Id"}, "terminal": True}, HashPolicy(HashOn.QUERY_PARAMETER, "Id", True), {}),
+        ({"cookie": {"name": "Sid", "path": "/"}}, HashPolicy(HashOn.COOKIE, "Sid"), {}),
+        (
+            {"cookie": {"name": "sid", "ttl": "60s"}},
+            HashPolicy(HashOn.COOKIE, "sid"),
+            {"cookie.ttl": "no cookie is made: a request without it goes to an endpoint at random"},
+        ),
+        (
+            {"connection_properties": {"source_ip": True}},
+            HashPolicy(HashOn.NOTHING),
+            {
+                "connection_properties": "a call from the process has no source address: a request that has nothing "
+                "else to hash goes to an endpoint at random"
+            },
+        ),
+        (
+            {"header": {"header_name": "a", "regex_rewrite": {"pattern": {"regex": "x+"}, "substitution": "y"}}},
+            HashPolicy(HashOn.HEADER, "a", rewrite=RegexRewrite("x+", "y")),
+            {},
+        ),
+    ],
+)
+def test_hash_policies(policy, wanted, notes):
+    routes = table({"match": {"prefix": "/"}, "route": {"cluster": "c", "hash_policy": [policy]}})
+    assert first(routes).action.hash_policies == (wanted,)
+    place = "virtual_hosts[0].routes[0].route.hash_policy[0]."
+    assert noted(ROUTE, routes) == {place + field: note for field, note in notes.items()}
+
+
 def test_thresholds_are_those_of_the_default_priority():
     thresholds = [{"priority": "HIGH", "max_requests": 1}, {"max_requests": 2}, {"max_requests": 3}]
     found = value(CLUSTER, cluster(circuit_breakers={"thresholds": thresholds}))
     assert (found.thresholds.max_requests, found.thresholds.max_retries) == (2, 3)
 
 
-def test_detectors_that_are_on_and_not_there_are_noted():
-    assert set(noted(CLUSTER, cluster(outlier_detection={}))) == {"outlier_detection.enforcing_success_rate"}
-    off = {"enforcing_success_rate": 0, "enforcing_failure_percentage": 0}
-    assert noted(CLUSTER, cluster(outlier_detection=off)) == {}
+def test_a_retry_budget():
+    def budget(**fields):
+        config = cluster(circuit_breakers={"thresholds": [{"retry_budget": fields}]})
+        assert noted(CLUSTER, config) == {}
+        return value(CLUSTER, config).thresholds.retry_budget
+
+    assert budget() == RetryBudget(20.0, 3)
+    assert budget(budget_percent={"value": 0}, min_retry_concurrency=0) == RetryBudget(0.0, 0)
+    assert value(CLUSTER, cluster()).thresholds.retry_budget is None
+
+
+def test_detectors_that_compare():
+    config = cluster(outlier_detection={})
+    assert noted(CLUSTER, config) == {}
+    assert value(CLUSTER, config).outlier == OutlierDetection()
+    assert value(CLUSTER, config).outlier.compares
+    fields = {"enforcing_success_rate": 0, "enforcing_failure_percentage": 0, "failure_percentage_threshold": 50}
+    config = cluster(outlier_detection={**fields, "max_ejection_time_jitter": "2s"})
+    assert noted(CLUSTER, config) == {}
+    found = value(CLUSTER, config).outlier
+    assert (found.compares, found.failure_percentage_threshold, found.max_ejection_time_jitter) == (False, 50, 2.0)
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,10 @@ CASES = {
         action(hash_policy=[{"header": {"header_name": ""}}]),
         f"{RT}.route.hash_policy[0].header.header_name: must not be empty",
     ),
+    "hash-cookie-empty": (
+        action(hash_policy=[{"cookie": {"name": ""}}]),
+        f"{RT}.route.hash_policy[0].cookie.name: must not be empty",
+    ),
     "hedge-zero": (
         action(hedge_policy={"initial_requests": 0}),
         f"{RT}.route.hedge_policy.initial_requests: must be at least 1",
@@ -249,6 +253,26 @@ CASES = {
     "choices": (
         cluster(lb_policy="LEAST_REQUEST", least_request_lb_config={"choice_count": 1}),
         f"least_request_lb_config.choice_count: 1 is not in 2 to {OVER}",
+    ),
+    "ring-inverted": (
+        cluster(lb_policy="RING_HASH", ring_hash_lb_config={"minimum_ring_size": 20, "maximum_ring_size": 10}),
+        "ring_hash_lb_config.minimum_ring_size: 20 is over maximum_ring_size 10",
+    ),
+    "ring-too-large": (
+        cluster(lb_policy="RING_HASH", ring_hash_lb_config={"maximum_ring_size": 8388609}),
+        "ring_hash_lb_config.maximum_ring_size: 8388609 is not in 1 to 8388608",
+    ),
+    "maglev-not-prime": (
+        cluster(lb_policy="MAGLEV", maglev_lb_config={"table_size": 1000}),
+        "maglev_lb_config.table_size: 1000 is not a prime number",
+    ),
+    "maglev-too-large": (
+        cluster(lb_policy="MAGLEV", maglev_lb_config={"table_size": 5000077}),
+        "maglev_lb_config.table_size: 5000077 is not in 0 to 5000011",
+    ),
+    "balance-factor-low": (
+        cluster(lb_policy="MAGLEV", common_lb_config={"consistent_hashing_lb_config": {"hash_balance_factor": 99}}),
+        f"common_lb_config.consistent_hashing_lb_config.hash_balance_factor: 99 is not in 100 to {OVER}",
     ),
     "panic-over": (
         cluster(common_lb_config={"healthy_panic_threshold": {"value": 150}}),

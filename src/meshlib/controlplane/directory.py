@@ -49,6 +49,7 @@ class _State:
         faults: everything wrong with what was found, in force or not.
         held: files whose last good version is in force instead of what was found.
         faulty: files in force in spite of errors, never having been without.
+        dangling: files in force that refer to what does not exist.
         translated: node id -> the node and its resources; filled on demand, under the lock.
     """
 
@@ -60,6 +61,7 @@ class _State:
     faults: tuple[Fault, ...] = ()
     held: frozenset[str] = frozenset()
     faulty: frozenset[str] = frozenset()
+    dangling: frozenset[str] = frozenset()
     translated: dict[str, tuple[Node, Resources]] = field(default_factory=dict)
 
 
@@ -67,9 +69,11 @@ class Directory:
     """What a folder of YAML says, kept up to date.
 
     Bad configuration never replaces good configuration: a file that has an error keeps its last
-    good version in force until it is mended, and the other files apply. At the first reading a
-    faulty document is left out and all others apply. A file that is emptied or removed takes
-    effect after 100 ms, for editors do that before they write.
+    good version in force until it is mended, and the other files apply; so does one that comes to
+    refer to a host, subset, port or gateway that does not exist, until that is mended or there. At
+    the first reading a faulty document is left out, one that only refers to nothing applies as in
+    Istio, and so do all others. A file that is emptied or removed takes effect after 100 ms, for
+    editors do that before they write.
 
     Thread-safe. Faults are logged at WARNING once per change, by ``meshlib.controlplane``.
 
@@ -231,10 +235,8 @@ class Directory:
 
     def _next(self, before: _State | None, found: Mapping[str, bytes], listing_faults: tuple[Fault, ...]) -> _State:
         """Return the state that ``found`` leads to."""
-        in_force, documents, faults, held = _in_force(before, found)
-        # Faults that show only between documents are the same for every node; this one has no resources.
-        _, references = translate(documents, Node(kind=NodeKind.ROUTER), self.options)
-        current = tuple(fault for fault in (*faults, *references) if fault.file not in held)
+        in_force, documents, faults, held = self._in_force(before, found)
+        current = tuple(fault for fault in faults if fault.file not in held)
         refused = (fault for faults in held.values() for fault in faults)
         empty = () if found or listing_faults else (NO_FILES,)
         state = before
@@ -249,7 +251,29 @@ class Directory:
             faults=(*listing_faults, *empty, *refused, *current),
             held=frozenset(held),
             faulty=frozenset(fault.file for fault in current if fault.severity is ERROR and not fault.applies),
+            dangling=frozenset(fault.file for fault in current if fault.severity is ERROR and fault.applies),
         )
+
+    def _in_force(
+        self, before: _State | None, found: Mapping[str, bytes]
+    ) -> tuple[Mapping[str, bytes], Documents, tuple[Fault, ...], Mapping[str, list[Fault]]]:
+        """Choose every file as found, or its last good version, or none where there never was one.
+
+        Returns:
+            The content chosen, its documents and faults, and the faults of each file held back.
+        """
+        held: dict[str, list[Fault]] = {}
+        while True:
+            good = {name: before.in_force[name] for name in held if before is not None and name in before.in_force}
+            content = {name: text for name, text in found.items() if name not in held} | good
+            documents, faults = read(content)
+            # Faults that show only between documents are the same for every node; this one has no resources.
+            _, references = translate(documents, Node(kind=NodeKind.ROUTER), self.options)
+            faults = (*faults, *references)
+            refused = set() if before is None else _refused(before, found, documents, faults) - held.keys()
+            if not refused:
+                return content, documents, faults, held
+            held |= {name: [fault for fault in faults if fault.file == name] for name in refused}
 
     def _publish(self) -> None:
         for callback in list(self._callbacks.values()):
@@ -259,23 +283,19 @@ class Directory:
                 logger.exception("a subscriber of %s failed", self.path)
 
 
-def _in_force(
-    before: _State | None, found: Mapping[str, bytes]
-) -> tuple[Mapping[str, bytes], Documents, tuple[Fault, ...], Mapping[str, list[Fault]]]:
-    """Choose every file as found, or its last good version.
-
-    Returns:
-        The content chosen, its documents and faults, and the faults of each file held back.
-    """
-    held: dict[str, list[Fault]] = {}
-    while True:
-        content = {**found, **{name: before.in_force[name] for name in held if before is not None}}
-        documents, faults = read(content)
-        faulty = {fault.file for fault in faults if fault.severity is ERROR} - held.keys()
-        refused = {name for name in faulty if before is not None and _worse(before, name, found[name], documents)}
-        if not refused:
-            return content, documents, faults, held
-        held |= {name: [fault for fault in faults if fault.file == name] for name in refused}
+def _refused(before: _State, found: Mapping[str, bytes], documents: Documents, faults: Iterable[Fault]) -> set[str]:
+    """Name the files whose content as found is worse than what is in force."""
+    errors = [fault for fault in faults if fault.severity is ERROR]
+    broken = {fault.file for fault in errors if not fault.applies}
+    worse = {name for name in broken if name in found and _worse(before, name, found[name], documents)}
+    if worse:
+        return worse  # what they hold may be what others refer to, so these first
+    known = set(before.in_force.values())  # a file that is unchanged, or was only renamed, stays
+    return {
+        fault.file
+        for fault in errors
+        if fault.applies and fault.file not in before.dangling and found.get(fault.file) not in known
+    }
 
 
 def _worse(before: _State, name: str, content: bytes, documents: Documents) -> bool:
@@ -321,8 +341,15 @@ def _tell_faults(state: _State, before: _State | None) -> None:
     known = {fault for fault in told if before and before.found.get(fault.file) == state.found.get(fault.file)}
     for fault in state.faults:
         if fault not in known:
-            kept = fault.file in state.held or (fault in state.listing_faults and fault.file in state.in_force)
-            logger.warning("%s%s", fault, " (its last good version stays in force)" if kept else "")
+            logger.warning("%s%s", fault, _kept(state, fault))
+
+
+def _kept(state: _State, fault: Fault) -> str:
+    """Say what is in force instead of a file at fault."""
+    held = fault.file in state.held
+    if state.in_force.get(fault.file, b"").strip() and (held or fault in state.listing_faults):
+        return " (its last good version stays in force)"
+    return " (the file is not applied until that is mended)" if held else ""
 
 
 _directories: weakref.WeakSet[Directory] = weakref.WeakSet()

@@ -25,8 +25,9 @@ class Fault:
 
     An ERROR of :func:`~meshlib.controlplane.documents.read` means that the document was
     dropped. An ERROR of :func:`~meshlib.controlplane.translate.translate` is a reference that
-    leads nowhere: the configuration applies all the same, as in Istio, and the requests it
-    routes there fail. ``applies`` tells the two apart.
+    leads nowhere: it can be applied all the same, as in Istio, and the requests it routes there
+    fail; a running :class:`~meshlib.controlplane.directory.Directory` rather keeps what it has.
+    ``applies`` tells the two apart.
 
     Attributes:
         severity: ERROR or WARNING.

@@ -102,16 +102,22 @@ class _Reading:
         wanted = name.endswith(SUFFIXES)
         if entry.is_symlink():
             self.links[entry.path] = path
-            if os.path.commonpath((path, self.root)) != self.root:
-                if wanted or os.path.isdir(path):
-                    message = f"is a symbolic link out of the folder, to {path}, and is not followed: use a copy"
-                    self.faults.append(Fault(ERROR, message, name))
-                return
+        # Asked of every entry: one listed as a file may have become a link meanwhile.
+        if os.path.commonpath((path, self.root)) != self.root:
+            if wanted or os.path.isdir(path):
+                message = f"is a symbolic link out of the folder, to {path}, and is not followed: use a copy"
+                self.faults.append(Fault(ERROR, message, name))
+            return
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             self.folder(path, f"{name}/")
         elif wanted and not stat.S_ISREG(mode):
             self.faults.append(Fault(ERROR, "is not a regular file, and is not read", name))
         elif wanted:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=_without_following) as file:
                 self.files[name] = file.read()
+
+
+def _without_following(path: str, flags: int) -> int:
+    """Open a resolved path; a link that takes its place in between is an error (ELOOP)."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))

@@ -65,7 +65,7 @@ def _virtual_host(view: View, mesh: Routing, service: Service, port: Port) -> An
     scope = view.scope(frozenset({MESH}), port.number)
     document = mesh.of(service.host)
     if document is None or not document.spec.http:
-        made = [default_route(service, port.number)]
+        made = [default_route(service, port.number, view.rules[service.host])]
     else:
         made = routes(document, scope)
     forms = [*hosts.domains(service.host, view.node.namespace, view.options.domain), *service.addresses]

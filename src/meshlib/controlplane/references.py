@@ -1,7 +1,7 @@
 """References between documents that lead nowhere.
 
-The configuration applies all the same, as in Istio, and the requests routed there fail; so
-these are said when the file is written, not when the first call is lost.
+Such configuration can be applied, as in Istio, and the requests routed there fail; so these are
+said when the file is written, not when the first call is lost.
 """
 
 from __future__ import annotations

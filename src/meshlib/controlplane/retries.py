@@ -17,8 +17,11 @@ _DEFAULT_RETRIES = 2
 _HOST_SELECTION_ATTEMPTS = 5
 
 
-def policy(retries: Retries | None) -> Any | None:
-    """Return the RetryPolicy for what a VirtualService says, None for no retries at all."""
+def policy(retries: Retries | None, *, sticky: bool = False) -> Any | None:
+    """Return the RetryPolicy for what a VirtualService says, None for no retries at all.
+
+    ``sticky``: the request is hashed to a host, and a retry stays there unless the VirtualService says otherwise.
+    """
     attempts = _DEFAULT_RETRIES if retries is None else retries.attempts
     if attempts == 0:
         return None
@@ -26,7 +29,10 @@ def policy(retries: Retries | None) -> Any | None:
         retry_on=_DEFAULT_RETRY_ON, host_selection_retry_max_attempts=_HOST_SELECTION_ATTEMPTS
     )
     message.num_retries.value = attempts
-    if retries is None or retries.retry_ignore_previous_hosts:
+    moves = not sticky
+    if retries is not None and retries.at.has("retryIgnorePreviousHosts"):
+        moves = retries.retry_ignore_previous_hosts
+    if moves:
         message.retry_host_predicate.add(
             name="envoy.retry_host_predicates.previous_hosts",
             typed_config=pack(previous_hosts_pb2.PreviousHostsPredicate()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,8 @@ from envoy.config.route.v3 import route_components_pb2 as route_pb2
 from envoy.extensions.filters.http.fault.v3 import fault_pb2
 from envoy.type.v3 import percent_pb2
 
-from meshlib.controlplane import hosts, retries
+from meshlib.controlplane import headers, hosts, retries
+from meshlib.controlplane.consistent_hash import hash_policy
 from meshlib.controlplane.documents.virtual_service import (
     GRPC_STATUS,
     Abort,
@@ -20,12 +21,14 @@ from meshlib.controlplane.documents.virtual_service import (
     HTTPMatch,
     HTTPRoute,
     Redirect,
+    Rewrite,
     VirtualService,
     qualified,
 )
 from meshlib.controlplane.matching import path_of, route_match
 from meshlib.controlplane.node import Node, NodeKind
 from meshlib.controlplane.options import MeshOptions
+from meshlib.controlplane.precedence import Rule
 from meshlib.controlplane.protobuf import duration, metadata, pack
 from meshlib.controlplane.registry import Registry, selects
 from meshlib.controlplane.services import Service, cluster_name
@@ -49,6 +52,7 @@ class Scope:
         node: who asks.
         registry: the services.
         options: mesh-wide settings.
+        rules: the DestinationRules in force, by host.
         gateways: names the node answers to: ``mesh``, or gateways as ``namespace/name``.
         port: the port of the listener, or of the Gateway's server.
     """
@@ -56,14 +60,18 @@ class Scope:
     node: Node
     registry: Registry
     options: MeshOptions
+    rules: Mapping[str, Rule | None]
     gateways: frozenset[str]
     port: int
 
 
-def default_route(service: Service, port: int) -> Any:
+def default_route(service: Service, port: int, rule: Rule | None) -> Any:
     """Return the one route of a service without VirtualService."""
     message = route_pb2.Route(name="default", match=route_match(None))
     message.route.cluster = cluster_name(service.host, port)
+    hashed = hash_policy(rule, port)
+    if hashed is not None:  # and retries avoid the host tried, as istiod has it here
+        message.route.hash_policy.append(hashed)
     _limits(message.route, 0.0, retries.policy(None), grpc=False)
     message.decorator.operation = f"{service.host}:{port}/*"
     return message
@@ -98,6 +106,7 @@ def _concerns(match: HTTPMatch, document: VirtualService, scope: Scope) -> bool:
 def _route(document: VirtualService, http: HTTPRoute, match: HTTPMatch | None, scope: Scope) -> Any:
     message = route_pb2.Route(match=route_match(match))
     message.name = ".".join(part for part in (http.name, match.name if match else "") if part)
+    authority = headers.mutate(message, http.headers)
     called = document.name  # what the operation is called after, unless there is one destination
     if http.redirect is not None:
         _redirect(message.redirect, http.redirect, scope.port)
@@ -106,7 +115,7 @@ def _route(document: VirtualService, http: HTTPRoute, match: HTTPMatch | None, s
         if http.direct_response.body is not None:
             message.direct_response.body.inline_string = http.direct_response.body.string
     else:
-        only = _forward(message.route, document, http, scope)
+        only = _forward(message, document, http, scope, authority)
         called = only or called
     message.decorator.operation = f"{called}:{scope.port}{path_of(message.match)}"
     message.metadata.CopyFrom(metadata(istio={"config": config_path(document)}, meshlib={"source": http.at.source}))
@@ -121,22 +130,52 @@ def config_path(document: Any) -> str:
     return f"/apis/networking.istio.io/v1/namespaces/{document.namespace}/{kind}/{document.name}"
 
 
-def _forward(action: Any, document: VirtualService, http: HTTPRoute, scope: Scope) -> str:
-    """Fill in a RouteAction; return the host where there is only one destination."""
-    only = ""
-    if len(http.route) == 1:
-        action.cluster, only = destination(http.route[0].destination, document, scope)
-    else:
-        for item in http.route:
-            if item.weight:  # istiod leaves out what gets nothing
-                name, _ = destination(item.destination, document, scope)
-                action.weighted_clusters.clusters.add(name=name).weight.value = item.weight
-    if http.rewrite is not None:
-        action.prefix_rewrite = http.rewrite.uri
-        if http.rewrite.authority:
-            action.host_rewrite_literal = http.rewrite.authority
-    _limits(action, http.timeout or 0.0, retries.policy(http.retries), grpc=scope.node.kind is NodeKind.GRPC)
+def _forward(message: Any, document: VirtualService, http: HTTPRoute, scope: Scope, authority: str) -> str:
+    """Fill in a Route's RouteAction; return the host where there is only one destination."""
+    action = message.route
+    _rewrite(action, http.rewrite, authority)
+    only = _destinations(message, document, http, scope)
+    action.hash_policy.extend(_hash_policies(document, http, scope))
+    retry = retries.policy(http.retries, sticky=bool(action.hash_policy))
+    _limits(action, http.timeout or 0.0, retry, grpc=scope.node.kind is NodeKind.GRPC)
     return only
+
+
+def _rewrite(action: Any, rewrite: Rewrite | None, authority: str) -> None:
+    if rewrite is not None:
+        authority = rewrite.authority or authority
+        if rewrite.uri_regex_rewrite is not None:
+            action.regex_rewrite.pattern.regex = rewrite.uri_regex_rewrite.match
+            action.regex_rewrite.substitution = rewrite.uri_regex_rewrite.rewrite
+        else:
+            action.prefix_rewrite = rewrite.uri
+    if authority:
+        action.host_rewrite_literal = authority
+
+
+def _destinations(message: Any, document: VirtualService, http: HTTPRoute, scope: Scope) -> str:
+    """Fill in where a Route leads; return the host where there is only one destination.
+
+    The authority of a route counts before those of its destinations, however many there are.
+    """
+    action = message.route
+    rewritten = bool(action.host_rewrite_literal)
+    if len(http.route) == 1:
+        only = http.route[0]
+        action.cluster, host = destination(only.destination, document, scope)
+        authority = headers.mutate(message, only.headers)
+        if authority and not rewritten:
+            action.host_rewrite_literal = authority
+        return host
+    for item in http.route:
+        if item.weight:  # istiod leaves out what gets nothing
+            name, _ = destination(item.destination, document, scope)
+            cluster = action.weighted_clusters.clusters.add(name=name)
+            cluster.weight.value = item.weight
+            authority = headers.mutate(cluster, item.headers)
+            if authority and not rewritten:
+                cluster.host_rewrite_literal = authority
+    return ""
 
 
 def _limits(action: Any, timeout: float, retry: Any | None, *, grpc: bool) -> None:
@@ -150,10 +189,23 @@ def _limits(action: Any, timeout: float, retry: Any | None, *, grpc: bool) -> No
 
 
 def destination(item: Destination, document: VirtualService, scope: Scope) -> tuple[str, str]:
-    """Return the cluster and the full host of a destination.
+    """Return the cluster and the full host of a destination."""
+    host, port = _address(item, document, scope)
+    return cluster_name(host, port, item.subset), host
 
-    Without a port it is the service's only one, else the port of the listener.
-    """
+
+def _hash_policies(document: VirtualService, http: HTTPRoute, scope: Scope) -> Iterator[Any]:
+    """Yield what the destinations of a route hash."""
+    for item in http.route:
+        if item.weight or len(http.route) == 1:
+            host, port = _address(item.destination, document, scope)
+            hashed = hash_policy(scope.rules.get(host), port, item.destination.subset)
+            if hashed is not None:
+                yield hashed
+
+
+def _address(item: Destination, document: VirtualService, scope: Scope) -> tuple[str, int]:
+    """Return host and port of a destination: without a port the service's only one, else the listener's."""
     host = hosts.qualify(item.host, document.namespace, scope.options.domain)
     service = scope.registry.services.get(host)
     if item.port is not None:
@@ -162,7 +214,7 @@ def destination(item: Destination, document: VirtualService, scope: Scope) -> tu
         port = service.ports[0].number
     else:
         port = scope.port
-    return cluster_name(host, port, item.subset), host
+    return host, port
 
 
 def _redirect(action: Any, redirect: Redirect, port: int) -> None:

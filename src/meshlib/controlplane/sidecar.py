@@ -117,7 +117,7 @@ def _routes(view: View, mesh: Routing, service: Service, port: Port) -> list[Any
     scope: Scope = view.scope(frozenset({MESH}), port.number)
     document = mesh.of(service.host)
     if document is None or not document.spec.http:
-        return [default_route(service, port.number)]
+        return [default_route(service, port.number, view.rules[service.host])]
     return routes(document, scope)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from meshlib.controlplane import precedence
@@ -20,6 +21,7 @@ class View:
 
     Attributes:
         services: the services visible to it, by host, each with the rule in force for it.
+        rules: those rules by host.
     """
 
     documents: Documents
@@ -27,6 +29,7 @@ class View:
     node: Node
     options: MeshOptions
     services: tuple[tuple[Service, Rule | None], ...]
+    rules: Mapping[str, Rule | None]
 
     @classmethod
     def of(cls, documents: Documents, registry: Registry, node: Node, options: MeshOptions) -> View:
@@ -37,7 +40,8 @@ class View:
             for service in registry.services.values()
             if precedence.visible(service.export_to, service.namespace, node.namespace)
         )
-        return cls(documents, registry, node, options, services)
+        by_host = {service.host: rule for service, rule in services}
+        return cls(documents, registry, node, options, services, by_host)
 
     def routing(self) -> precedence.Routing:
         """Return the VirtualServices that route the calls of this node within the mesh."""
@@ -45,4 +49,4 @@ class View:
 
     def scope(self, gateways: frozenset[str], port: int) -> Scope:
         """Return where routes are made for."""
-        return Scope(self.node, self.registry, self.options, gateways, port)
+        return Scope(self.node, self.registry, self.options, self.rules, gateways, port)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from meshlib.model.endpoint import ClusterLoadAssignment
@@ -26,17 +26,41 @@ class LbPolicy(Enum):
     ROUND_ROBIN = "ROUND_ROBIN"
     LEAST_REQUEST = "LEAST_REQUEST"
     RANDOM = "RANDOM"
+    RING_HASH = "RING_HASH"
+    MAGLEV = "MAGLEV"
     CLUSTER_PROVIDED = "CLUSTER_PROVIDED"
 
 
 @dataclass(frozen=True, slots=True)
+class RetryBudget:
+    """``Thresholds.RetryBudget``: concurrent retries as a share of the requests under way.
+
+    Attributes:
+        percent: of active and pending requests, 0 to 100.
+        min_concurrency: retries that may run at once however small that share is.
+    """
+
+    percent: float = 20.0
+    min_concurrency: int = 3
+
+
+@dataclass(frozen=True, slots=True)
 class Thresholds:
-    """``CircuitBreakers.Thresholds`` of the DEFAULT priority, with Envoy's defaults."""
+    """``CircuitBreakers.Thresholds`` of the DEFAULT priority, with Envoy's defaults.
+
+    Attributes:
+        max_connections: connections at once.
+        max_pending_requests: requests that wait for a connection at once.
+        max_requests: requests at once.
+        max_retries: retries at once, unless there is a ``retry_budget``.
+        retry_budget: takes the place of ``max_retries``.
+    """
 
     max_connections: int = 1024
     max_pending_requests: int = 1024
     max_requests: int = 1024
     max_retries: int = 3
+    retry_budget: RetryBudget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +80,20 @@ class OutlierDetection:
         max_ejection_time: upper bound of one ejection.
         max_ejection_percent: strict (Envoy ≥ 1.29): 1 bad of 3 is not ejected at 10 %.
         always_eject_one_host: the old rule, one host regardless.
+        max_ejection_time_jitter: an ejection lasts up to so much longer, drawn at random.
+        enforcing_success_rate: percent of detections that eject an endpoint whose share of successes
+            in an interval is an outlier among its peers'.
+        enforcing_local_origin_success_rate: the same of local successes, when split.
+        success_rate_minimum_hosts: endpoints with enough requests for there to be a comparison.
+        success_rate_request_volume: requests in an interval that are enough.
+        success_rate_stdev_factor: thousandths of a standard deviation below the mean that are too far.
+        enforcing_failure_percentage: percent of detections that eject an endpoint which fails too
+            large a share of its requests in an interval; 0 = detector off.
+        enforcing_failure_percentage_local_origin: the same of local failures, when split.
+        failure_percentage_threshold: the percentage of failures that is too large.
+        failure_percentage_minimum_hosts: endpoints with enough requests for it to be asked.
+        failure_percentage_request_volume: requests in an interval that are enough.
+        compares: whether any of the detectors that look at a whole interval is on.
     """
 
     consecutive_5xx: int = 5
@@ -70,6 +108,52 @@ class OutlierDetection:
     max_ejection_time: float = 300.0
     max_ejection_percent: int = 10
     always_eject_one_host: bool = False
+    max_ejection_time_jitter: float = 0.0
+    enforcing_success_rate: int = 100
+    enforcing_local_origin_success_rate: int = 100
+    success_rate_minimum_hosts: int = 5
+    success_rate_request_volume: int = 100
+    success_rate_stdev_factor: int = 1900
+    enforcing_failure_percentage: int = 0
+    enforcing_failure_percentage_local_origin: int = 0
+    failure_percentage_threshold: int = 85
+    failure_percentage_minimum_hosts: int = 5
+    failure_percentage_request_volume: int = 50
+    compares: bool = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        shares = (self.enforcing_success_rate, self.enforcing_failure_percentage)
+        local = (self.enforcing_local_origin_success_rate, self.enforcing_failure_percentage_local_origin)
+        split = self.split_external_local_origin_errors
+        object.__setattr__(self, "compares", any(shares) or (split and any(local)))
+
+
+class HashFunction(Enum):
+    """``Cluster.RingHashLbConfig.HashFunction``."""
+
+    XX_HASH = 0
+    MURMUR_HASH_2 = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistentHashing:
+    """``RingHashLbConfig``, ``MaglevLbConfig`` and ``ConsistentHashingLbConfig``, with Envoy's defaults.
+
+    Attributes:
+        minimum_ring_size: entries of a ring, rounded up so that the lightest endpoint has a whole number.
+        maximum_ring_size: and no more than these.
+        hash_function: hashes the entries of a ring.
+        table_size: slots of a Maglev table, a prime.
+        use_hostname: whether an endpoint's host name is hashed, not its address.
+        balance_factor: percent of the mean load that an endpoint takes at most, 0 = no bound.
+    """
+
+    minimum_ring_size: int = 1024
+    maximum_ring_size: int = 8 * 1024 * 1024
+    hash_function: HashFunction = HashFunction.XX_HASH
+    table_size: int = 65537
+    use_hostname: bool = False
+    balance_factor: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +205,7 @@ class Cluster:
         outlier: outlier detection, None = off.
         panic_threshold: percent of healthy hosts below which all are used, 0 = never.
         choice_count: LEAST_REQUEST candidates.
+        hashing: RING_HASH and MAGLEV settings.
         http2: whether ``http2_protocol_options`` ask for HTTP/2.
         transport_socket: what endpoints without a match use; None is plaintext.
         transport_socket_matches: per-endpoint choices, in order.
@@ -138,6 +223,7 @@ class Cluster:
     outlier: OutlierDetection | None = None
     panic_threshold: float = 50.0
     choice_count: int = 2
+    hashing: ConsistentHashing = ConsistentHashing()
     http2: bool = False
     transport_socket: TransportSocket | None = None
     transport_socket_matches: tuple[TransportSocketMatch, ...] = ()

@@ -88,8 +88,10 @@ class ClusterLoadAssignment:
         name: ``cluster_name``.
         localities: in the order received; the number, not the order, is the priority.
         overprovisioning_factor: percent, default 140.
+        drop_percentage: percent of calls answered with 503 before they are sent (``drop_overloads``).
     """
 
     name: str
     localities: tuple[LocalityEndpoints, ...] = ()
     overprovisioning_factor: int = 140
+    drop_percentage: float = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from meshlib.model.headers import FilterMutations
 from meshlib.model.route import RouteConfiguration
 from meshlib.model.traffic import FaultInjection
 
@@ -17,12 +18,14 @@ class HttpConnectionManager:
         route_config: the inline table.
         fault_filter: whether the fault filter is in the chain; per-route faults need it.
         fault: the filter's own fault, for routes that set none.
+        header_mutation: the header_mutation filter, None where it is not in the chain.
     """
 
     route_name: str = ""
     route_config: RouteConfiguration | None = None
     fault_filter: bool = False
     fault: FaultInjection | None = None
+    header_mutation: FilterMutations | None = None
 
 
 @dataclass(frozen=True, slots=True)

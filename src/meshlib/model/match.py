@@ -9,12 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any, Protocol
 
 import re2
 
 from meshlib.model.request import RequestView
 
+
+class HeaderValues(Protocol):
+    """Headers as matchers read them: those of a request, or of a response."""
+
+    def values(self, name: str, /) -> list[str]:
+        """Return every value of the header ``name`` (lower case), in order."""
+        ...
+
+
 Predicate = Callable[[RequestView], bool]
+HeaderPredicate = Callable[[HeaderValues], bool]
 Test = Callable[[str], bool]
 
 
@@ -53,16 +64,21 @@ class StringMatch:
         return f"{self.op.value} {self.value!r}" + (" (ignoring case)" if self.ignore_case else "")
 
 
-def full_match(pattern: str) -> Test:
-    """Return an RE2 full-match test; raises ``ValueError`` naming the pattern and the fault."""
+def compiled_regex(pattern: str) -> Any:
+    """Return a pattern as RE2 compiled it; raises ``ValueError`` naming the pattern and the fault."""
     options = re2.Options()
     options.log_errors = False
     try:
-        compiled = re2.compile(pattern, options=options)
+        return re2.compile(pattern, options=options)
     except re2.error as error:
         reason = error.args[0] if error.args else error
         text = reason.decode() if isinstance(reason, bytes) else str(reason)
         raise ValueError(f"regex {pattern!r} is not valid RE2: {text}") from error
+
+
+def full_match(pattern: str) -> Test:
+    """Return an RE2 full-match test; raises ``ValueError`` naming the pattern and the fault."""
+    compiled = compiled_regex(pattern)
     return lambda text: compiled.fullmatch(text) is not None
 
 
@@ -107,15 +123,15 @@ class HeaderMatch:
     invert: bool = False
     treat_missing_as_empty: bool = False
 
-    def compile(self) -> Predicate:
-        """Return the closure over the request."""
+    def compile(self) -> HeaderPredicate:
+        """Return the closure over the headers."""
         name, invert, empty = self.name.lower(), self.invert, self.treat_missing_as_empty
         if self.present is not None:
             wanted = self.present is not invert
             return lambda view: (empty or bool(view.values(name))) is wanted
         test = self._value_test()
 
-        def matches(view: RequestView) -> bool:
+        def matches(view: HeaderValues) -> bool:
             values = view.values(name)
             if not values:
                 if not empty:

@@ -67,6 +67,11 @@ class RequestView:
                 return value
         return None
 
+    def whole(self, name: str) -> int | None:
+        """Return the header ``name`` (lower case) as a whole number, None where it is none."""
+        text = (self.header(name) or "").strip()
+        return int(text) if text.isascii() and text.isdecimal() else None
+
     @property
     def query(self) -> str:
         """The raw query without ``?``, or the empty string."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
 from meshlib.model.match import Predicate, RouteMatch
 from meshlib.model.request import RequestView
-from meshlib.model.traffic import FaultInjection, RetryPolicy
+from meshlib.model.rewrite import RegexRewrite
+from meshlib.model.template import Template
+from meshlib.model.traffic import FaultInjection, HashPolicy, RetryPolicy
 
 DEFAULT_ROUTE_TIMEOUT = 15.0  # RouteAction.timeout: "If not specified, the default is 15s."
 
@@ -17,11 +20,22 @@ class WeightedCluster:
     """One target of a route and its weight; weight 0 is legal and never drawn.
 
     ``fault`` takes the place of the route's when this target is drawn; None leaves that in force.
+
+    Attributes:
+        header: the request header that names the cluster (``cluster_header``); ``name`` is empty then.
+        host_rewrite: the authority when this target is drawn, before the route's own rewrites.
+        request_headers, response_headers: applied before the route's.
+        filter_mutations: for the header_mutation filter, when this target is drawn.
     """
 
     name: str
     weight: int = 1
     fault: FaultInjection | None = None
+    header: str = ""
+    host_rewrite: str = ""
+    request_headers: HeaderMutations = NO_MUTATIONS
+    response_headers: HeaderMutations = NO_MUTATIONS
+    filter_mutations: FilterMutations | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +47,16 @@ class RouteAction:
         timeout: seconds over all attempts to the end of the response, 0 = off.
         retry: the policy in force (the route's, else the virtual host's), None = no retries.
         prefix_rewrite: replaces the matched path or prefix, when set.
+        regex_rewrite: rewrites the path without its query.
+        path_rewrite: the path, with commands in it; kept as it is where nothing comes out.
         host_rewrite: replaces the authority, when set.
+        host_rewrite_header: the request header whose value replaces the authority, when it is there.
+        host_rewrite_path_regex: makes the authority out of the path.
+        auto_host_rewrite: the authority is the endpoint's host name, where it has one.
         cluster_not_found_code: status when the cluster does not exist.
+        timeout_status: status when the timeout passes; only a request asks for another than 504.
+        hash_policies: what of the request finds its endpoint, for RING_HASH and MAGLEV clusters.
+        weights_by_hash: ``use_hash_policy``: that hash, where there is one, draws the cluster as well.
     """
 
     clusters: tuple[WeightedCluster, ...]
@@ -43,6 +65,14 @@ class RouteAction:
     prefix_rewrite: str = ""
     host_rewrite: str = ""
     cluster_not_found_code: int = 503
+    regex_rewrite: RegexRewrite | None = None
+    path_rewrite: Template | None = None
+    host_rewrite_header: str = ""
+    host_rewrite_path_regex: RegexRewrite | None = None
+    auto_host_rewrite: bool = False
+    timeout_status: int = 504
+    hash_policies: tuple[HashPolicy, ...] = ()
+    weights_by_hash: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +94,7 @@ class Redirect:
     path: str = ""
     prefix: str = ""
     strip_query: bool = False
+    regex_rewrite: RegexRewrite | None = None
 
 
 Action = RouteAction | DirectResponse | Redirect
@@ -78,9 +109,12 @@ class Route:
         action: what it does.
         name: its name in the configuration.
         fault: fault injection in force here (route, else virtual host, else filter).
+        request_headers, response_headers: of route, virtual host and table, in the order they apply.
+        filter_mutations: for the header_mutation filter: the route's, the virtual host's, the table's.
         source: where it was configured (``catalog-vs.yaml:7``).
         unsupported: fields received that meshlib does not honour, for the capability report.
         matches: the compiled ``match``.
+        rewrites: whether it changes a request's headers, path or host before an endpoint is picked.
     """
 
     match: RouteMatch
@@ -89,10 +123,24 @@ class Route:
     fault: FaultInjection | None = None
     source: str = ""
     unsupported: tuple[str, ...] = ()
+    request_headers: HeaderMutations = NO_MUTATIONS
+    response_headers: HeaderMutations = NO_MUTATIONS
+    filter_mutations: tuple[FilterMutations, ...] = ()
     matches: Predicate = field(init=False, compare=False, repr=False)
+    rewrites: bool = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "matches", self.match.compile())
+        object.__setattr__(self, "rewrites", bool(self.request_headers) or _rewrites(self.action))
+
+
+def _rewrites(action: Action) -> bool:
+    if not isinstance(action, RouteAction):
+        return False
+    path = action.prefix_rewrite or action.regex_rewrite or action.path_rewrite
+    host = action.host_rewrite or action.host_rewrite_header or action.host_rewrite_path_regex
+    drawn = any(target.host_rewrite or target.request_headers for target in action.clusters)
+    return bool(path or host or drawn)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from meshlib.model.match import HeaderMatch
+from meshlib.model.rewrite import RegexRewrite
+
+
+@dataclass(frozen=True, slots=True)
+class ResetHeader:
+    """``RetryPolicy.ResetHeader``: a response header that says when to come again.
+
+    Attributes:
+        name: the header, in lower case.
+        timestamp: whether it holds a Unix timestamp (``UNIX_TIMESTAMP``), not seconds from now.
+    """
+
+    name: str
+    timestamp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitedBackOff:
+    """``RetryPolicy.RateLimitedRetryBackOff``: the response sets the back-off.
+
+    Attributes:
+        headers: asked in order; the first that holds a usable value counts.
+        max_interval: seconds; a header that asks for longer is passed over.
+    """
+
+    headers: tuple[ResetHeader, ...]
+    max_interval: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +44,14 @@ class RetryPolicy:
         num_retries: retries after the first attempt; Envoy's default 1.
         per_try_timeout: 0 = off; ignored when not below a non-zero route timeout.
         retriable_status_codes: for ``retriable-status-codes``.
+        retriable_headers: for ``retriable-headers``: response headers, any of which makes a response retriable.
+        retriable_request_headers: without a request header that one of these matches, nothing is retried.
         base_interval: back-off base, default 25 ms.
         max_interval: back-off cap, default 10 times the base.
+        rate_limited: the back-off that response headers ask for, where they do.
         previous_hosts: whether ``retry_host_predicate`` avoids hosts already tried.
+        omit_canary_hosts: whether it avoids endpoints whose ``envoy.lb`` metadata says ``canary``.
+        omit_host_metadata: it avoids endpoints whose ``envoy.lb`` metadata has all of one of these.
         host_selection_max_attempts: picks before a host already tried is taken, default 1.
     """
 
@@ -26,27 +59,46 @@ class RetryPolicy:
     num_retries: int = 1
     per_try_timeout: float = 0.0
     retriable_status_codes: frozenset[int] = frozenset()
+    retriable_headers: tuple[HeaderMatch, ...] = ()
+    retriable_request_headers: tuple[HeaderMatch, ...] = ()
     base_interval: float = 0.025
     max_interval: float = 0.25
+    rate_limited: RateLimitedBackOff | None = None
     previous_hosts: bool = False
+    omit_canary_hosts: bool = False
+    omit_host_metadata: tuple[tuple[tuple[str, object], ...], ...] = ()
     host_selection_max_attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class FaultDelay:
-    """Delay ``percentage`` (0–100) of requests by ``seconds``."""
+    """Delay ``percentage`` (0–100) of requests by ``seconds``.
+
+    Attributes:
+        by_header: the request says how long (``header_delay``), and may lower the percentage.
+        unit: percent that 1 in the request's header of the percentage stands for.
+    """
 
     seconds: float
     percentage: float
+    by_header: bool = False
+    unit: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class FaultAbort:
-    """Answer ``percentage`` (0–100) of requests with ``status``, or with ``grpc_status``."""
+    """Answer ``percentage`` (0–100) of requests with ``status``, or with ``grpc_status``.
+
+    Attributes:
+        by_header: the request says with which (``header_abort``), and may lower the percentage.
+        unit: percent that 1 in the request's header of the percentage stands for.
+    """
 
     percentage: float
     status: int | None = None
     grpc_status: int | None = None
+    by_header: bool = False
+    unit: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +114,33 @@ class FaultInjection:
     abort: FaultAbort | None = None
     headers: tuple[HeaderMatch, ...] = ()
     upstream_cluster: str = ""
+
+
+class HashOn(Enum):
+    """What of a request is hashed. A call from the process has no source address: NOTHING."""
+
+    HEADER = "header"
+    COOKIE = "cookie"
+    QUERY_PARAMETER = "query_parameter"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class HashPolicy:
+    """``RouteAction.HashPolicy``: hash a part of the request to find its endpoint.
+
+    Attributes:
+        on: which part.
+        name: of the header (lower case), cookie or query parameter.
+        terminal: whether the policies behind it are passed over once there is a hash.
+        rewrite: changes a header's value before it is hashed.
+    """
+
+    on: HashOn
+    name: str = ""
+    terminal: bool = False
+    rewrite: RegexRewrite | None = None
+
+    def rewritten(self, value: str) -> str:
+        """Return what is hashed of a header's value."""
+        return self.rewrite.replace(value) if self.rewrite else value

@@ -27,7 +27,8 @@ from meshlib.model.endpoint import Endpoint
 from meshlib.model.match import is_grpc
 from meshlib.model.request import RequestView
 from meshlib.model.route import DirectResponse, Redirect, RouteAction, WeightedCluster
-from meshlib.policy import faults, flags, replies, routing
+from meshlib.policy import faults, flags, headers, replies, routing, steering
+from meshlib.policy.balancing.hashing import request_key
 from meshlib.policy.breaker import Admission
 from meshlib.policy.deadlines import Deadlines
 from meshlib.policy.effects import (
@@ -44,10 +45,11 @@ from meshlib.policy.effects import (
     Sleep,
 )
 from meshlib.policy.events import Observer
+from meshlib.policy.headers import CallFacts, Edit, RequestHead
 from meshlib.policy.limits import ConnectionTicket
 from meshlib.policy.outlier import GATEWAY_STATUSES, Verdict
 from meshlib.policy.record import AttemptRecord, CallRecord
-from meshlib.policy.retrying import PlanFor, RetryState, plan_for, wanted
+from meshlib.policy.retrying import PlanFor, RetryState, avoided, plan_for, wanted
 from meshlib.policy.state import ClusterState, EndpointState, LiveSnapshot
 
 Policy = Generator[Effect, Answer, None]
@@ -68,6 +70,8 @@ class Call:
         clock, chance, observer: the outside, handed in.
         plan_for: makes retry plans; carries the user's tenacity strategies.
         hint: words for a call that found no route ("did you mean …?").
+        steering: names of the request headers that steer the call; found out as it goes.
+        key: the request's hash, by the route's hash policies; found out as it goes.
     """
 
     view: RequestView
@@ -78,6 +82,8 @@ class Call:
     observer: Observer
     plan_for: PlanFor = plan_for
     hint: Hint = field(default=lambda view, _choice: f"no route for {view.authority}")
+    steering: frozenset[str] = steering.NOTHING
+    key: int | None = None
 
 
 def execute(call: Call) -> Policy:
@@ -107,21 +113,32 @@ def _route(call: Call) -> Policy:
     if destination is not None and destination.tcp_cluster:
         # Bytes to a cluster: HTTP policies do not apply (a TCP chain, or TLS of the application's own).
         action = RouteAction((WeightedCluster(destination.tcp_cluster),), timeout=0.0)
-        yield from _forward(call, choice, action, destination.tcp_cluster)
+        yield from _forward(call, choice, action, action.clusters[0])
         return
     if route is None:
-        yield replies.no_route(record, call.hint(view, choice))
+        yield _local(call, choice, replies.no_route(record, call.hint(view, choice)))
         return
     record.route, record.source = route.name, route.source
     if isinstance(route.action, DirectResponse):
-        yield replies.direct(record, route.action)
+        yield _local(call, choice, replies.direct(record, route.action, routing.location(Redirect(), route, view)))
     elif isinstance(route.action, Redirect):
-        yield replies.redirect(record, route.action.status, routing.location(route.action, route, view))
+        location = routing.location(route.action, route, view)
+        yield _local(call, choice, replies.redirect(record, route.action.status, location))
     else:
-        target = routing.draw_cluster(route.action.clusters, call.chance)
-        record.cluster_name = target.name
+        if route.action.hash_policies:
+            call.key = request_key(route.action.hash_policies, view)
+        target = routing.draw_cluster(route.action, call.chance, call.key)
+        record.cluster_name = routing.cluster_of(target, view)
         if not (yield from _inject_faults(call, choice, target)):
-            yield from _forward(call, choice, route.action, target.name)
+            call.steering = steering.headers(view)
+            action = steering.obeyed(route.action, view, call.steering) if call.steering else route.action
+            yield from _forward(call, choice, action, target)
+
+
+def _local(call: Call, choice: routing.Choice, reply: Reply, target: WeightedCluster | None = None) -> Reply:
+    """Return a local reply with the mutations that apply to it."""
+    mutations = headers.response_mutations(choice, target)
+    return headers.edit_reply(reply, mutations, CallFacts(call.record)) if mutations else reply
 
 
 def _inject_faults(call: Call, choice: routing.Choice, target: WeightedCluster) -> Generator[Effect, Answer, bool]:
@@ -130,36 +147,44 @@ def _inject_faults(call: Call, choice: routing.Choice, target: WeightedCluster) 
     if http is None or not http.fault_filter or choice.route is None:
         return False
     fault = target.fault or choice.route.fault or http.fault
-    if fault is None or not faults.applies(fault, call.view, target.name):
+    if fault is None or not faults.applies(fault, call.view, call.record.cluster_name):
         return False
-    seconds = faults.draw_delay(fault, call.chance)
+    seconds = faults.draw_delay(fault, call.view, call.chance)
     if seconds:
         call.record.flags |= flags.DELAY_INJECTED
         yield Sleep(seconds)
-    abort = faults.draw_abort(fault, call.chance)
+    abort = faults.draw_abort(fault, call.view, call.chance)
     if abort is None:
         return False
-    yield replies.fault_abort(call.record, abort)
+    reply = replies.fault_abort(call.record, abort)
+    mutations = headers.filter_response_mutations(choice, target)  # the router, below, never sees this reply
+    yield headers.edit_reply(reply, mutations, CallFacts(call.record)) if mutations else reply
     return True
 
 
-def _forward(call: Call, choice: routing.Choice, action: RouteAction, name: str) -> Policy:
+def _forward(call: Call, choice: routing.Choice, action: RouteAction, target: WeightedCluster) -> Policy:
     record = call.record
-    record.cluster_name = name
+    name = record.cluster_name = record.cluster_name or target.name
     cluster = call.live.clusters.get(name)
     if cluster is None:
-        yield replies.cluster_not_found(record, name, action.cluster_not_found_code)
+        reply = replies.cluster_not_found(record, name, action.cluster_not_found_code)
+        yield _local(call, choice, reply, target)
         return
     record.cluster = cluster.config
+    assignment = cluster.config.assignment
+    drops = assignment.drop_percentage if assignment is not None else 0.0
+    if drops and 100.0 * call.chance.random() < drops:
+        yield _local(call, choice, replies.dropped(record, drops), target)
+        return
     breaker = cluster.breaker
     if breaker is None:
-        yield from _Attempts(call, choice, action, cluster).run()
+        yield from _Attempts(call, choice, action, target, cluster).run()
         return
     admission = breaker.admit()
     if admission is Admission.REFUSED:
-        yield replies.breaker_open(record)
+        yield _local(call, choice, replies.breaker_open(record), target)
         return
-    attempts = _Attempts(call, choice, action, cluster)
+    attempts = _Attempts(call, choice, action, target, cluster)
     try:
         yield from attempts.run()
     finally:
@@ -172,13 +197,30 @@ def _forward(call: Call, choice: routing.Choice, action: RouteAction, name: str)
 class _Attempts:
     """The attempts of one call on one cluster: the innermost part of the stack."""
 
-    __slots__ = ("action", "call", "choice", "cluster", "deadlines", "failed", "record", "retrying", "tried", "verdict")
+    __slots__ = (
+        "action",
+        "call",
+        "choice",
+        "cluster",
+        "deadlines",
+        "drawn",
+        "failed",
+        "head",
+        "record",
+        "retrying",
+        "tried",
+        "verdict",
+    )
 
-    def __init__(self, call: Call, choice: routing.Choice, action: RouteAction, cluster: ClusterState) -> None:
+    def __init__(
+        self, call: Call, choice: routing.Choice, action: RouteAction, drawn: WeightedCluster, cluster: ClusterState
+    ) -> None:
         self.call = call
         self.choice = choice
         self.action = action
+        self.drawn = drawn
         self.cluster = cluster
+        self.head: RequestHead | None = None  # made with the first attempt, the same for all
         self.record = call.record
         self.deadlines = Deadlines(action, call.clock())
         self.tried: set[tuple[str, int]] = set()
@@ -196,7 +238,7 @@ class _Attempts:
                 if wait:
                     yield Sleep(wait if remaining is None else min(wait, remaining))
                 if self.deadlines.expired(self.call.clock()):
-                    yield self._timeout(route=True)
+                    yield self._local(self._timeout(route=True))
                     return
         finally:
             self._release_retry()
@@ -206,7 +248,7 @@ class _Attempts:
         cluster = self.cluster
         state = self._pick()
         if state is None:
-            yield self._no_endpoint()
+            yield self._local(self._no_endpoint())
             return None
         ticket: ConnectionTicket | None = None
         begun = False
@@ -214,17 +256,18 @@ class _Attempts:
             if cluster.limits.gates_connections and not self._multiplexed():
                 ticket = cluster.limits.connect(state)
                 if ticket is None:
-                    yield self._overflow("max_pending_requests", cluster.limits.thresholds.max_pending_requests)
+                    limit = cluster.limits.thresholds.max_pending_requests
+                    yield self._local(self._overflow("max_pending_requests", limit))
                     return None
                 if not ticket.granted:
                     if not (yield from self._wait_for(ticket)):
-                        yield self._timeout(route=True)
+                        yield self._local(self._timeout(route=True))
                         return None
                     if not cluster.offers(state):
                         return 0.0  # it was removed while the call waited: pick anew
             begun = cluster.begin(state)
             if not begun:
-                yield self._overflow("max_requests", cluster.limits.thresholds.max_requests)
+                yield self._local(self._overflow("max_requests", cluster.limits.thresholds.max_requests))
                 return None
             outcome = yield from self._send(state)
             wait = self._retry(outcome)
@@ -249,15 +292,13 @@ class _Attempts:
         return ticket.granted
 
     def _pick(self) -> EndpointState | None:
-        cluster, view, tried = self.cluster, self.call.view, self.tried
+        cluster, view, tried, key = self.cluster, self.call.view, self.tried, self.call.key
         if cluster.config.discovery is Discovery.ORIGINAL_DST:
             return cluster.original(view.host, view.port)
         retry = self.action.retry
-        if tried and retry is not None and retry.previous_hosts:
-            return cluster.pick(
-                self.call.clock(), lambda state: state.endpoint.key in tried, retry.host_selection_max_attempts
-            )
-        return cluster.pick(self.call.clock())
+        if tried and retry is not None:
+            return cluster.pick(self.call.clock(), avoided(retry, tried), retry.host_selection_max_attempts, key)
+        return cluster.pick(self.call.clock(), key=key)
 
     def _send(self, state: EndpointState) -> Generator[Effect, Answer, Outcome]:
         call, record = self.call, self.record
@@ -289,40 +330,44 @@ class _Attempts:
         return answer
 
     def _effect(self, attempt: AttemptRecord, endpoint: Endpoint, added: Sequence[tuple[str, str]]) -> Attempt:
-        view, route = self.call.view, self.choice.route
-        authority = self.action.host_rewrite or view.authority
-        target = routing.rewritten_target(route, self.action, view) if route else view.target
-        headers = [*added, *self._own_headers(attempt)]
-        if authority != view.authority:
-            headers.append(("x-envoy-original-host", view.authority))
-        if target != view.target:
-            headers.append(("x-envoy-original-path", view.target))
+        own = self._own_headers(attempt)
+        head = self.head
+        if head is None:
+            head = self.head = headers.request_head(
+                self.record, self.choice, self.action, self.drawn, (added, own), self.call.steering
+            )
+        sent, authority = head.for_attempt(attempt.number, own, added), head.authority
+        host = headers.endpoint_authority(self.cluster.config, endpoint) if self.action.auto_host_rewrite else ""
+        if host:
+            sent = [*(pair for pair in sent if pair[0] != headers.ORIGINAL_HOST), (headers.ORIGINAL_HOST, authority)]
+            authority = host
         return Attempt(
             number=attempt.number,
             cluster=self.cluster.config,
             endpoint=endpoint,
             transport_socket=self.cluster.transport_socket(endpoint),
             timeout=attempt.timeout,
-            headers=headers,
+            headers=sent,
             authority=authority,
-            target=target,
+            target=head.target,
+            removed=self.call.steering | head.removed if head.removed else self.call.steering,
         )
 
     def _own_headers(self, attempt: AttemptRecord) -> list[tuple[str, str]]:
-        headers = []
+        own = []
         # As Envoy, the first attempt tells what was configured, whatever its wait for a connection took.
         told = attempt.timeout if attempt.number > 1 else self.deadlines.configured
         if told is not None:
-            headers.append(("x-envoy-expected-rq-timeout-ms", str(round(told * 1000))))
+            own.append(("x-envoy-expected-rq-timeout-ms", str(round(told * 1000))))
         if self.choice.virtual_host is not None and self.choice.virtual_host.attempt_count:
-            headers.append(("x-envoy-attempt-count", str(attempt.number)))
-        return headers
+            own.append(("x-envoy-attempt-count", str(attempt.number)))
+        return own
 
     def _retry(self, outcome: Outcome) -> float | None:
         """Decide: the seconds to wait before a retry, or None when this outcome is the last."""
         policy = self.action.retry
         self._release_retry()  # Envoy: the slot is held from the decision to the next response head
-        if policy is None or not wanted(policy, outcome):
+        if policy is None or not wanted(policy, outcome, self.call.view):
             return None
         now = self.call.clock()
         if outcome.error is ErrorKind.TIMEOUT and self.deadlines.route_fired(now):
@@ -338,7 +383,7 @@ class _Attempts:
             return None
         if not self.cluster.limits.try_retry():
             record.flags |= flags.UPSTREAM_OVERFLOW
-            record.retry_skipped = f"max_retries={self.cluster.limits.thresholds.max_retries} reached"
+            record.retry_skipped = f"{self.cluster.limits.retry_limit} reached"
             return None
         self.retrying = True
         return plan.back_off(state, self.call.chance)
@@ -349,11 +394,11 @@ class _Attempts:
         self._release_retry()
         if outcome.error is not None or outcome.status is None:
             self.failed = None if outcome.error is ErrorKind.APPLICATION else True
-            yield self._error_reply(outcome)
+            yield self._local(self._error_reply(outcome))
             return
         self.failed = self.verdict is not Verdict.SUCCESS
         record.status, record.grpc_status, record.detail = outcome.status, outcome.grpc_status, "via_upstream"
-        end = yield Respond(outcome, self.deadlines.remaining(self.call.clock()))
+        end = yield Respond(outcome, self.deadlines.remaining(self.call.clock()), self._edit(outcome.status))
         if not isinstance(end, BodyEnd):
             return
         record.bytes_received = end.received
@@ -370,6 +415,17 @@ class _Attempts:
             cut = "connection_termination" if http2 else "protocol_error"
             record.detail = f"upstream_reset_after_response_started{{{cut}}}"
 
+    def _edit(self, status: int) -> Edit | None:
+        mutations = headers.response_mutations(self.choice, self.drawn)
+        return headers.response_edit(mutations, self._facts(), status) if mutations else None
+
+    def _local(self, reply: Reply) -> Reply:
+        mutations = headers.response_mutations(self.choice, self.drawn)
+        return headers.edit_reply(reply, mutations, self._facts()) if mutations else reply
+
+    def _facts(self) -> CallFacts:
+        return (self.head.facts if self.head else None) or CallFacts(self.record)
+
     def _error_reply(self, outcome: Outcome) -> Reply:
         if outcome.error is ErrorKind.TIMEOUT:
             return self._timeout(route=self.deadlines.route_fired(self.call.clock()), cause=outcome.exception)
@@ -382,7 +438,8 @@ class _Attempts:
     def _timeout(self, *, route: bool, cause: BaseException | None = None) -> Reply:
         self.failed = True
         seconds = self.deadlines.route if route else self.deadlines.per_try
-        return replies.timed_out(self.record, route=route, seconds=seconds, cause=cause)
+        status = self.action.timeout_status
+        return replies.timed_out(self.record, route=route, seconds=seconds, cause=cause, status=status)
 
     def _no_endpoint(self) -> Reply:
         self.failed = True

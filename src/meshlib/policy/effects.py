@@ -21,7 +21,7 @@ Closing the generator at any point gives every count back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -36,6 +36,7 @@ class ErrorKind(Enum):
     CONNECT = "connection failed"  # refused, unreachable, unresolvable
     CONNECT_TIMEOUT = "connect timeout"  # the cluster's connect_timeout
     RESET = "connection reset before the response head"
+    REFUSED = "stream refused"  # RST_STREAM REFUSED_STREAM: the endpoint has not begun on it
     TIMEOUT = "timeout"  # the attempt's deadline; policy knows whose it was
     PROTOCOL = "invalid response"
     TLS_UNAVAILABLE = "TLS cannot be honoured"
@@ -92,6 +93,7 @@ class Attempt:
         headers: request headers to set for this attempt (lower-case names).
         authority: Host header to send, when the route rewrites it.
         target: path and query to send, when the route rewrites them.
+        removed: request headers not to send on (lower-case names).
     """
 
     number: int
@@ -102,6 +104,7 @@ class Attempt:
     headers: Sequence[tuple[str, str]]
     authority: str
     target: str
+    removed: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -149,10 +152,13 @@ class Respond:
     Attributes:
         outcome: the final outcome; always a response.
         timeout: seconds left for the body to end (route timeout), None = no bound.
+        edit: takes the response's headers (lower-case names) and returns what the application is
+            to see in their place; None leaves them alone. gRPC metadata is left alone.
     """
 
     outcome: Outcome
     timeout: float | None
+    edit: Callable[[Sequence[tuple[str, str]]], list[tuple[str, str]]] | None = None
 
 
 class ReplyKind(Enum):

@@ -22,17 +22,42 @@ def applies(fault: FaultInjection, view: RequestView, cluster: str) -> bool:
     return all(condition(view) for condition in _conditions(fault))
 
 
-def draw_delay(fault: FaultInjection, chance: Randomness) -> float:
+def draw_delay(fault: FaultInjection, view: RequestView, chance: Randomness) -> float:
     """Return the seconds to delay this request, 0.0 for none."""
     delay = fault.delay
-    if delay is None or chance.random() * 100.0 >= delay.percentage:
+    if delay is None:
         return 0.0
-    return delay.seconds
+    seconds, percentage = delay.seconds, delay.percentage
+    if delay.by_header:
+        seconds = (view.whole("x-envoy-fault-delay-request") or 0) / 1000
+        percentage = _lowered(percentage, delay.unit, view, "x-envoy-fault-delay-request-percentage")
+    return seconds if seconds and chance.random() * 100.0 < percentage else 0.0
 
 
-def draw_abort(fault: FaultInjection, chance: Randomness) -> FaultAbort | None:
+def draw_abort(fault: FaultInjection, view: RequestView, chance: Randomness) -> FaultAbort | None:
     """Return the abort to answer with, None for none."""
     abort = fault.abort
-    if abort is None or chance.random() * 100.0 >= abort.percentage:
+    if abort is None:
         return None
-    return abort
+    percentage = abort.percentage
+    if abort.by_header:
+        asked = _asked(view)
+        if asked is None:
+            return None
+        percentage = _lowered(percentage, abort.unit, view, "x-envoy-fault-abort-request-percentage")
+        abort = asked
+    return abort if chance.random() * 100.0 < percentage else None
+
+
+def _asked(view: RequestView) -> FaultAbort | None:
+    """Return the abort that a request asks for, None where it asks for none that can be."""
+    status = view.whole("x-envoy-fault-abort-request")
+    if status is not None:
+        return FaultAbort(100.0, status=status) if 200 <= status < 600 else None
+    grpc = view.whole("x-envoy-fault-abort-grpc-request")
+    return None if grpc is None else FaultAbort(100.0, grpc_status=grpc)
+
+
+def _lowered(percentage: float, unit: float, view: RequestView, name: str) -> float:
+    asked = view.whole(name)
+    return percentage if asked is None else min(percentage, asked * unit)

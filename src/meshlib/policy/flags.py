@@ -22,6 +22,7 @@ NO_CLUSTER_FOUND = 1 << 12
 UPSTREAM_PROTOCOL_ERROR = 1 << 13
 DOWNSTREAM_CONNECTION_TERMINATION = 1 << 14
 DURATION_TIMEOUT = 1 << 15
+DROP_OVERLOAD = 1 << 16
 
 # Envoy's short names. Envoy prints flags in the order in which a call gets them, which is this one
 # (measured: DI,FI and URX,UF and URX,UT).
@@ -41,6 +42,7 @@ SHORT_NAMES: tuple[tuple[int, str], ...] = (
     (LOCAL_RESET, "LR"),
     (UPSTREAM_REQUEST_TIMEOUT, "UT"),
     (DURATION_TIMEOUT, "DT"),
+    (DROP_OVERLOAD, "UDO"),
     (DOWNSTREAM_CONNECTION_TERMINATION, "DC"),
 )
 

@@ -68,12 +68,30 @@ class Limits:
         self.pending: deque[ConnectionTicket] = deque()
 
     def try_retry(self) -> bool:
-        """Take a retry slot (``max_retries``, default 3 *concurrent* retries), or refuse."""
+        """Take a retry slot, or refuse: ``max_retries`` (default 3) *concurrent* retries, or the ``retry_budget``.
+
+        To be asked while the failed attempt still counts as a request, as in Envoy.
+        """
         with self.lock:
-            if self.retries >= self.thresholds.max_retries:
+            if self.retries >= self._retries_allowed():
                 return False
             self.retries += 1
             return True
+
+    def _retries_allowed(self) -> int:
+        budget = self.thresholds.retry_budget
+        if budget is None:
+            return self.thresholds.max_retries
+        share = budget.percent / 100.0 * (self.requests + len(self.pending))
+        return max(int(share), budget.min_concurrency)
+
+    @property
+    def retry_limit(self) -> str:
+        """What limits retries, in words."""
+        budget = self.thresholds.retry_budget
+        if budget is None:
+            return f"max_retries={self.thresholds.max_retries}"
+        return f"retry_budget of {budget.percent:g} % and at least {budget.min_concurrency}"
 
     def release_retry(self) -> None:
         """Give a retry slot back."""

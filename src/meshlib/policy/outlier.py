@@ -1,7 +1,8 @@
 """Outlier detection: endpoints that keep failing are ejected for a while.
 
-Envoy's ``outlier_detection``, per endpoint, shared by all clients of the process. Consecutive
-5xx, gateway and local-origin failures are detected here; an ejection lasts
+Envoy's ``outlier_detection``, per endpoint, shared by all clients of the process. Failures in a
+row (5xx, gateway, local origin) are detected as they happen, the share of failures over an
+interval at its end, by itself and compared with the peers'; an ejection lasts
 ``base_ejection_time`` times the times ejected, at most ``max_ejection_time``, and ends at a
 sweep (every ``interval``). The sweep is done by whoever picks next after it is due, so that an
 idle mesh needs no timer.
@@ -9,7 +10,8 @@ idle mesh needs no timer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,26 @@ class Verdict(Enum):
     SERVER_ERROR = "5xx"
     GATEWAY_ERROR = "gateway"
     LOCAL_ORIGIN = "local origin"  # connect failure, reset, per-try timeout: seen here, not said by the upstream
+
+
+class Tally:
+    """How often an endpoint did well in the interval that runs."""
+
+    __slots__ = ("good", "total")
+
+    def __init__(self) -> None:
+        self.good = self.total = 0
+
+    def add(self, *, good: bool) -> None:
+        """Count one attempt."""
+        self.good += good
+        self.total += 1
+
+    def take(self) -> tuple[int, int]:
+        """Return (good, total) of the interval that ends, and begin the next."""
+        taken = self.good, self.total
+        self.good = self.total = 0
+        return taken
 
 
 class OutlierDetector:
@@ -64,6 +86,8 @@ class OutlierDetector:
         if config is None:
             return False
         self._start_sweeping(now)
+        if config.compares:
+            _count(config, state, verdict)
         if verdict is not Verdict.LOCAL_ORIGIN:
             state.consecutive_local = 0
         if verdict is Verdict.SUCCESS:
@@ -119,6 +143,8 @@ class OutlierDetector:
             state.times_ejected += 1
         state.ejected = True
         state.ejected_at = now
+        if config.max_ejection_time_jitter:
+            state.ejection_jitter = chance.random() * config.max_ejection_time_jitter
         self.ejected.append(state)
         self.ejections += 1
         return True
@@ -127,8 +153,8 @@ class OutlierDetector:
         """Tell whether a sweep is due."""
         return self._next_sweep != 0.0 and now >= self._next_sweep
 
-    def sweep(self, endpoints: Iterable[EndpointState], now: float) -> bool:
-        """Let endpoints back whose time is over; returns whether any came back.
+    def sweep(self, endpoints: Sequence[EndpointState], now: float, chance: Randomness) -> bool:
+        """Compare the interval's results, let endpoints back whose time is over; returns whether any came or went.
 
         Makes up for the sweeps that an idle mesh left out: each interval that an endpoint spends
         in the cluster shortens its next ejection by one ``base_ejection_time``.
@@ -136,23 +162,61 @@ class OutlierDetector:
         config = self.config
         if config is None:
             return self.reset()
+        # Whoever was called since the last sweep was called in the interval that ended first.
+        changed = config.compares and self._compare(config, endpoints, self._next_sweep, chance)
         interval = max(config.interval, 0.001)
         missed = int((now - self._next_sweep) / interval)
         last = self._next_sweep + missed * interval
         self._next_sweep = last + interval
         longest = max(config.max_ejection_time, config.base_ejection_time)
-        came_back = False
         for state in endpoints:
             served = missed + 1
             if state.ejected:
                 end = state.ejected_at + min(config.base_ejection_time * state.times_ejected, longest)
+                end += state.ejection_jitter
                 if end > last:
                     continue
                 self._uneject(state)
-                came_back = True
+                changed = True
                 served = int((last - end) / interval)
             state.times_ejected = max(0, state.times_ejected - served)
-        return came_back
+        return changed
+
+    def _compare(
+        self, config: OutlierDetection, endpoints: Sequence[EndpointState], now: float, chance: Randomness
+    ) -> bool:
+        before = self.ejections
+        answers = [(state, *state.answers.take()) for state in endpoints]
+        enforcing = config.enforcing_success_rate, config.enforcing_failure_percentage
+        self._compare_rates(config, answers, enforcing, now, chance)
+        if config.split_external_local_origin_errors:
+            connects = [(state, *state.connects.take()) for state in endpoints]
+            enforcing = config.enforcing_local_origin_success_rate, config.enforcing_failure_percentage_local_origin
+            self._compare_rates(config, connects, enforcing, now, chance)
+        return self.ejections > before
+
+    def _compare_rates(
+        self,
+        config: OutlierDetection,
+        tallies: Sequence[tuple[EndpointState, int, int]],
+        enforcing: tuple[int, int],
+        now: float,
+        chance: Randomness,
+    ) -> None:
+        """Eject by success rate, then by failure percentage; ``enforcing`` is of either."""
+        total = len(tallies)
+        rates = [(state, 100.0 * good / count, count) for state, good, count in tallies if count and not state.ejected]
+        peers = [(state, rate) for state, rate, count in rates if count >= config.success_rate_request_volume]
+        if peers and len(peers) >= config.success_rate_minimum_hosts:
+            lowest = _lowest_fair([rate for _, rate in peers], config.success_rate_stdev_factor / 1000.0)
+            for state, rate in peers:
+                if rate < lowest:
+                    self._detected(state, enforcing[0], total, now, chance)
+        heard = [(state, rate) for state, rate, count in rates if count >= config.failure_percentage_request_volume]
+        if len(heard) >= config.failure_percentage_minimum_hosts:
+            for state, rate in heard:
+                if 100.0 - rate >= config.failure_percentage_threshold:
+                    self._detected(state, enforcing[1], total, now, chance)
 
     def reset(self) -> bool:
         """Let every endpoint back (the configuration dropped outlier detection)."""
@@ -169,9 +233,25 @@ class OutlierDetector:
 
     def _uneject(self, state: EndpointState) -> None:
         state.ejected = False
+        state.ejection_jitter = 0.0
         state.consecutive_5xx = state.consecutive_gateway = state.consecutive_local = 0
         self.ejected.remove(state)
 
     def _start_sweeping(self, now: float) -> None:
         if self._next_sweep == 0.0 and self.config is not None:
             self._next_sweep = now + self.config.interval
+
+
+def _count(config: OutlierDetection, state: EndpointState, verdict: Verdict) -> None:
+    local = verdict is Verdict.LOCAL_ORIGIN
+    if config.split_external_local_origin_errors:
+        state.connects.add(good=not local)
+        if local:
+            return
+    state.answers.add(good=verdict is Verdict.SUCCESS)
+
+
+def _lowest_fair(rates: Sequence[float], deviations: float) -> float:
+    """Return the success rate below which an endpoint is an outlier."""
+    mean = sum(rates) / len(rates)
+    return mean - deviations * math.sqrt(sum((rate - mean) ** 2 for rate in rates) / len(rates))

@@ -49,6 +49,13 @@ ERRORS: dict[ErrorKind, tuple[ReplyKind, int, int, str, str]] = {
         "connection termination",
         "upstream_reset_before_response_started{connection_termination}",
     ),
+    ErrorKind.REFUSED: (
+        ReplyKind.RESET,
+        503,
+        flags.UPSTREAM_REMOTE_RESET,
+        "remote refused stream reset",
+        "upstream_reset_before_response_started{remote_refused_stream_reset}",
+    ),
     ErrorKind.PROTOCOL: (
         ReplyKind.RESET,
         502,
@@ -66,10 +73,11 @@ def no_route(record: CallRecord, message: str) -> Reply:
 
 def cluster_not_found(record: CallRecord, name: str, status: int) -> Reply:
     """NC: the route names a cluster that does not exist."""
-    message = (
-        f"the route {record.route or record.virtual_host!r} leads to cluster {name!r}, which does not exist; "
-        "define its service, or the subset in a DestinationRule"
-    )
+    message = f"the route {record.route or record.virtual_host!r} leads to "
+    if name:
+        message += f"cluster {name!r}, which does not exist; define its service, or the subset in a DestinationRule"
+    else:
+        message += "the cluster that a request header names (cluster_header), and the request lacks this header"
     reply = Reply(ReplyKind.CLUSTER_NOT_FOUND, status, "", (), message)
     return _finish(record, reply, flags.NO_CLUSTER_FOUND, "cluster_not_found")
 
@@ -90,6 +98,14 @@ def overflow(record: CallRecord, threshold: str, limit: int) -> Reply:
     return _finish(record, reply, flags.UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}")
 
 
+def dropped(record: CallRecord, percentage: float) -> Reply:
+    """503 UDO: the control plane asks that calls be dropped."""
+    message = f"cluster {record.cluster_name!r} is overloaded: drop_overloads has {percentage:g} % of its calls dropped"
+    headers = (*TEXT, ("x-envoy-unconditional-drop-overload", "true"))
+    reply = Reply(ReplyKind.OVERFLOW, 503, "unconditional drop overload", headers, message)
+    return _finish(record, reply, flags.DROP_OVERLOAD, "drop_overload")
+
+
 def breaker_open(record: CallRecord) -> Reply:
     """503 UO: the opt-in ClusterBreaker refuses the call."""
     message = f"the breaker of cluster {record.cluster_name!r} is open; it lets a probe through after its reset timeout"
@@ -97,12 +113,15 @@ def breaker_open(record: CallRecord) -> Reply:
     return _finish(record, reply, flags.UPSTREAM_OVERFLOW, "cluster_breaker_open")
 
 
-def timed_out(record: CallRecord, *, route: bool, seconds: float, cause: BaseException | None) -> Reply:
-    """504 UT: the route's timeout, or a per-try timeout with no retry left."""
+def timed_out(
+    record: CallRecord, *, route: bool, seconds: float, cause: BaseException | None, status: int = 504
+) -> Reply:
+    """504 UT, or the status asked for: the route's timeout, or a per-try timeout with no retry left."""
     kind = ReplyKind.ROUTE_TIMEOUT if route else ReplyKind.PER_TRY_TIMEOUT
     name = "the route's timeout" if route else "per_try_timeout"
     message = f"{name} of {seconds:g}s passed after {len(record.attempts)} attempt(s) to {record.cluster_name!r}"
-    reply = Reply(kind, 504, "upstream request timeout", TEXT, message, cause, grpc_status=4)
+    body, headers = ("upstream request timeout", TEXT) if status == 504 else ("", ())
+    reply = Reply(kind, status, body, headers, message, cause, grpc_status=4)
     detail = "response_timeout" if route else "upstream_per_try_timeout"
     return _finish(record, reply, flags.UPSTREAM_REQUEST_TIMEOUT, detail)
 
@@ -131,9 +150,11 @@ def fault_abort(record: CallRecord, abort: FaultAbort) -> Reply:
     return _finish(record, reply, flags.FAULT_INJECTED, "fault_filter_abort")
 
 
-def direct(record: CallRecord, action: DirectResponse) -> Reply:
-    """The response that the route itself gives."""
+def direct(record: CallRecord, action: DirectResponse, location: str) -> Reply:
+    """The response that the route itself gives; 201 and 3xx say where, as in Envoy."""
     headers = TEXT if action.body else ()
+    if action.status == 201 or 300 <= action.status < 400:
+        headers = (("location", location), *headers)
     reply = Reply(ReplyKind.CONFIGURED, action.status, action.body, headers, "direct response")
     return _finish(record, reply, 0, "direct_response")
 

@@ -55,22 +55,26 @@ def _drawn(route: Route, chance: Randomness) -> bool:
     return fraction is None or chance.random() * 100.0 < fraction
 
 
-def draw_cluster(clusters: tuple[WeightedCluster, ...], chance: Randomness) -> WeightedCluster:
-    """Draw a cluster by weight, divided by the *sum* of weights; once a request (semantics 4.9)."""
+def draw_cluster(action: RouteAction, chance: Randomness, key: int | None = None) -> WeightedCluster:
+    """Draw a cluster by weight, divided by the *sum* of weights; once a request (semantics 4.9).
+
+    ``use_hash_policy`` draws by ``key``, the request's hash, where it has one.
+    """
+    clusters = action.clusters
     if len(clusters) == 1:
         return clusters[0]
     sums = list(accumulate(target.weight for target in clusters))
+    if action.weights_by_hash and key is not None:
+        return clusters[bisect_right(sums, key % sums[-1])]
     return clusters[bisect_right(sums, int(chance.random() * sums[-1]))]
 
 
-def rewritten_target(route: Route, action: RouteAction, view: RequestView) -> str:
-    """Return path and query as sent upstream (``prefix_rewrite``)."""
-    if not action.prefix_rewrite:
-        return view.target
-    return action.prefix_rewrite + view.target[_matched_length(route, view) :]
+def cluster_of(target: WeightedCluster, view: RequestView) -> str:
+    """Return the cluster a target leads to; empty where the header that names it is missing."""
+    return target.name if not target.header else next(iter(view.values(target.header)), "").strip()
 
 
-def _matched_length(route: Route, view: RequestView) -> int:
+def matched_length(route: Route, view: RequestView) -> int:
     """Return how much of the path the route's path specifier took: for a regex, all of it."""
     path = route.match.path
     return len(view.path) if path.op is StringOp.REGEX else len(path.value)
@@ -94,7 +98,9 @@ def location(redirect: Redirect, route: Route, view: RequestView) -> str:
     if redirect.path:
         target = redirect.path + ("" if "?" in redirect.path else target[len(view.path) :])
     elif redirect.prefix:
-        target = redirect.prefix + target[_matched_length(route, view) :]
+        target = redirect.prefix + target[matched_length(route, view) :]
+    elif redirect.regex_rewrite is not None:
+        target = redirect.regex_rewrite.replace(view.path) + target[len(view.path) :]
     return f"{scheme}://{authority}{target}"
 
 

@@ -13,7 +13,7 @@ from meshlib.policy.balancing import priorities
 from meshlib.policy.balancing.picker import Picker
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.limits import Limits
-from meshlib.policy.outlier import OutlierDetector, Verdict
+from meshlib.policy.outlier import OutlierDetector, Tally, Verdict
 
 
 class EndpointState:
@@ -26,17 +26,22 @@ class EndpointState:
         ejected: whether outlier detection has taken it out.
         ejected_at: clock seconds of the last ejection.
         times_ejected: multiplies the ejection time.
+        ejection_jitter: seconds added to this ejection.
         consecutive_5xx, consecutive_gateway, consecutive_local: failures in a row.
+        answers, connects: results of the interval that runs; the latter when local errors count apart.
     """
 
     __slots__ = (
         "active",
+        "answers",
         "connections",
+        "connects",
         "consecutive_5xx",
         "consecutive_gateway",
         "consecutive_local",
         "ejected",
         "ejected_at",
+        "ejection_jitter",
         "endpoint",
         "times_ejected",
     )
@@ -46,9 +51,10 @@ class EndpointState:
         self.active = 0
         self.connections = 0
         self.ejected = False
-        self.ejected_at = 0.0
+        self.ejected_at = self.ejection_jitter = 0.0
         self.times_ejected = 0
         self.consecutive_5xx = self.consecutive_gateway = self.consecutive_local = 0
+        self.answers, self.connects = Tally(), Tally()
 
     def __repr__(self) -> str:
         return f"<{self.endpoint} active={self.active}{' ejected' if self.ejected else ''}>"
@@ -111,7 +117,7 @@ class ClusterState:
         self._picker = priorities.build(self.config, self._groups, self._chance)
 
     def pick(
-        self, now: float, avoid: Callable[[EndpointState], bool] | None = None, tries: int = 1
+        self, now: float, avoid: Callable[[EndpointState], bool] | None = None, tries: int = 1, key: int | None = None
     ) -> EndpointState | None:
         """Return an endpoint for an attempt, None when there is none to offer.
 
@@ -120,18 +126,19 @@ class ClusterState:
             avoid: ``retry_host_predicate``: tells whether another should be picked.
             tries: further picks before an endpoint to avoid is taken all the same
                 (``host_selection_retry_max_attempts``).
+            key: the request's hash, for RING_HASH and MAGLEV; None = at random.
         """
         with self.limits.lock:
-            if self.outliers.due(now) and self.outliers.sweep(self.endpoints.values(), now):
+            if self.outliers.due(now) and self._sweep(now):
                 self._rebuild()
             if self._picker is None:
                 return None
-            state = self._picker.pick(self._chance)
+            state = self._picker.pick(self._chance, key)
             if avoid is not None:
-                for _ in range(tries):
+                for turn in range(1, tries + 1):
                     if not avoid(state):
                         break
-                    state = self._picker.pick(self._chance)
+                    state = self._picker.pick(self._chance, key, turn)
             return state
 
     def original(self, host: str, port: int) -> EndpointState:
@@ -179,8 +186,11 @@ class ClusterState:
     def sweep(self, now: float) -> None:
         """Let endpoints back whose ejection is over; for readers of an idle mesh."""
         with self.limits.lock:
-            if self.outliers.due(now) and self.outliers.sweep(self.endpoints.values(), now):
+            if self.outliers.due(now) and self._sweep(now):
                 self._rebuild()
+
+    def _sweep(self, now: float) -> bool:
+        return self.outliers.sweep(tuple(self.endpoints.values()), now, self._chance)
 
     def transport_socket(self, endpoint: Endpoint) -> TransportSocket | None:
         """Return the transport socket in force for ``endpoint``, None for plaintext.

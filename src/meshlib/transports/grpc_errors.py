@@ -16,13 +16,11 @@ import grpc
 from meshlib import errors
 from meshlib.policy.effects import Reply, ReplyKind
 from meshlib.policy.record import CallRecord
+from meshlib.policy.replies import HTTP_TO_GRPC
 
 BODY_LATE = "the route's timeout passed while the stream was read"
 
 CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-
-# Envoy's Grpc::Utility::httpToGrpcStatus; everything else is UNKNOWN.
-HTTP_TO_GRPC = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
 
 ErrorT = TypeVar("ErrorT", bound=BaseException)
 

@@ -79,7 +79,7 @@ def view_of(target: Target, path: str, metadata: Metadata, *, replayable: bool) 
 def attempt_metadata(metadata: Metadata, effect: Attempt) -> list[tuple[str, str | bytes]]:
     """Return the metadata of one attempt; a header of policy's replaces the application's of that name."""
     added = [(name, value) for name, value in effect.headers if _allowed(name)]
-    replaced = {name for name, _ in added}
+    replaced = effect.removed.union(name for name, _ in added)
     return [(name, value) for name, value in metadata if name not in replaced] + added
 
 
@@ -153,6 +153,7 @@ _RESET = re.compile(
     r"Socket closed|GOAWAY received|(RST_STREAM \()?Received RST_STREAM|RST_STREAM|recvmsg|sendmsg"
     r"|Endpoint clos|Transport closed|Connection reset|Broken pipe|[Kk]eepalive|[Pp]ing timeout"
 )
+_REFUSED = re.compile(r"(RST_STREAM \()?Received RST_STREAM with error code 7\b")
 _HTTP = re.compile(r"Received http2 header with status: (\d{3})$")
 _OURS = re.compile(
     r"(CLIENT: |Decompressed )?(Sent |Received )?message larger than max|Channel closed"
@@ -203,6 +204,8 @@ def _local(code: grpc.StatusCode, details: str, endpoint: Endpoint) -> ErrorKind
         return ErrorKind.APPLICATION
     if code is grpc.StatusCode.UNAVAILABLE and _CONNECT.match(text) and _names(text, endpoint):
         return ErrorKind.CONNECT_TIMEOUT if _SLOW.search(text) else ErrorKind.CONNECT
+    if _REFUSED.match(text):
+        return ErrorKind.REFUSED
     return ErrorKind.RESET if wrapped or _RESET.match(text) else None
 
 

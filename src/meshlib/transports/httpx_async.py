@@ -178,11 +178,10 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
             return refused
         token = attempt_clock.set(clock)
         try:
-            sent = translate.attempt_request(exchange, effect, clock)
             with anyio.CancelScope() as scope:
                 clock.on_change = lambda: _bound(scope, clock)
                 _bound(scope, clock)
-                response = await loop.send(sent, effect, clock)
+                response = await loop.send(exchange, effect, clock)
             if scope.cancelled_caught:
                 return failures.cut(clock)
         except AttemptFailed as failure:
@@ -198,6 +197,8 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
     def _respond(self, effect: Respond, policy: Policy, exchange: Exchange, clock: AttemptClock) -> httpx.Response:
         response = cast("httpx.Response", effect.outcome.response)
         response.extensions["meshlib"] = exchange.call.record
+        if effect.edit is not None:
+            translate.edit(response, effect.edit)
         if response.is_stream_consumed:  # a mock's: nothing left to read
             conclude(policy, BodyEnd(None, len(response.content)))
             return response
@@ -252,12 +253,11 @@ class _Loop:
         self._carrier = AsyncCarrier(self._pools)
         self.seen: LiveSnapshot | None = None
 
-    async def send(self, request: httpx.Request, effect: Attempt, clock: AttemptClock) -> httpx.Response:
-        if self._inner is not None:
-            return await self._inner.handle_async_request(request)
-        if self._engine.carries(request) and not async_mocked():
-            return await self._engine.send(request, effect, clock)
-        return await self._carrier.handle_async_request(request)
+    async def send(self, exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Response:
+        if self._inner is None and self._engine.carries(exchange, effect) and not async_mocked():
+            return await self._engine.send(exchange, effect, clock)
+        transport = self._inner or self._carrier
+        return await transport.handle_async_request(translate.attempt_request(exchange, effect, clock))
 
     async def retire(self, live: LiveSnapshot) -> None:
         self._engine.retire(live.has_endpoint)

@@ -19,13 +19,18 @@ import httpx
 import sniffio
 
 from meshlib.policy.effects import Attempt
+from meshlib.transports.httpx_exchange import Exchange
 from meshlib.transports.httpx_failures import to_httpx
+from meshlib.transports.httpx_translate import attempt_headers, attempt_stream
 from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.failure import AttemptFailed
 from meshlib.upstream.http11 import asynchronous, blocking
 from meshlib.upstream.http11.blocking import Origin, Outgoing
 from meshlib.upstream.http11.framing import BadRequest, Phase, ResponseReader, encode_head
-from meshlib.upstream.pools import ATTEMPT, Dial, PoolKey, PoolSettings, pool_key
+from meshlib.upstream.pools import PoolSettings
+
+# Cluster, address, host name of the application's own TLS: what connections may be shared by.
+Key = tuple[str, tuple[str, int], str]
 
 
 def is_own(function: Callable[..., object], module: str) -> bool:
@@ -51,24 +56,25 @@ def async_mocked() -> bool:
     )
 
 
-def carries(settings: PoolSettings, request: httpx.Request) -> bool:
+def carries(settings: PoolSettings, exchange: Exchange, effect: Attempt) -> bool:
     """Tell whether the engine can carry an attempt; HTTP/2 goes through httpcore."""
-    dial: Dial = request.extensions[ATTEMPT]
-    return not (settings.http2 if dial.tls else dial.cluster.http2)
+    return not (settings.http2 if exchange.tls else effect.cluster.http2)
 
 
-def outgoing(request: httpx.Request, body: Any) -> Outgoing:
-    """Return the request as bytes to send; raises ``httpx.LocalProtocolError`` for what must not be sent."""
-    chunked = request.headers.get("transfer-encoding", "").lower() == "chunked"
-    expects = request.headers.get("expect", "").lower() == "100-continue"
-    method = request.method.encode("ascii")
+def outgoing(exchange: Exchange, effect: Attempt, clock: AttemptClock) -> Outgoing:
+    """Return an attempt as bytes to send; raises ``httpx.LocalProtocolError`` for what must not be sent."""
+    view = exchange.call.view
+    method = exchange.request.method.encode("ascii")
     try:
-        head = encode_head(method, request.url.raw_path, request.headers.raw)
+        head = encode_head(method, effect.target.encode("ascii"), attempt_headers(exchange, effect))
     except BadRequest as error:
         raise httpx.LocalProtocolError(str(error)) from None
-    if isinstance(request.stream, httpx.ByteStream):
-        return Outgoing(method, head, b"".join(request.stream), False, expects)
-    return Outgoing(method, head, body, chunked, expects)
+    expects = (view.header("expect") or "").lower() == "100-continue"
+    stream = attempt_stream(exchange, clock)
+    if view.replayable:
+        return Outgoing(method, head, b"".join(stream), False, expects)
+    chunked = (view.header("transfer-encoding") or "").lower() == "chunked"
+    return Outgoing(method, head, stream, chunked, expects)
 
 
 def _response(reader: ResponseReader, stream: Any, network_stream: Any) -> httpx.Response:
@@ -86,32 +92,31 @@ class Engine:
 
     def __init__(self, settings: PoolSettings) -> None:
         self._settings = settings
-        self._pools: dict[PoolKey, blocking.Pool] = {}
+        self._pools: dict[Key, blocking.Pool] = {}
         self._lock = threading.Lock()
 
-    def carries(self, request: httpx.Request) -> bool:
+    def carries(self, exchange: Exchange, effect: Attempt) -> bool:
         """Tell whether this engine can carry an attempt."""
-        return carries(self._settings, request)
+        return carries(self._settings, exchange, effect)
 
-    def send(self, request: httpx.Request, effect: Attempt, clock: AttemptClock) -> httpx.Response:
+    def send(self, exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Response:
         """Send one attempt; raises ``AttemptFailed``."""
-        dial: Dial = request.extensions[ATTEMPT]
-        timeouts: dict[str, float | None] = request.extensions["timeout"]
-        message = outgoing(request, request.stream)
-        pool = self._pool(effect, dial)
-        connection = pool.acquire(clock, timeouts["connect"], timeouts["pool"])
+        timeouts = exchange.timeouts
+        message = outgoing(exchange, effect, clock)
+        pool = self._pool(effect, exchange.tls)
+        connection = pool.acquire(clock, timeouts.to_connect(effect), timeouts.left_to_wait())
         try:
-            reader = connection.request(message, clock, timeouts["write"])
+            reader = connection.request(message, clock, timeouts.write)
         except BaseException:
             pool.release(connection)
             raise
-        body = Body(connection, pool, clock, timeouts["read"])
+        body = Body(connection, pool, clock, timeouts.read)
         return _response(reader, body, UpgradeStream(connection, pool))
 
     def retire(self, keeps: Callable[[str, tuple[str, int]], bool]) -> None:
         """Close the pools of endpoints that are gone; requests in flight end in peace."""
         with self._lock:
-            gone = [key for key in self._pools if not keeps(key.cluster, key.address)]
+            gone = [key for key in self._pools if not keeps(key[0], key[1])]
             retired = [self._pools.pop(key) for key in gone]
         for pool in retired:
             pool.close()
@@ -125,14 +130,15 @@ class Engine:
         self._lock = threading.Lock()
         self._pools = {}
 
-    def _pool(self, effect: Attempt, dial: Dial) -> blocking.Pool:
-        key = pool_key(effect.cluster, effect.endpoint, dial.tls)
+    def _pool(self, effect: Attempt, tls: str) -> blocking.Pool:
+        key = (effect.cluster.name, effect.endpoint.key, tls)
         pool = self._pools.get(key)
         if pool is None:
             with self._lock:
                 pool = self._pools.get(key)
                 if pool is None:
-                    pool = self._pools[key] = blocking.Pool(_origin(self._settings, dial), *_limits(self._settings))
+                    origin = _origin(self._settings, effect, tls)
+                    pool = self._pools[key] = blocking.Pool(origin, *_limits(self._settings))
         return pool
 
 
@@ -141,33 +147,33 @@ class AsyncEngine:
 
     def __init__(self, settings: PoolSettings) -> None:
         self._settings = settings
-        self._pools: dict[PoolKey, asynchronous.Pool] = {}
+        self._pools: dict[Key, asynchronous.Pool] = {}
 
-    def carries(self, request: httpx.Request) -> bool:
+    def carries(self, exchange: Exchange, effect: Attempt) -> bool:
         """Tell whether this engine can carry an attempt; trio goes through httpcore."""
-        return carries(self._settings, request) and sniffio.current_async_library() == "asyncio"
+        return carries(self._settings, exchange, effect) and sniffio.current_async_library() == "asyncio"
 
-    async def send(self, request: httpx.Request, effect: Attempt, clock: AttemptClock) -> httpx.Response:
+    async def send(self, exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Response:
         """Send one attempt; raises ``AttemptFailed``."""
-        dial: Dial = request.extensions[ATTEMPT]
-        timeouts: dict[str, float | None] = request.extensions["timeout"]
-        message = outgoing(request, request.stream)
-        key = pool_key(effect.cluster, effect.endpoint, dial.tls)
+        timeouts, tls = exchange.timeouts, exchange.tls
+        message = outgoing(exchange, effect, clock)
+        key = (effect.cluster.name, effect.endpoint.key, tls)
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = asynchronous.Pool(_origin(self._settings, dial), *_limits(self._settings))
-        connection = await pool.acquire(clock, timeouts["connect"], timeouts["pool"])
+            origin = _origin(self._settings, effect, tls)
+            pool = self._pools[key] = asynchronous.Pool(origin, *_limits(self._settings))
+        connection = await pool.acquire(clock, timeouts.to_connect(effect), timeouts.left_to_wait())
         try:
             reader = await connection.request(message, clock)
         except BaseException:
             pool.release(connection)
             raise
-        body = AsyncBody(connection, pool, timeouts["read"])
+        body = AsyncBody(connection, pool, timeouts.read)
         return _response(reader, body, AsyncUpgradeStream(connection, pool))
 
     def retire(self, keeps: Callable[[str, tuple[str, int]], bool]) -> None:
         """Close the pools of endpoints that are gone; requests in flight end in peace."""
-        for key in [key for key in self._pools if not keeps(key.cluster, key.address)]:
+        for key in [key for key in self._pools if not keeps(key[0], key[1])]:
             self._pools.pop(key).close()
 
     def close(self) -> None:
@@ -175,8 +181,8 @@ class AsyncEngine:
         self.retire(lambda _cluster, _address: False)
 
 
-def _origin(settings: PoolSettings, dial: Dial) -> Origin:
-    return Origin(dial.endpoint, settings.ssl_context if dial.tls else None, dial.tls)
+def _origin(settings: PoolSettings, effect: Attempt, tls: str) -> Origin:
+    return Origin(effect.endpoint, settings.ssl_context if tls else None, tls)
 
 
 def _limits(settings: PoolSettings) -> tuple[int | None, int | None, float | None]:

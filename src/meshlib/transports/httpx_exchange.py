@@ -63,12 +63,16 @@ class Timeouts:
         """The monotonic second at which the whole call must be over, None = no bound."""
         return None if self.total is None else self.started + self.total
 
-    def for_attempt(self, effect: Attempt) -> dict[str, float | None]:
-        """Return httpcore's timeouts of one attempt; the cluster's connect_timeout joins the application's."""
+    def to_connect(self, effect: Attempt) -> float:
+        """Return the seconds an attempt may take to connect: the cluster's, cut to the application's."""
         own = self.left_to_connect()
         connect = effect.cluster.connect_timeout
+        return connect if own is None else min(connect, own)
+
+    def for_attempt(self, effect: Attempt) -> dict[str, float | None]:
+        """Return the timeouts of one attempt as httpcore takes them."""
         return {
-            "connect": connect if own is None else min(connect, own),
+            "connect": self.to_connect(effect),
             "read": self.read,
             "write": self.write,
             "pool": self.left_to_wait(),
@@ -87,6 +91,12 @@ class Exchange:
     call: Call
     request: httpx.Request
     timeouts: Timeouts
+
+    @property
+    def tls(self) -> str:
+        """Host name of the application's own TLS, empty for plaintext."""
+        view = self.call.view
+        return view.host if view.scheme == "https" else ""
 
     def clock(self, effect: Attempt) -> AttemptClock:
         """Return the clock of an attempt; a streamed body starts it once it has been produced."""

@@ -162,8 +162,7 @@ class MeshTransport(httpx.BaseTransport):
             return refused
         token = attempt_clock.set(clock)
         try:
-            sent = translate.attempt_request(exchange, effect, clock)
-            response = self._send(sent, effect, clock)
+            response = self._send(exchange, effect, clock)
         except AttemptFailed as failure:
             return failures.outcome(failure, failures.to_httpx(failure), effect, clock, exchange.timeouts)
         except httpx.TransportError as error:
@@ -173,14 +172,16 @@ class MeshTransport(httpx.BaseTransport):
             attempt_clock.reset(token)
         return translate.responded(response, effect, clock)
 
-    def _send(self, request: httpx.Request, effect: Attempt, clock: AttemptClock) -> httpx.Response:
-        if self._options.inner is None and self._engine.carries(request) and not mocked():
-            return self._engine.send(request, effect, clock)
-        return self._carrier.handle_request(request)
+    def _send(self, exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Response:
+        if self._options.inner is None and self._engine.carries(exchange, effect) and not mocked():
+            return self._engine.send(exchange, effect, clock)
+        return self._carrier.handle_request(translate.attempt_request(exchange, effect, clock))
 
     def _respond(self, effect: Respond, policy: Policy, exchange: Exchange, clock: AttemptClock) -> httpx.Response:
         response = cast("httpx.Response", effect.outcome.response)
         response.extensions["meshlib"] = exchange.call.record
+        if effect.edit is not None:
+            translate.edit(response, effect.edit)
         if response.is_stream_consumed:  # a mock's: nothing left to read
             conclude(policy, BodyEnd(None, len(response.content)))
             return response

@@ -9,6 +9,7 @@ import httpx
 
 from meshlib.model.request import RequestView
 from meshlib.policy.effects import Attempt, Outcome, Reply, ReplyKind
+from meshlib.policy.headers import Edit
 from meshlib.policy.record import CallRecord
 from meshlib.transports import httpx_errors
 from meshlib.transports.httpx_exchange import Exchange, with_record
@@ -22,15 +23,15 @@ def view_of(request: httpx.Request) -> RequestView:
     """Return what policy may read of ``request``."""
     url = request.url
     scheme = {"ws": "http", "wss": "https"}.get(url.scheme, url.scheme)
-    host = url.raw_host.decode("ascii").lower()
+    headers = [(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in request.headers.raw]
     return RequestView(
         method=request.method.upper(),
         scheme=scheme,
-        host=host,
+        host=url.raw_host.decode("ascii").lower(),
         port=url.port or DEFAULT_PORTS.get(scheme, 80),
-        authority=request.headers.get("host") or url.netloc.decode("ascii"),
+        authority=next((value for key, value in headers if key == "host"), "") or url.netloc.decode("ascii"),
         target=url.raw_path.decode("ascii"),
-        headers=[(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in request.headers.raw],
+        headers=headers,
         replayable=isinstance(request.stream, httpx.ByteStream),
     )
 
@@ -56,26 +57,38 @@ class Upload(httpx.SyncByteStream, httpx.AsyncByteStream):
         self._clock.start()
 
 
-def attempt_request(exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Request:
-    """Return the request of one attempt: the logical URL, the attempt's headers, where to dial."""
-    request, view, record = exchange.request, exchange.call.view, exchange.call.record
-    replaced = {name for name, _ in effect.headers}
-    headers = [pair for pair in request.headers.raw if pair[0].decode("latin-1").lower() not in replaced]
+def attempt_headers(exchange: Exchange, effect: Attempt) -> list[tuple[bytes, bytes]]:
+    """Return the headers of one attempt: the request's own but for those removed, and what the attempt sets."""
+    replaced = {name.encode("latin-1") for name, _ in effect.headers}
+    if effect.removed:
+        replaced.update(name.encode("latin-1") for name in effect.removed)
+    headers = [pair for pair in exchange.request.headers.raw if pair[0].lower() not in replaced]
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in effect.headers]
-    if effect.authority != view.authority:
+    if effect.authority != exchange.call.view.authority:
         headers = [pair for pair in headers if pair[0].lower() != b"host"]
         headers.insert(0, (b"Host", effect.authority.encode("latin-1")))
+    return headers
+
+
+def attempt_stream(exchange: Exchange, clock: AttemptClock) -> Any:
+    """Return the body of one attempt; what is sent of it is counted."""
+    view, record = exchange.call.view, exchange.call.record
+    if view.replayable:
+        record.bytes_sent = int(view.header("content-length") or 0)
+        return exchange.request.stream
+    return Upload(exchange.request.stream, clock, record)
+
+
+def attempt_request(exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Request:
+    """Return one attempt as httpx's transports take it: the logical URL, and where to dial in its extensions."""
+    request, view = exchange.request, exchange.call.view
     url = request.url
     if effect.target != view.target:
         url = url.copy_with(raw_path=effect.target.encode("ascii"))
     extensions = dict(request.extensions)
     extensions["timeout"] = exchange.timeouts.for_attempt(effect)
-    extensions[ATTEMPT] = Dial(effect.cluster, effect.endpoint, view.host if view.scheme == "https" else "")
-    if view.replayable:
-        stream: Any = request.stream
-        record.bytes_sent = int(request.headers.get("content-length", 0))
-    else:
-        stream = Upload(request.stream, clock, record)
+    extensions[ATTEMPT] = Dial(effect.cluster, effect.endpoint, exchange.tls)
+    headers, stream = attempt_headers(exchange, effect), attempt_stream(exchange, clock)
     return httpx.Request(request.method, url, headers=headers, stream=stream, extensions=extensions)
 
 
@@ -90,6 +103,13 @@ def responded(response: httpx.Response, effect: Attempt, clock: AttemptClock) ->
         message=str(effect.endpoint),
         upload=clock.upload,
     )
+
+
+def edit(response: httpx.Response, change: Edit) -> None:
+    """Put the headers that policy makes of them in place of a response's own."""
+    headers = [(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in response.headers.raw]
+    edited = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in change(headers)]
+    response.headers = httpx.Headers(edited)
 
 
 def answer(reply: Reply, exchange: Exchange, *, raises: bool) -> httpx.Response:

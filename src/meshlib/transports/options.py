@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 
@@ -44,6 +45,10 @@ class TransportOptions:
     def raises(self) -> bool:
         """Whether mesh failures are exceptions."""
         return self.local_replies == "raise"
+
+    def plain(self) -> dict[str, Any]:
+        """Return what httpx's own transport takes of these."""
+        return {name: getattr(self, name) for name in ("verify", "cert", "trust_env", "http2", "limits")}
 
     def pool_settings(self) -> PoolSettings:
         """Return how pools are made."""

@@ -86,7 +86,7 @@ class DialBackend(httpcore.NetworkBackend):
     def connect_tcp(
         self,
         host: str,  # noqa: ARG002  the logical host; the endpoint is dialled
-        port: int,  # noqa: ARG002
+        port: int,  # noqa: ARG002  as above
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
@@ -153,7 +153,7 @@ class AsyncDialBackend(httpcore.AsyncNetworkBackend):
     async def connect_tcp(
         self,
         host: str,  # noqa: ARG002  the logical host; the endpoint is dialled
-        port: int,  # noqa: ARG002
+        port: int,  # noqa: ARG002  as above
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,

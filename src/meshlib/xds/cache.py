@@ -138,7 +138,8 @@ def _table_references(table: RouteConfiguration) -> Iterable[Reference]:
         for route in host.routes:
             if isinstance(route.action, RouteAction):
                 for target in route.action.clusters:
-                    yield CLUSTER, target.name
+                    if target.name:  # else a header names it
+                        yield CLUSTER, target.name
 
 
 def _listener_references(listener: Listener) -> Iterable[Reference]:

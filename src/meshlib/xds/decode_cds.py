@@ -9,6 +9,7 @@ from meshlib.model.cluster import (
     Discovery,
     LbPolicy,
     OutlierDetection,
+    RetryBudget,
     ServiceRef,
     Thresholds,
 )
@@ -32,7 +33,8 @@ def cluster(scope: Scope, message: Any) -> Cluster:
     if not message.name:
         scope.fault("name", "must not be empty")
     discovery = _discovery(scope, message)
-    policy, choices = lb_policy(scope, message)
+    balancing = lb_policy(scope, message)
+    policy = balancing.policy
     if (discovery is Discovery.ORIGINAL_DST) is not (policy is LbPolicy.CLUSTER_PROVIDED):
         scope.fault("lb_policy", f"{policy.value} does not go with {discovery.value}")
     _note_filters(scope, message.filters)
@@ -52,7 +54,8 @@ def cluster(scope: Scope, message: Any) -> Cluster:
         if message.HasField("outlier_detection")
         else None,
         panic_threshold=_panic_threshold(scope.at("common_lb_config"), message.common_lb_config),
-        choice_count=choices,
+        choice_count=balancing.choices,
+        hashing=balancing.hashing,
         http2=_http2(scope, message),
         transport_socket=transport_socket(scope.at("transport_socket"), message.transport_socket) if socket else None,
         transport_socket_matches=transport_socket_matches(scope, message.transport_socket_matches),
@@ -112,20 +115,23 @@ def _thresholds(scope: Scope, breakers: Any) -> Thresholds:
                 max_pending_requests=number(place, thresholds, "max_pending_requests", 1024),
                 max_requests=number(place, thresholds, "max_requests", 1024),
                 max_retries=number(place, thresholds, "max_retries", 3),
+                retry_budget=_retry_budget(place.at("retry_budget"), thresholds.retry_budget)
+                if thresholds.HasField("retry_budget")
+                else None,
             )
     return found or Thresholds()
 
 
+def _retry_budget(scope: Scope, budget: Any) -> RetryBudget:
+    scope.audit(budget)
+    return RetryBudget(
+        percent=percent(scope, budget, "budget_percent", 20.0),
+        min_concurrency=number(scope, budget, "min_retry_concurrency", 3),
+    )
+
+
 def _outlier(scope: Scope, message: Any) -> OutlierDetection:
     scope.audit(message)
-    for field, default in (
-        ("enforcing_success_rate", 100),
-        ("enforcing_local_origin_success_rate", 100 if message.split_external_local_origin_errors else 0),
-        ("enforcing_failure_percentage", 0),
-        ("enforcing_failure_percentage_local_origin", 0),
-    ):
-        if number(scope, message, field, default, maximum=100):
-            scope.note(field, "endpoints are not compared with each other: this detector ejects nothing")
     base = seconds(scope, message, "base_ejection_time", 30.0, positive=True)
     longest = seconds(scope, message, "max_ejection_time", max(300.0, base), positive=True)
     if longest < base:
@@ -147,6 +153,17 @@ def _outlier(scope: Scope, message: Any) -> OutlierDetection:
         max_ejection_time=longest,
         max_ejection_percent=share("max_ejection_percent", 10),
         always_eject_one_host=message.always_eject_one_host.value,
+        max_ejection_time_jitter=seconds(scope, message, "max_ejection_time_jitter", 0.0),
+        enforcing_success_rate=share("enforcing_success_rate", 100),
+        enforcing_local_origin_success_rate=share("enforcing_local_origin_success_rate", 100),
+        success_rate_minimum_hosts=number(scope, message, "success_rate_minimum_hosts", 5),
+        success_rate_request_volume=number(scope, message, "success_rate_request_volume", 100),
+        success_rate_stdev_factor=number(scope, message, "success_rate_stdev_factor", 1900),
+        enforcing_failure_percentage=share("enforcing_failure_percentage", 0),
+        enforcing_failure_percentage_local_origin=share("enforcing_failure_percentage_local_origin", 0),
+        failure_percentage_threshold=share("failure_percentage_threshold", 85),
+        failure_percentage_minimum_hosts=number(scope, message, "failure_percentage_minimum_hosts", 5),
+        failure_percentage_request_volume=number(scope, message, "failure_percentage_request_volume", 50),
     )
 
 

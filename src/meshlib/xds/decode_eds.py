@@ -6,7 +6,7 @@ import ipaddress
 from typing import Any
 
 from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, HealthStatus, Locality, LocalityEndpoints, Workload
-from meshlib.xds.decode_values import UINT32_MAX, number, plain_metadata
+from meshlib.xds.decode_values import UINT32_MAX, fraction, number, plain_metadata
 from meshlib.xds.scope import Scope
 
 _MAX_PRIORITY = 128
@@ -29,7 +29,20 @@ def load_assignment(scope: Scope, assignment: Any, *, names: bool = False) -> Cl
     factor = number(policy, assignment.policy, "overprovisioning_factor", 140, minimum=1)
     groups = tuple(_group(scope.at("endpoints", i), g, names) for i, g in enumerate(assignment.endpoints))
     _check_weights(scope, groups)
-    return ClusterLoadAssignment(assignment.cluster_name, groups, factor)
+    return ClusterLoadAssignment(assignment.cluster_name, groups, factor, _dropped(policy, assignment.policy))
+
+
+def _dropped(scope: Scope, policy: Any) -> float:
+    drops = policy.drop_overloads
+    if len(drops) > 1:
+        scope.fault("drop_overloads", f"has {len(drops)} categories; Envoy takes one")
+    if not drops:
+        return 0.0
+    place = scope.at("drop_overloads", 0)
+    place.audit(drops[0])
+    if not drops[0].category:
+        place.fault("category", "must not be empty")
+    return fraction(place, drops[0], "drop_percentage")
 
 
 def _check_weights(scope: Scope, groups: tuple[LocalityEndpoints, ...]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from meshlib.model.traffic import FaultAbort, FaultDelay, FaultInjection
+from meshlib.xds.decode_headers import HEADER_MUTATION_PER_ROUTE
 from meshlib.xds.decode_matchers import header_match
-from meshlib.xds.decode_values import any_type, fraction, seconds, unpack
+from meshlib.xds.decode_values import any_type, fraction, fraction_unit, seconds, unpack
 from meshlib.xds.fields import NOT_HONOURED
 from meshlib.xds.filters import IRRELEVANT_FILTER_CONFIGS
 from meshlib.xds.protos import fault_pb2, route_components_pb2
@@ -29,8 +30,8 @@ def _delay(scope: Scope, delay: Any) -> FaultDelay | None:
     scope.audit(delay)
     kind = delay.WhichOneof("fault_delay_secifier")  # spelt so in the proto
     if kind == "header_delay":
-        scope.note(kind, "no request is delayed by its own header")
-        return None
+        share = fraction(scope, delay, "percentage")
+        return FaultDelay(0.0, share, by_header=True, unit=fraction_unit(delay.percentage))
     if kind is None:
         scope.fault("fixed_delay", "is missing")
         return None
@@ -42,8 +43,7 @@ def _abort(scope: Scope, abort: Any) -> FaultAbort | None:
     kind = abort.WhichOneof("error_type")
     percentage = fraction(scope, abort, "percentage")
     if kind == "header_abort":
-        scope.note(kind, "no request is aborted by its own header")
-        return None
+        return FaultAbort(percentage, by_header=True, unit=fraction_unit(abort.percentage))
     if kind == "grpc_status":
         return FaultAbort(percentage, grpc_status=abort.grpc_status)
     if kind is None:
@@ -57,7 +57,7 @@ def per_filter_fault(scope: Scope, configs: Any) -> FaultInjection | None:
     """Return the fault in a ``typed_per_filter_config`` map, None when it sets none.
 
     Found by type, since RDS does not know what the filter is called in the listener. Entries of
-    other filters are noted.
+    filters that are not run are noted.
     """
     found = None
     for name in sorted(configs):
@@ -71,6 +71,6 @@ def per_filter_fault(scope: Scope, configs: Any) -> FaultInjection | None:
         if kind == HTTP_FAULT or (disabled and name == "envoy.filters.http.fault"):
             fault = None if disabled else unpack(place, packed, "", fault_pb2.HTTPFault)
             found = FaultInjection() if fault is None else fault_injection(place, fault)
-        elif not disabled and kind not in IRRELEVANT_FILTER_CONFIGS:
+        elif not disabled and kind not in IRRELEVANT_FILTER_CONFIGS and kind != HEADER_MUTATION_PER_ROUTE:
             place.note("", f"{kind or 'the filter configuration'} {NOT_HONOURED}")
     return found

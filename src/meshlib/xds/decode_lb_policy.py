@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from meshlib.model.cluster import LbPolicy
+from meshlib.model.cluster import ConsistentHashing, HashFunction, LbPolicy
 from meshlib.xds.decode_values import any_type, number, unpack
-from meshlib.xds.protos import cluster_pb2, least_request_pb2, wrr_locality_pb2
+from meshlib.xds.protos import cluster_pb2, least_request_pb2, maglev_pb2, ring_hash_pb2, wrr_locality_pb2
 from meshlib.xds.scope import Scope
 
 _EXTENSIONS = "envoy.extensions.load_balancing_policies."
 _LEAST_REQUEST = _EXTENSIONS + "least_request.v3.LeastRequest"
+_RING_HASH = _EXTENSIONS + "ring_hash.v3.RingHash"
+_MAGLEV = _EXTENSIONS + "maglev.v3.Maglev"
 _WRR_LOCALITY = _EXTENSIONS + "wrr_locality.v3.WrrLocality"
 _PLAIN = {
     _EXTENSIONS + "round_robin.v3.RoundRobin": LbPolicy.ROUND_ROBIN,
@@ -18,32 +20,46 @@ _PLAIN = {
     _EXTENSIONS + "cluster_provided.v3.ClusterProvided": LbPolicy.CLUSTER_PROVIDED,
 }
 _DEFAULT_CHOICES = 2  # LeastRequestLbConfig.choice_count
+_LARGEST_RING = 8 * 1024 * 1024
+_LARGEST_TABLE = 5_000_011
 
 
-def lb_policy(scope: Scope, cluster: Any) -> tuple[LbPolicy, int]:
-    """Return the policy of a cluster and the candidates of LEAST_REQUEST.
+class Balancing(NamedTuple):
+    """How a cluster balances: the policy, LEAST_REQUEST's candidates, RING_HASH's and MAGLEV's settings."""
 
-    What is not done here falls back to round robin, with a note.
-    """
+    policy: LbPolicy
+    choices: int = _DEFAULT_CHOICES
+    hashing: ConsistentHashing = ConsistentHashing()
+
+
+def lb_policy(scope: Scope, cluster: Any) -> Balancing:
+    """Return how a cluster balances. What is not done here falls back to round robin, with a note."""
     if cluster.HasField("load_balancing_policy"):  # takes the place of lb_policy where it is set
         return _extension(scope.at("load_balancing_policy"), cluster.load_balancing_policy)
     try:
         name = cluster_pb2.Cluster.LbPolicy.Name(cluster.lb_policy)
     except ValueError:
         scope.fault("lb_policy", f"{cluster.lb_policy} is no LbPolicy")
-        return LbPolicy.ROUND_ROBIN, _DEFAULT_CHOICES
+        return Balancing(LbPolicy.ROUND_ROBIN)
     choices = _DEFAULT_CHOICES
     if cluster.HasField("least_request_lb_config"):
         place = scope.at("least_request_lb_config")
         place.audit(cluster.least_request_lb_config)
         choices = number(place, cluster.least_request_lb_config, "choice_count", choices, minimum=2)
-    if name in LbPolicy.__members__:
-        return LbPolicy[name], choices
-    scope.note("lb_policy", f"{name} is not done: round robin is")
-    return LbPolicy.ROUND_ROBIN, choices
+    if name not in LbPolicy.__members__:
+        scope.note("lb_policy", f"{name} is not done: round robin is")
+        return Balancing(LbPolicy.ROUND_ROBIN, choices)
+    policy = LbPolicy[name]
+    common = scope.at("common_lb_config"), cluster.common_lb_config
+    if policy is LbPolicy.RING_HASH:
+        place, ring = scope.at("ring_hash_lb_config"), cluster.ring_hash_lb_config
+        return Balancing(policy, hashing=_ring(place, ring, ring.hash_function, *common))
+    if policy is LbPolicy.MAGLEV:
+        return Balancing(policy, hashing=_maglev(scope.at("maglev_lb_config"), cluster.maglev_lb_config, *common))
+    return Balancing(policy, choices)
 
 
-def _extension(scope: Scope, policy: Any) -> tuple[LbPolicy, int]:
+def _extension(scope: Scope, policy: Any) -> Balancing:
     """Take the first policy of the list that is known, as Envoy does (gRFC A52)."""
     refused = []
     for i, entry in enumerate(policy.policies):
@@ -51,13 +67,19 @@ def _extension(scope: Scope, policy: Any) -> tuple[LbPolicy, int]:
         place = scope.at("policies", i)
         kind = any_type(packed)
         if kind in _PLAIN:
-            return _PLAIN[kind], _DEFAULT_CHOICES
+            return Balancing(_PLAIN[kind])
         if kind == _LEAST_REQUEST:
             config = unpack(place, packed, "typed_config", least_request_pb2.LeastRequest)
-            known = config is not None
-            return LbPolicy.LEAST_REQUEST, number(
-                place, config, "choice_count", _DEFAULT_CHOICES, minimum=2
-            ) if known else _DEFAULT_CHOICES
+            choices = _DEFAULT_CHOICES
+            if config is not None:
+                choices = number(place, config, "choice_count", choices, minimum=2)
+            return Balancing(LbPolicy.LEAST_REQUEST, choices)
+        if kind == _RING_HASH:
+            return Balancing(LbPolicy.RING_HASH, hashing=_ring_extension(place, packed))
+        if kind == _MAGLEV:
+            config = unpack(place, packed, "typed_config", maglev_pb2.Maglev) or maglev_pb2.Maglev()
+            place = place.at("typed_config")
+            return Balancing(LbPolicy.MAGLEV, hashing=_maglev(place, config, place, config))
         if kind == _WRR_LOCALITY:
             config = unpack(place, packed, "typed_config", wrr_locality_pb2.WrrLocality)
             if config is not None:
@@ -65,4 +87,47 @@ def _extension(scope: Scope, policy: Any) -> tuple[LbPolicy, int]:
                 return _extension(place.at("endpoint_picking_policy"), config.endpoint_picking_policy)
         refused.append(kind or "nothing")
     scope.note("policies", f"{', '.join(refused) or 'none'} is not done: round robin is")
-    return LbPolicy.ROUND_ROBIN, _DEFAULT_CHOICES
+    return Balancing(LbPolicy.ROUND_ROBIN)
+
+
+def _ring_extension(scope: Scope, packed: Any) -> ConsistentHashing:
+    config = unpack(scope, packed, "typed_config", ring_hash_pb2.RingHash) or ring_hash_pb2.RingHash()
+    place = scope.at("typed_config")
+    # DEFAULT_HASH is 0 here, so that each function's number is one more.
+    return _ring(place, config, max(config.hash_function - 1, 0), place, config)
+
+
+def _ring(scope: Scope, ring: Any, function: int, common_scope: Scope, common: Any) -> ConsistentHashing:
+    """Return the settings of a ring; ``common`` holds the ``consistent_hashing_lb_config``."""
+    scope.audit(ring)
+    # Envoy takes 0 and then finds no host for any request; gRPC refuses it (gRFC A42), and so does this.
+    low = number(scope, ring, "minimum_ring_size", 1024, minimum=1, maximum=_LARGEST_RING)
+    high = number(scope, ring, "maximum_ring_size", _LARGEST_RING, minimum=1, maximum=_LARGEST_RING)
+    if low > high:
+        scope.fault("minimum_ring_size", f"{low} is over maximum_ring_size {high}")
+    if function > 1:
+        scope.fault("hash_function", f"{ring.hash_function} is no HashFunction")
+        function = 0
+    use_hostname, factor = _consistent(common_scope, common)
+    return ConsistentHashing(
+        minimum_ring_size=low,
+        maximum_ring_size=high,
+        hash_function=HashFunction(function),
+        use_hostname=use_hostname,
+        balance_factor=factor,
+    )
+
+
+def _maglev(scope: Scope, maglev: Any, common_scope: Scope, common: Any) -> ConsistentHashing:
+    scope.audit(maglev)
+    size = number(scope, maglev, "table_size", 65537, minimum=0, maximum=_LARGEST_TABLE)
+    if size < 2 or any(size % divisor == 0 for divisor in range(2, int(size**0.5) + 1)):
+        scope.fault("table_size", f"{size} is not a prime number")
+    use_hostname, factor = _consistent(common_scope, common)
+    return ConsistentHashing(table_size=size, use_hostname=use_hostname, balance_factor=factor)
+
+
+def _consistent(scope: Scope, common: Any) -> tuple[bool, int]:
+    place, config = scope.at("consistent_hashing_lb_config"), common.consistent_hashing_lb_config
+    place.audit(config)
+    return config.use_hostname_for_hashing, number(place, config, "hash_balance_factor", 0, minimum=100)

@@ -9,10 +9,11 @@ from meshlib.model.listener import FilterChain, HttpConnectionManager, Listener,
 from meshlib.xds.decode_cds import check_config_source
 from meshlib.xds.decode_eds import socket_address
 from meshlib.xds.decode_fault import HTTP_FAULT, fault_injection
+from meshlib.xds.decode_headers import HEADER_MUTATION, mutation_filter
 from meshlib.xds.decode_rds import route_configuration
 from meshlib.xds.decode_values import UINT32_MAX, any_type, number, unpack
 from meshlib.xds.filters import IRRELEVANT_FILTERS, IRRELEVANT_NETWORK_FILTERS
-from meshlib.xds.protos import fault_pb2, http_connection_manager_pb2, tcp_proxy_pb2
+from meshlib.xds.protos import fault_pb2, header_mutation_pb2, http_connection_manager_pb2, tcp_proxy_pb2
 from meshlib.xds.scope import Scope
 
 _HCM = http_connection_manager_pb2.HttpConnectionManager.DESCRIPTOR.full_name
@@ -124,7 +125,7 @@ def _http(scope: Scope, hcm: Any) -> HttpConnectionManager:
         scope.note("merge_slashes", "slashes in paths are kept")
     if hcm.path_with_escaped_slashes_action not in _KEEP_SLASHES:
         scope.note("path_with_escaped_slashes_action", "escaped slashes in paths are kept")
-    has_fault, fault = False, None
+    has_fault, fault, mutations = False, None, None
     for i, filter_ in enumerate(hcm.http_filters):
         place = scope.at("http_filters", i)
         place.audit(filter_)
@@ -133,17 +134,24 @@ def _http(scope: Scope, hcm: Any) -> HttpConnectionManager:
             config = unpack(place, filter_.typed_config, "typed_config", fault_pb2.HTTPFault)
             if config is not None and config.ListFields():
                 fault = fault_injection(place.at("typed_config"), config)
+        elif any_type(filter_.typed_config) == HEADER_MUTATION and not filter_.disabled:
+            config = unpack(place, filter_.typed_config, "typed_config", header_mutation_pb2.HeaderMutation)
+            if config is not None:
+                mutations = mutation_filter(place.at("typed_config"), config)
         else:
             _note_filter(place, filter_)
     kind = hcm.WhichOneof("route_specifier")
     if kind == "rds":
         return HttpConnectionManager(
-            route_name=_route_name(scope.at("rds"), hcm.rds), fault_filter=has_fault, fault=fault
+            route_name=_route_name(scope.at("rds"), hcm.rds),
+            fault_filter=has_fault,
+            fault=fault,
+            header_mutation=mutations,
         )
     if kind != "route_config":
         scope.fault(kind or "rds", "is not supported: expected rds or route_config" if kind else "is missing")
     table = route_configuration(scope.at("route_config"), hcm.route_config)
-    return HttpConnectionManager(route_config=table, fault_filter=has_fault, fault=fault)
+    return HttpConnectionManager(route_config=table, fault_filter=has_fault, fault=fault, header_mutation=mutations)
 
 
 def _route_name(scope: Scope, rds: Any) -> str:

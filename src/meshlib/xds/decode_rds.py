@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
 from meshlib.model.route import (
     DEFAULT_ROUTE_TIMEOUT,
     Action,
@@ -17,6 +18,8 @@ from meshlib.model.route import (
 )
 from meshlib.model.traffic import FaultInjection, RetryPolicy
 from meshlib.xds.decode_fault import per_filter_fault
+from meshlib.xds.decode_hash_policy import hash_policies
+from meshlib.xds.decode_headers import header_mutations, per_filter_mutations, regex_rewrite, template
 from meshlib.xds.decode_matchers import route_match
 from meshlib.xds.decode_retry import retry_policy
 from meshlib.xds.decode_values import UINT32_MAX, number, seconds, source
@@ -40,6 +43,7 @@ def route_configuration(scope: Scope, table: Any) -> RouteConfiguration:
         fault=per_filter_fault(scope, table.typed_per_filter_config),
         retry=None,
         body_limit=number(scope, table, "max_direct_response_body_size_bytes", _DEFAULT_BODY_LIMIT),
+        headers=_Headers.none(most_specific_wins=table.most_specific_header_mutations_wins).below(scope, table),
     )
     hosts = tuple(_virtual_host(scope.at("virtual_hosts", i), h, inherited) for i, h in enumerate(table.virtual_hosts))
     return RouteConfiguration(table.name, hosts, table.ignore_port_in_host_matching)
@@ -48,12 +52,40 @@ def route_configuration(scope: Scope, table: Any) -> RouteConfiguration:
 class _Inherited:
     """What a route has of the levels above it."""
 
-    __slots__ = ("body_limit", "fault", "retry")
+    __slots__ = ("body_limit", "fault", "headers", "retry")
 
-    def __init__(self, fault: FaultInjection | None, retry: RetryPolicy | None, body_limit: int) -> None:
+    def __init__(
+        self, fault: FaultInjection | None, retry: RetryPolicy | None, body_limit: int, headers: _Headers
+    ) -> None:
         self.fault = fault
         self.retry = retry
         self.body_limit = body_limit
+        self.headers = headers
+
+
+class _Headers(NamedTuple):
+    """The header mutations of the levels down to one, in the order in which they apply."""
+
+    request: HeaderMutations
+    response: HeaderMutations
+    filtered: tuple[FilterMutations, ...]
+    most_specific_wins: bool
+
+    @classmethod
+    def none(cls, *, most_specific_wins: bool) -> _Headers:
+        return cls(NO_MUTATIONS, NO_MUTATIONS, (), most_specific_wins)
+
+    def below(self, scope: Scope, level: Any) -> _Headers:
+        """Return this with the mutations of the level below it, which apply first unless they are to win."""
+        request, response = (header_mutations(scope, level, direction) for direction in ("request", "response"))
+        own = per_filter_mutations(scope, level.typed_per_filter_config)
+        wins = self.most_specific_wins
+        return _Headers(
+            self.request + request if wins else request + self.request,
+            self.response + response if wins else response + self.response,
+            self.filtered if own is None else (own, *self.filtered),
+            wins,
+        )
 
 
 def _check_domains(scope: Scope, table: Any) -> None:
@@ -78,7 +110,7 @@ def _virtual_host(scope: Scope, host: Any, above: _Inherited) -> VirtualHost:
             scope.fault(f"domains[{j}]", f"{domain!r} contains a line break or NUL")
     retry = retry_policy(scope.at("retry_policy"), host.retry_policy) if host.HasField("retry_policy") else None
     fault = per_filter_fault(scope, host.typed_per_filter_config)
-    inherited = _Inherited(fault or above.fault, retry, above.body_limit)
+    inherited = _Inherited(fault or above.fault, retry, above.body_limit, above.headers.below(scope, host))
     routes = (_route(scope.at("routes", i), route, inherited) for i, route in enumerate(host.routes))
     return VirtualHost(
         name=host.name,
@@ -97,6 +129,7 @@ def _route(scope: Scope, route: Any, above: _Inherited) -> Route | None:
     match = route_match(scope.at("match"), route.match)
     fault = per_filter_fault(scope, route.typed_per_filter_config)
     action = _action(scope, route, above)
+    headers = above.headers.below(scope, route)
     if match is None or len(scope.faults) > found:
         return None
     return Route(
@@ -106,6 +139,9 @@ def _route(scope: Scope, route: Any, above: _Inherited) -> Route | None:
         fault=fault or above.fault,
         source=source(route.metadata),
         unsupported=tuple(note.field_path for note in scope.notes[noted:]),
+        request_headers=headers.request,
+        response_headers=headers.response,
+        filter_mutations=headers.filtered,
     )
 
 
@@ -131,29 +167,42 @@ def _nowhere(reason: str) -> RouteAction:
 
 def _forward(scope: Scope, action: Any, above: _Inherited) -> RouteAction:
     scope.audit(action)
-    rewrites = [f for f in ("regex_rewrite", "path_rewrite_policy") if action.HasField(f)]
-    if action.prefix_rewrite and rewrites:
-        scope.fault("prefix_rewrite", f"cannot go with {rewrites[0]}")
     _check_unused(scope, action)
     own = retry_policy(scope.at("retry_policy"), action.retry_policy) if action.HasField("retry_policy") else None
     return RouteAction(
         clusters=_clusters(scope, action),
         timeout=seconds(scope, action, "timeout", DEFAULT_ROUTE_TIMEOUT),
         retry=own or above.retry,  # the route's policy replaces the virtual host's whole (semantics 4.4)
-        prefix_rewrite=action.prefix_rewrite,
-        host_rewrite=action.host_rewrite_literal,
+        **_rewrites(scope, action),
         cluster_not_found_code=_NOT_FOUND_CODES.get(action.cluster_not_found_response_code, 503),
+        hash_policies=hash_policies(scope, action),
+        weights_by_hash=action.weighted_clusters.use_hash_policy.value,
     )
+
+
+def _rewrites(scope: Scope, action: Any) -> dict[str, Any]:
+    """Return the fields of a :class:`RouteAction` about path and host."""
+    ways = [f for f in ("prefix_rewrite", "path_rewrite") if getattr(action, f)]
+    ways += [f for f in ("regex_rewrite", "path_rewrite_policy") if action.HasField(f)]
+    if len(ways) > 1:
+        scope.fault(ways[0], f"cannot go with {ways[1]}")
+    regexes = {
+        field: regex_rewrite(scope.at(field), getattr(action, field))
+        for field in ("regex_rewrite", "host_rewrite_path_regex")
+        if action.HasField(field)
+    }
+    return {
+        "prefix_rewrite": action.prefix_rewrite,
+        "path_rewrite": template(scope, "path_rewrite", action.path_rewrite) if action.path_rewrite else None,
+        "host_rewrite": action.host_rewrite_literal,
+        "host_rewrite_header": action.host_rewrite_header.lower(),
+        "auto_host_rewrite": action.auto_host_rewrite.value,
+        **regexes,
+    }
 
 
 def _check_unused(scope: Scope, action: Any) -> None:
     """Check what is not honoured but would make Envoy refuse the table, and zeros that mean "off"."""
-    for i, policy in enumerate(action.hash_policy):
-        kind = policy.WhichOneof("policy_specifier")
-        if kind is None:
-            scope.at("hash_policy", i).fault("", "says nothing to hash")
-        elif kind == "header" and not policy.header.header_name:
-            scope.at("hash_policy", i).fault("header.header_name", "must not be empty")
     hedge = action.hedge_policy
     if hedge.HasField("initial_requests") and hedge.initial_requests.value < 1:
         scope.fault("hedge_policy.initial_requests", "must be at least 1")
@@ -171,11 +220,20 @@ def _clusters(scope: Scope, action: Any) -> tuple[WeightedCluster, ...]:
         return (WeightedCluster(action.cluster),)
     if kind == "weighted_clusters":
         return _weighted(scope.at("weighted_clusters"), action.weighted_clusters)
+    if kind == "cluster_header":
+        return (WeightedCluster("", header=_cluster_header(scope, action)),)
     if kind is None:
         scope.fault("cluster", "is missing, and so is weighted_clusters")
         return ()
     scope.note(kind, "leads nowhere: a call that matches meets NC")
     return _nowhere(kind).clusters
+
+
+def _cluster_header(scope: Scope, message: Any) -> str:
+    name: str = message.cluster_header
+    if not name or any(char in name for char in "\0\r\n"):
+        scope.fault("cluster_header", f"{name!r} is not the name of a header")
+    return name.lower()
 
 
 def _weighted(scope: Scope, weighted: Any) -> tuple[WeightedCluster, ...]:
@@ -184,16 +242,24 @@ def _weighted(scope: Scope, weighted: Any) -> tuple[WeightedCluster, ...]:
     for i, target in enumerate(weighted.clusters):
         place = scope.at("clusters", i)
         place.audit(target)
-        name = target.name
         if not target.HasField("weight"):
             place.fault("weight", "is missing")
-        if target.cluster_header:
-            place.note("cluster_header", "leads nowhere: a call that draws it meets NC")
-            name = _nowhere("cluster_header").clusters[0].name
-        elif not name:
+        if target.name and target.cluster_header:
+            place.fault("name", "cannot go with cluster_header")
+        elif not target.name and not target.cluster_header:
             place.fault("name", "must not be empty")
-        fault = per_filter_fault(place, target.typed_per_filter_config)
-        targets.append(WeightedCluster(name, target.weight.value, fault))
+        targets.append(
+            WeightedCluster(
+                name=target.name,
+                weight=target.weight.value,
+                fault=per_filter_fault(place, target.typed_per_filter_config),
+                header=_cluster_header(place, target) if target.cluster_header else "",
+                host_rewrite=target.host_rewrite_literal,
+                request_headers=header_mutations(place, target, "request"),
+                response_headers=header_mutations(place, target, "response"),
+                filter_mutations=per_filter_mutations(place, target.typed_per_filter_config),
+            )
+        )
     total = sum(target.weight for target in targets)
     if not 0 < total <= UINT32_MAX:
         scope.fault("clusters", f"the weights sum to {total}, which is not in 1 to {UINT32_MAX}")
@@ -217,6 +283,8 @@ def _direct_response(scope: Scope, response: Any, limit: int) -> DirectResponse:
 
 def _redirect(scope: Scope, redirect: Any) -> Redirect:
     scope.audit(redirect)
+    regex = redirect.HasField("regex_rewrite")
+    rewrite = regex_rewrite(scope.at("regex_rewrite"), redirect.regex_rewrite) if regex else None
     code = _REDIRECT_CODES.get(redirect.response_code)
     if code is None:
         name = route_components_pb2.RedirectAction.RedirectResponseCode.DESCRIPTOR.name
@@ -229,4 +297,5 @@ def _redirect(scope: Scope, redirect: Any) -> Redirect:
         path=redirect.path_redirect,
         prefix=redirect.prefix_rewrite,
         strip_query=redirect.strip_query,
+        regex_rewrite=rewrite,
     )

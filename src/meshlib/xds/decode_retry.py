@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshlib.model.traffic import RetryPolicy
-from meshlib.xds.decode_values import any_type, number, seconds
+from meshlib.model.match import HeaderMatch
+from meshlib.model.traffic import RateLimitedBackOff, ResetHeader, RetryPolicy
+from meshlib.xds.decode_matchers import header_match
+from meshlib.xds.decode_values import any_type, number, plain_metadata, seconds, unpack
+from meshlib.xds.protos import omit_host_metadata_config_pb2
 from meshlib.xds.scope import Scope
 
 # router_filter.rst, x-envoy-retry-on and x-envoy-retry-grpc-on. Envoy takes unknown words in silence.
@@ -31,11 +34,11 @@ CONDITIONS = frozenset(
 )
 
 _PREVIOUS_HOSTS = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-_OTHER_PREDICATES = (
-    "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate",
-    "envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig",
-)
+_OMIT_CANARY = "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate"
+_OMIT_METADATA = "envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig"
 _DEFAULT_BASE = 0.025  # RetryBackOff: "the default base interval is 25 milliseconds"
+_MAX_RESET = 300.0  # RateLimitedRetryBackOff: "the default is 300 seconds"
+_SECONDS, _UNIX_TIMESTAMP = 0, 1  # RetryPolicy.ResetHeaderFormat
 _MIN_BASE = 0.001  # "a base interval less than 1 ms is rounded up"
 
 
@@ -51,10 +54,15 @@ def retry_policy(scope: Scope, policy: Any) -> RetryPolicy:
         num_retries=number(scope, policy, "num_retries", 1),
         per_try_timeout=seconds(scope, policy, "per_try_timeout", 0.0),
         retriable_status_codes=frozenset(policy.retriable_status_codes),
+        retriable_headers=_headers(scope, policy, "retriable_headers"),
+        retriable_request_headers=_headers(scope, policy, "retriable_request_headers"),
         base_interval=base,
         max_interval=longest,
-        previous_hosts=_previous_hosts(scope, policy),
+        rate_limited=_rate_limited(scope.at("rate_limited_retry_back_off"), policy.rate_limited_retry_back_off)
+        if policy.HasField("rate_limited_retry_back_off")
+        else None,
         host_selection_max_attempts=max(1, policy.host_selection_retry_max_attempts),
+        **_predicates(scope, policy),
     )
 
 
@@ -69,21 +77,55 @@ def _back_off(scope: Scope, policy: Any) -> tuple[float, float]:
         longest = max(_MIN_BASE, seconds(place, back_off, "max_interval", 10 * base, positive=True))
         if longest < base:
             place.fault("max_interval", f"{longest:g}s is less than base_interval {base:g}s")
-    if policy.HasField("rate_limited_retry_back_off"):
-        if not policy.rate_limited_retry_back_off.reset_headers:
-            scope.fault("rate_limited_retry_back_off.reset_headers", "must not be empty")
-        scope.note("rate_limited_retry_back_off", "response headers do not set the back-off")
     return base, longest
 
 
-def _previous_hosts(scope: Scope, policy: Any) -> bool:
-    found = False
+def _headers(scope: Scope, policy: Any, field: str) -> tuple[HeaderMatch, ...]:
+    return tuple(header_match(scope.at(field, i), matcher) for i, matcher in enumerate(getattr(policy, field)))
+
+
+def _rate_limited(scope: Scope, back_off: Any) -> RateLimitedBackOff:
+    scope.audit(back_off)
+    if not back_off.reset_headers:
+        scope.fault("reset_headers", "must not be empty")
+    headers = []
+    for i, header in enumerate(back_off.reset_headers):
+        place = scope.at("reset_headers", i)
+        place.audit(header)
+        if not header.name:
+            place.fault("name", "must not be empty")
+        if header.format not in (_SECONDS, _UNIX_TIMESTAMP):
+            place.fault("format", f"{header.format} is none of SECONDS, UNIX_TIMESTAMP")
+        headers.append(ResetHeader(header.name.lower(), timestamp=header.format == _UNIX_TIMESTAMP))
+    longest = seconds(scope, back_off, "max_interval", _MAX_RESET, positive=True)
+    return RateLimitedBackOff(tuple(headers), longest)
+
+
+def _predicates(scope: Scope, policy: Any) -> dict[str, Any]:
+    """Return the fields of a RetryPolicy that say which hosts a retry avoids."""
+    found: dict[str, Any] = {}
     for i, predicate in enumerate(policy.retry_host_predicate):
         place, kind = scope.at("retry_host_predicate", i), any_type(predicate.typed_config)
-        if kind == _PREVIOUS_HOSTS or (not kind and predicate.name == "envoy.retry_host_predicates.previous_hosts"):
-            found = True
-        elif kind in _OTHER_PREDICATES:
-            place.note("", f"{predicate.name} is not asked; any endpoint may be picked")
+        name = predicate.name if not kind else ""
+        if kind == _PREVIOUS_HOSTS or name == "envoy.retry_host_predicates.previous_hosts":
+            found["previous_hosts"] = True
+        elif kind == _OMIT_CANARY or name == "envoy.retry_host_predicates.omit_canary_hosts":
+            found["omit_canary_hosts"] = True
+        elif kind == _OMIT_METADATA:
+            found["omit_host_metadata"] = (*found.get("omit_host_metadata", ()), *_omitted(place, predicate))
         else:
             place.fault("typed_config", f"{predicate.name!r} of type {kind or 'none'} is no retry host predicate")
     return found
+
+
+def _omitted(scope: Scope, predicate: Any) -> tuple[tuple[tuple[str, object], ...], ...]:
+    place = scope.at("typed_config")
+    config = unpack(place, predicate.typed_config, "", omit_host_metadata_config_pb2.OmitHostMetadataConfig)
+    wanted = plain_metadata(config.metadata_match).get("envoy.lb", {}) if config is not None else {}
+    for key, value in wanted.items():
+        if not isinstance(value, (str, int, float, bool, type(None))):
+            place.note(
+                f"metadata_match.envoy.lb.{key}", "only strings, numbers and booleans are compared: omits nothing"
+            )
+            return ()
+    return (tuple(sorted(wanted.items())),) if wanted else ()

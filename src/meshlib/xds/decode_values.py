@@ -78,6 +78,11 @@ def fraction(scope: Scope, message: Any, field: str) -> float:
     return min(100.0, share)
 
 
+def fraction_unit(value: Any) -> float:
+    """Return the percent that 1 stands for as the numerator of a ``type.v3.FractionalPercent``."""
+    return 100.0 / _DENOMINATORS[value.denominator] if value.denominator < len(_DENOMINATORS) else 0.0
+
+
 def any_type(packed: Any) -> str:
     """Return the full name of the message in an Any, empty for an empty one."""
     return str(packed.type_url).rpartition("/")[2]

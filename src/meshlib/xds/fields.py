@@ -32,8 +32,10 @@ NOTHING_KNOWN = Fields()
 
 _ROUTE = "envoy.config.route.v3."
 _CLUSTER = "envoy.config.cluster.v3."
+_LB = "envoy.extensions.load_balancing_policies."
 _ENDPOINT = "envoy.config.endpoint.v3."
 _LISTENER = "envoy.config.listener.v3."
+_MUTATION = "envoy.extensions.filters.http.header_mutation.v3."
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3."
 
 _PROXY = "about a proxy's downstream connections; a client in the process has none"
@@ -41,12 +43,7 @@ _STATS = "names Envoy's own statistics; meshlib's are Istio's"
 _TRACE = "spans are named and sampled by OpenTelemetry's settings"
 _DEPRECATED = "deprecated; Istio repeats in it what another field says"
 _SOCKET = "about accepting connections; nothing listens here"
-_HEADERS = {
-    "request_headers_to_add": "headers are not changed",
-    "request_headers_to_remove": "headers are not changed",
-    "response_headers_to_add": "headers are not changed",
-    "response_headers_to_remove": "headers are not changed",
-}
+_HEADERS = "request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove "
 _MIRROR = {"request_mirror_policies": "requests are not mirrored"}
 
 
@@ -56,18 +53,18 @@ def _fields(honoured: str, irrelevant: Mapping[str, str] = MappingProxyType({}),
 
 FIELDS: Mapping[str, Fields] = {
     _ROUTE + "RouteConfiguration": _fields(
-        "name virtual_hosts ignore_port_in_host_matching max_direct_response_body_size_bytes typed_per_filter_config",
+        _HEADERS + "name virtual_hosts ignore_port_in_host_matching max_direct_response_body_size_bytes "
+        "typed_per_filter_config most_specific_header_mutations_wins",
         {
             "validate_clusters": "a cluster that does not exist is answered by NC when it is called",
             "metadata": "says where it came from",
             "internal_only_headers": _PROXY,
         },
         vhds="virtual hosts on demand are not asked for",
-        **_HEADERS,
         **_MIRROR,
     ),
     _ROUTE + "VirtualHost": _fields(
-        "name domains routes require_tls typed_per_filter_config include_request_attempt_count retry_policy",
+        _HEADERS + "name domains routes require_tls typed_per_filter_config include_request_attempt_count retry_policy",
         {
             "metadata": "says where it came from",
             "virtual_clusters": _STATS,
@@ -77,14 +74,12 @@ FIELDS: Mapping[str, Fields] = {
         matcher="its routes are not matched",
         rate_limits="requests are not limited",
         hedge_policy="no attempt is hedged",
-        **_HEADERS,
         **_MIRROR,
     ),
     _ROUTE + "Route": _fields(
-        "name match route redirect direct_response non_forwarding_action filter_action metadata "
+        _HEADERS + "name match route redirect direct_response non_forwarding_action filter_action metadata "
         "typed_per_filter_config",
         {"decorator": _TRACE, "tracing": _TRACE, "stat_prefix": _STATS},
-        **_HEADERS,
     ),
     _ROUTE + "RouteMatch": _fields(
         "prefix path safe_regex path_separated_prefix connect_matcher path_match_policy case_sensitive "
@@ -98,7 +93,9 @@ FIELDS: Mapping[str, Fields] = {
     _ROUTE + "QueryParameterMatcher": _fields("name string_match present_match"),
     _ROUTE + "RouteAction": _fields(
         "cluster weighted_clusters cluster_header cluster_specifier_plugin inline_cluster_specifier_plugin "
-        "cluster_not_found_response_code prefix_rewrite host_rewrite_literal timeout retry_policy max_stream_duration",
+        "cluster_not_found_response_code prefix_rewrite regex_rewrite path_rewrite host_rewrite_literal "
+        "host_rewrite_header host_rewrite_path_regex auto_host_rewrite timeout retry_policy max_stream_duration "
+        "hash_policy",
         {
             "max_grpc_timeout": _DEPRECATED,
             "cors": "about browsers; calls from the process are none",
@@ -107,50 +104,60 @@ FIELDS: Mapping[str, Fields] = {
             "early_data_policy": "about HTTP/3; it is not spoken here",
         },
         metadata_match="endpoints are not narrowed to a subset",
-        regex_rewrite="the path is sent as it is",
         path_rewrite_policy="the path is sent as it is",
-        path_rewrite="the path is sent as it is",
-        auto_host_rewrite="the Host header is sent as it is",
-        host_rewrite_header="the Host header is sent as it is",
-        host_rewrite_path_regex="the Host header is sent as it is",
         host_rewrite="the Host header is sent as it is",
         idle_timeout="no idle timeout is kept",
         priority="the thresholds of the DEFAULT priority count",
         rate_limits="requests are not limited",
-        hash_policy="requests are not hashed to an endpoint",
         internal_redirect_policy="redirects are left to the application",
         internal_redirect_action="redirects are left to the application",
         hedge_policy="no attempt is hedged",
         upgrade_configs="upgrades are left to the application",
         **_MIRROR,
     ),
+    _ROUTE + "RouteAction.HashPolicy": _fields(
+        "header cookie connection_properties query_parameter filter_state terminal",
+    ),
+    _ROUTE + "RouteAction.HashPolicy.Header": _fields("header_name regex_rewrite"),
+    _ROUTE + "RouteAction.HashPolicy.Cookie": _fields(
+        "name",
+        {"path": "belongs to the cookie that ttl would make", "attributes": "belong to the cookie that ttl would make"},
+        ttl="no cookie is made: a request without it goes to an endpoint at random",
+    ),
+    _ROUTE + "RouteAction.HashPolicy.QueryParameter": _fields("name"),
     _ROUTE + "WeightedCluster": _fields(
-        "clusters",
+        "clusters use_hash_policy",
         {"total_weight": "deprecated; weights are divided by their sum", "runtime_key_prefix": "there is no runtime"},
         header_name="the weights are drawn at random",
-        use_hash_policy="the weights are drawn at random",
     ),
     _ROUTE + "WeightedCluster.ClusterWeight": _fields(
-        "name weight cluster_header typed_per_filter_config",
+        _HEADERS + "name weight cluster_header typed_per_filter_config host_rewrite_literal",
         metadata_match="endpoints are not narrowed to a subset",
-        host_rewrite_literal="the Host header is sent as it is",
-        **_HEADERS,
     ),
     _ROUTE + "RetryPolicy": _fields(
         "retry_on num_retries per_try_timeout retry_host_predicate host_selection_retry_max_attempts "
-        "retriable_status_codes retry_back_off rate_limited_retry_back_off",
+        "retriable_status_codes retriable_headers retriable_request_headers retry_back_off "
+        "rate_limited_retry_back_off",
         per_try_idle_timeout="no idle timeout is kept for an attempt",
         retry_priority="retries stay at the priority that is drawn",
-        retriable_headers="response headers do not make a response retriable",
-        retriable_request_headers="retries do not depend on request headers",
     ),
     _ROUTE + "RetryPolicy.RetryBackOff": _fields("base_interval max_interval"),
+    _ROUTE + "RetryPolicy.RateLimitedRetryBackOff": _fields("reset_headers max_interval"),
+    _ROUTE + "RetryPolicy.ResetHeader": _fields("name format"),
     _ROUTE + "RedirectAction": _fields(
         "https_redirect scheme_redirect host_redirect port_redirect path_redirect prefix_rewrite response_code "
-        "strip_query",
-        regex_rewrite="the path is kept",
+        "strip_query regex_rewrite",
     ),
     _ROUTE + "DirectResponseAction": _fields("status body"),
+    "envoy.config.core.v3.HeaderValueOption": _fields("header append append_action keep_empty_value"),
+    _MUTATION + "HeaderMutation": _fields("mutations most_specific_header_mutations_wins"),
+    _MUTATION + "HeaderMutationPerRoute": _fields("mutations"),
+    _MUTATION + "Mutations": _fields(
+        "request_mutations response_mutations",
+        query_parameter_mutations="the query is not changed",
+        request_trailers_mutations="trailers are not changed",
+        response_trailers_mutations="trailers are not changed",
+    ),
     "envoy.config.core.v3.DataSource": _fields("inline_bytes inline_string filename environment_variable"),
     "envoy.extensions.filters.http.fault.v3.HTTPFault": _fields(
         "delay abort upstream_cluster headers",
@@ -179,8 +186,8 @@ FIELDS: Mapping[str, Fields] = {
     _CLUSTER + "Cluster": _fields(
         "name type cluster_type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers "
         "http2_protocol_options common_http_protocol_options typed_extension_protocol_options outlier_detection "
-        "least_request_lb_config common_lb_config transport_socket transport_socket_matches metadata filters "
-        "load_balancing_policy",
+        "least_request_lb_config ring_hash_lb_config maglev_lb_config common_lb_config transport_socket "
+        "transport_socket_matches metadata filters load_balancing_policy",
         {
             "alt_stat_name": _STATS,
             "http_protocol_options": "HTTP/1.1 is what is spoken unless HTTP/2 is asked for",
@@ -196,8 +203,6 @@ FIELDS: Mapping[str, Fields] = {
             "per_connection_buffer_limit_bytes": _PROXY,
             "lrs_server": "load is not reported",
             "track_cluster_stats": _STATS,
-            "ring_hash_lb_config": "goes with lb_policy, which is noted",
-            "maglev_lb_config": "goes with lb_policy, which is noted",
         },
         health_checks="endpoints are not probed",
         upstream_bind_config="connections leave from the address the system picks",
@@ -213,42 +218,42 @@ FIELDS: Mapping[str, Fields] = {
     ),
     _CLUSTER + "Cluster.EdsClusterConfig": _fields("eds_config service_name"),
     _CLUSTER + "Cluster.LeastRequestLbConfig": _fields("choice_count"),
+    _CLUSTER + "Cluster.RingHashLbConfig": _fields("minimum_ring_size maximum_ring_size hash_function"),
+    _CLUSTER + "Cluster.MaglevLbConfig": _fields("table_size"),
     _CLUSTER + "Cluster.CommonLbConfig": _fields(
-        "healthy_panic_threshold",
+        "healthy_panic_threshold consistent_hashing_lb_config",
         {"close_connections_on_host_set_change": "connections to endpoints that are gone are always closed"},
         locality_weighted_lb_config="endpoints of a priority share the load by their own weight alone",
         zone_aware_lb_config="the caller's zone is not preferred",
         update_merge_window="every update is applied at once",
     ),
+    _CLUSTER + "Cluster.CommonLbConfig.ConsistentHashingLbConfig": _fields(
+        "use_hostname_for_hashing hash_balance_factor"
+    ),
+    _LB + "ring_hash.v3.RingHash": _fields(
+        "hash_function minimum_ring_size maximum_ring_size consistent_hashing_lb_config"
+    ),
+    _LB + "maglev.v3.Maglev": _fields("table_size consistent_hashing_lb_config"),
+    _LB + "common.v3.ConsistentHashingLbConfig": _fields("use_hostname_for_hashing hash_balance_factor"),
     _CLUSTER + "Cluster.TransportSocketMatch": _fields("name match transport_socket"),
     _CLUSTER + "CircuitBreakers": _fields("thresholds", per_host_thresholds="there is no limit an endpoint"),
     _CLUSTER + "CircuitBreakers.Thresholds": _fields(
-        "priority max_connections max_pending_requests max_requests max_retries",
+        "priority max_connections max_pending_requests max_requests max_retries retry_budget",
         {"track_remaining": _STATS},
-        retry_budget="max_retries counts in its place",
         max_connection_pools="pools are not limited in number",
+    ),
+    _CLUSTER + "CircuitBreakers.Thresholds.RetryBudget": _fields(
+        "budget_percent min_retry_concurrency",
     ),
     _CLUSTER + "OutlierDetection": _fields(
         "consecutive_5xx enforcing_consecutive_5xx consecutive_gateway_failure "
         "enforcing_consecutive_gateway_failure split_external_local_origin_errors consecutive_local_origin_failure "
         "enforcing_consecutive_local_origin_failure interval base_ejection_time max_ejection_time "
         "max_ejection_percent always_eject_one_host enforcing_success_rate enforcing_local_origin_success_rate "
-        "enforcing_failure_percentage enforcing_failure_percentage_local_origin",
-        {
-            **dict.fromkeys(
-                (
-                    "success_rate_minimum_hosts",
-                    "success_rate_request_volume",
-                    "success_rate_stdev_factor",
-                    "failure_percentage_threshold",
-                    "failure_percentage_minimum_hosts",
-                    "failure_percentage_request_volume",
-                ),
-                "belongs to a detector whose enforcing_ field is noted when it is on",
-            ),
-            "successful_active_health_check_uneject_host": "endpoints are not probed",
-        },
-        max_ejection_time_jitter="ejections end without jitter",
+        "enforcing_failure_percentage enforcing_failure_percentage_local_origin success_rate_minimum_hosts "
+        "success_rate_request_volume success_rate_stdev_factor failure_percentage_threshold "
+        "failure_percentage_minimum_hosts failure_percentage_request_volume max_ejection_time_jitter",
+        {"successful_active_health_check_uneject_host": "endpoints are not probed"},
     ),
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _fields(
         "explicit_http_config use_downstream_protocol_config auto_config common_http_protocol_options",
@@ -264,10 +269,10 @@ FIELDS: Mapping[str, Fields] = {
         "cluster_name endpoints policy", named_endpoints="endpoints given by reference are left out"
     ),
     _ENDPOINT + "ClusterLoadAssignment.Policy": _fields(
-        "overprovisioning_factor",
-        drop_overloads="no request is dropped",
+        "overprovisioning_factor drop_overloads",
         endpoint_stale_after="endpoints do not grow stale",
     ),
+    _ENDPOINT + "ClusterLoadAssignment.Policy.DropOverload": _fields("category drop_percentage"),
     _ENDPOINT + "LocalityLbEndpoints": _fields(
         "locality lb_endpoints load_balancing_weight priority",
         {"metadata": "endpoints carry their own"},

@@ -30,10 +30,14 @@ try:
     from envoy.config.route.v3 import route_components_pb2, route_pb2
     from envoy.extensions.filters.common.fault.v3 import fault_pb2 as fault_common_pb2
     from envoy.extensions.filters.http.fault.v3 import fault_pb2
+    from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2
     from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
     from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
     from envoy.extensions.load_balancing_policies.least_request.v3 import least_request_pb2
+    from envoy.extensions.load_balancing_policies.maglev.v3 import maglev_pb2
+    from envoy.extensions.load_balancing_policies.ring_hash.v3 import ring_hash_pb2
     from envoy.extensions.load_balancing_policies.wrr_locality.v3 import wrr_locality_pb2
+    from envoy.extensions.retry.host.omit_host_metadata.v3 import omit_host_metadata_config_pb2
     from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
     from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
     from envoy.service.discovery.v3 import discovery_pb2
@@ -61,14 +65,18 @@ __all__ = [
     "endpoint_pb2",
     "fault_common_pb2",
     "fault_pb2",
+    "header_mutation_pb2",
     "http_connection_manager_pb2",
     "http_protocol_options_pb2",
     "least_request_pb2",
     "listener_components_pb2",
     "listener_pb2",
+    "maglev_pb2",
+    "omit_host_metadata_config_pb2",
     "otlp_conflict",
     "outlier_detection_pb2",
     "percent_pb2",
+    "ring_hash_pb2",
     "route_components_pb2",
     "route_pb2",
     "string_pb2",

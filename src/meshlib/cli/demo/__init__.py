@@ -44,10 +44,14 @@ def demo(
 
     from rich.console import Console
 
+    from meshlib.cli.demo.processes import DemoError
     from meshlib.cli.demo.screen import Screen
     from meshlib.cli.demo.stack import Stack
     from meshlib.cli.demo.story import tell
+    from meshlib.xds.protos import otlp_conflict
 
+    if conflict := otlp_conflict():
+        raise DemoError(f"the demo shows traces. {conflict}")
     screen = Screen(Console(stderr=as_json))
     with _ended_by_signals(), Stack(mesh, screen, keep=keep) as stack:
         report = tell(stack, screen)

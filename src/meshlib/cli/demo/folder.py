@@ -10,6 +10,9 @@ from pathlib import Path
 
 import yaml
 
+from meshlib.controlplane.faults import Fault
+from meshlib.controlplane.folder import read_folder
+from meshlib.controlplane.validate import validate
 from meshlib.errors import ConfigError
 
 Labels = dict[str, str]
@@ -158,6 +161,10 @@ class MeshFolder:
                     new = text if len(documents) == 1 else _spliced(old, node, text, wanted)
                     return self.write(file.name, new, folder=file.parent)
         return self.write(change, text)
+
+    def faults(self) -> tuple[Fault, ...]:
+        """Everything that is wrong with the copy as it is now."""
+        return validate(read_folder(self.path).files)
 
     def write(self, name: str, text: str, *, folder: Path | None = None) -> Path:
         """Put ``text`` in place at once, so that a watcher never sees half a file; return where."""

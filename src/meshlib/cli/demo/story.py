@@ -82,7 +82,9 @@ def _retry(stack: Stack, screen: Screen, report: Report) -> None:
     screen.step("d. a VirtualService with retries is written into the folder; nothing restarts")
     report.config_push_ms = clients.push_ms(stack.control_plane, lambda: stack.folder.apply(_RETRIES))
     if report.config_push_ms is None:
-        screen.say("   no client took anything new: does the folder say the same already?")
+        screen.say("   no client took anything new: the folder says the same already, or the change was refused")
+        for fault in stack.folder.faults():
+            screen.say(f"   {fault}")
     else:
         screen.say(f"   in force {report.config_push_ms:.0f} ms after the file was closed")
     _measure(stack, screen, report, "retrying")

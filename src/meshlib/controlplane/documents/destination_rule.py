@@ -3,25 +3,94 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import isqrt
 from typing import Annotated, ClassVar
 
-from meshlib.controlplane.documents.fields import Count, Duration, Labels, Message, Name, Share, one_of
+from meshlib.controlplane.documents.fields import (
+    Count,
+    Duration,
+    Labels,
+    Message,
+    Name,
+    Percent,
+    Share,
+    duration,
+    one_of,
+)
 from meshlib.controlplane.documents.place import Report
 from meshlib.controlplane.documents.resource import Resource
 from meshlib.controlplane.documents.virtual_service import PortSelector
 
+LARGEST_TABLE = 5_000_011  # Envoy's bound of a Maglev table
 SIMPLE = ("ROUND_ROBIN", "LEAST_REQUEST", "LEAST_CONN", "RANDOM", "PASSTHROUGH", "UNSPECIFIED")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadBalancer(Message):
-    """``LoadBalancerSettings``, of which ``simple`` is obeyed."""
+class HttpCookie(Message):
+    """``ConsistentHashLB.HTTPCookie``."""
 
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset(
-        {"consistentHash", "localityLbSetting", "warmup", "warmupDurationSecs"}
-    )
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"attributes"})
+
+    name: Name
+    path: str = ""
+    ttl: Annotated[float, duration] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RingHash(Message):
+    """``ConsistentHashLB.RingHash``; 0 is Istio's default of 1024."""
+
+    minimum_ring_size: Count = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maglev(Message):
+    """``ConsistentHashLB.MagLev``; 0 is Envoy's default of 65537."""
+
+    table_size: Count = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsistentHash(Message):
+    """``ConsistentHashLB``: what is hashed, and by which algorithm."""
+
+    http_header_name: str = ""
+    http_cookie: HttpCookie | None = None
+    use_source_ip: bool = False
+    http_query_parameter_name: str = ""
+    ring_hash: RingHash | None = None
+    maglev: Maglev | None = None
+    minimum_ring_size: Count = 0
+
+    def check(self, report: Report) -> None:
+        """One thing to hash and one algorithm; Envoy's rule for Maglev tables."""
+        keys = ("httpHeaderName", "httpCookie", "useSourceIp", "httpQueryParameterName")
+        written = [key for key in keys if self.at.has(key)]
+        if len(written) != 1:
+            got = " and ".join(written) or "none of them"
+            report.error(self.at, f"expected one of {', '.join(keys)}, got {got}")
+        if self.ring_hash is not None and self.maglev is not None:
+            report.error(self.at, "expected one of ringHash, maglev, got both")
+        size = self.maglev.table_size if self.maglev else 0
+        if self.maglev is not None and (size == 1 or any(size % n == 0 for n in range(2, isqrt(size) + 1))):
+            report.error(self.maglev.at.child("tableSize"), f"expected a prime number, got {size}")
+        if size > LARGEST_TABLE:
+            report.error(self.at.child("maglev"), f"expected a tableSize of at most {LARGEST_TABLE}, got {size}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadBalancer(Message):
+    """``LoadBalancerSettings``, of which ``simple`` and ``consistentHash`` are obeyed."""
+
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"localityLbSetting", "warmup", "warmupDurationSecs"})
 
     simple: Annotated[str, one_of(*SIMPLE)] = "UNSPECIFIED"
+    consistent_hash: ConsistentHash | None = None
+
+    def check(self, report: Report) -> None:
+        """One policy."""
+        if self.consistent_hash is not None and self.at.has("simple"):
+            report.error(self.at, "expected one of simple, consistentHash, got both")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +175,16 @@ class ClientTls(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetryBudget(Message):
+    """``TrafficPolicy.RetryBudget``: concurrent retries as a percentage of the requests under way."""
+
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"budgetInterval"})
+
+    percent: Percent | None = None
+    min_retry_concurrency: Count = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PortPolicy(Message):
     """``TrafficPolicy.PortTrafficPolicy``."""
 
@@ -120,12 +199,13 @@ class PortPolicy(Message):
 class TrafficPolicy(Message):
     """``TrafficPolicy``."""
 
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"proxyProtocol", "retryBudget", "tunnel"})
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"proxyProtocol", "tunnel"})
 
     load_balancer: LoadBalancer | None = None
     connection_pool: ConnectionPool | None = None
     outlier_detection: OutlierDetection | None = None
     tls: ClientTls | None = None
+    retry_budget: RetryBudget | None = None
     port_level_settings: tuple[PortPolicy, ...] = ()
 
     def over(self, parent: TrafficPolicy | None, port: int) -> TrafficPolicy:
@@ -142,6 +222,7 @@ class TrafficPolicy(Message):
                     connection_pool=item.connection_pool,
                     outlier_detection=item.outlier_detection,
                     tls=item.tls,
+                    retry_budget=parent.retry_budget if parent else None,
                 )
         if parent is None:
             return self
@@ -151,6 +232,7 @@ class TrafficPolicy(Message):
             connection_pool=self.connection_pool or parent.connection_pool,
             outlier_detection=self.outlier_detection or parent.outlier_detection,
             tls=self.tls or parent.tls,
+            retry_budget=self.retry_budget or parent.retry_budget,
         )
 
 

@@ -21,10 +21,12 @@ from meshlib.controlplane.documents.fields import (
     integer,
     name,
     one_of,
+    text,
 )
 from meshlib.controlplane.documents.place import Misfit, Place, Report
 from meshlib.controlplane.documents.resource import Resource
 from meshlib.controlplane.faults import suggestion
+from meshlib.model.template import Template
 
 GRPC_STATUS = {
     status: code
@@ -135,14 +137,59 @@ class Destination(Message):
     port: PortSelector | None = None
 
 
+def header_value(place: Place, report: Report) -> str:
+    """Read a header's value; ``%REQ(..)%`` and its like are Envoy's commands, a percent sign is ``%%``."""
+    value = text(place, report)
+    try:
+        Template(value)
+    except ValueError as error:
+        raise Misfit(place, str(error)) from error
+    if any(char in value for char in "\0\r\n"):
+        raise Misfit(place, f"expected a header value on one line, got {value!r}")
+    return value
+
+
+HeaderValues = Mapping[str, Annotated[str, header_value]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderOperations(Message):
+    """``Headers.HeaderOperations``. A ``Host`` or ``:authority`` that is set or added rewrites the authority."""
+
+    set: HeaderValues = field(default_factory=dict)
+    add: HeaderValues = field(default_factory=dict)
+    remove: tuple[Name, ...] = ()
+
+    def check(self, report: Report) -> None:
+        """Names are not empty, and nobody removes the Host."""
+        for operation, values in (("set", self.set), ("add", self.add)):
+            if "" in values:
+                report.error(self.at.child(operation), "expected names of headers, got an empty one")
+        for index, removed in enumerate(self.remove):
+            if is_pseudo_header(removed):
+                report.error(self.at.child("remove").item(index), f"{removed!r} cannot be removed")
+
+
+def is_pseudo_header(header: str) -> bool:
+    """Tell whether a header is the Host or begins with a colon: Envoy changes those by rewrites alone."""
+    return header.startswith(":") or header.lower() == "host"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headers(Message):
+    """``Headers``: what happens to the headers of requests and responses."""
+
+    request: HeaderOperations | None = None
+    response: HeaderOperations | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteDestination(Message):
     """``HTTPRouteDestination``."""
 
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"headers"})
-
     destination: Destination
     weight: Count = 0
+    headers: Headers | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,13 +290,25 @@ class Redirect(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegexRewrite(Message):
+    """``RegexRewrite``: what ``match`` finds in the path becomes ``rewrite``."""
+
+    match: Regex
+    rewrite: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rewrite(Message):
     """``HTTPRewrite``."""
 
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"uriRegexRewrite"})
-
     uri: str = ""
     authority: str = ""
+    uri_regex_rewrite: RegexRewrite | None = None
+
+    def check(self, report: Report) -> None:
+        """One way to rewrite the path."""
+        if self.uri and self.uri_regex_rewrite is not None:
+            report.error(self.at, "expected one of uri and uriRegexRewrite, got both")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +333,7 @@ class HTTPRoute(Message):
     """``HTTPRoute``: the first whose match holds takes the request."""
 
     NOT_APPLIED: ClassVar[frozenset[str]] = frozenset(
-        {"corsPolicy", "delegate", "headers", "mirror", "mirrorPercentage", "mirrorPercent", "mirrors"}
+        {"corsPolicy", "delegate", "mirror", "mirrorPercentage", "mirrorPercent", "mirrors"}
     )
 
     name: str = ""
@@ -286,6 +345,7 @@ class HTTPRoute(Message):
     timeout: Annotated[float, duration] | None = None
     retries: Retries | None = None
     fault: FaultInjection | None = None
+    headers: Headers | None = None
 
     def check(self, report: Report) -> None:
         """Exactly one action, and weights that add up to something."""

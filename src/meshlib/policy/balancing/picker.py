@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 class Picker(Protocol):
     """Picks one endpoint of a fixed set. Called under the cluster's lock."""
 
-    def pick(self, chance: Randomness) -> EndpointState:
-        """Return the endpoint for the next attempt."""
+    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:
+        """Return the endpoint for the next attempt.
+
+        Args:
+            chance: where randomness comes from.
+            key: the request's hash; pickers that do not hash pay no heed to it.
+            turn: how many endpoints picked for this attempt were not wanted.
+        """
         ...

@@ -1,7 +1,7 @@
-"""ROUND_ROBIN, LEAST_REQUEST and RANDOM over the endpoints of one priority.
+"""The policies over the endpoints of one priority.
 
 Weights follow Envoy: round robin and weighted least request run on an earliest-deadline-first
-schedule, RANDOM ignores them.
+schedule, RANDOM ignores them, RING_HASH and MAGLEV give entries by them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from meshlib.clock import Randomness
-from meshlib.model.cluster import LbPolicy
+from meshlib.model.cluster import ConsistentHashing, LbPolicy
+from meshlib.policy.balancing.hashing import HashPicker
+from meshlib.policy.balancing.maglev import Maglev
 from meshlib.policy.balancing.picker import Picker
+from meshlib.policy.balancing.ring_hash import Ring
 
 if TYPE_CHECKING:
     from meshlib.policy.state import EndpointState
@@ -27,7 +30,7 @@ class RoundRobin:
         self._endpoints = endpoints
         self._next = int(chance.random() * len(endpoints))
 
-    def pick(self, chance: Randomness) -> EndpointState:  # noqa: ARG002  the Picker protocol
+    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:  # noqa: ARG002  Picker
         """Return the next in turn."""
         index = self._next % len(self._endpoints)
         self._next = index + 1
@@ -52,7 +55,7 @@ class EarliestDeadline:
         for _ in range(int(start * len(endpoints))):
             self.pick(chance)
 
-    def pick(self, chance: Randomness) -> EndpointState:  # noqa: ARG002  the Picker protocol
+    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:  # noqa: ARG002  Picker
         """Return the endpoint with the earliest deadline and schedule it anew."""
         deadline, _, state = heapq.heappop(self._heap)
         self._push(deadline, state)
@@ -72,7 +75,7 @@ class LeastRequest:
         self._endpoints = endpoints
         self._choices = choices
 
-    def pick(self, chance: Randomness) -> EndpointState:
+    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:  # noqa: ARG002  Picker
         """Return the least loaded of the candidates; the first drawn wins a tie."""
         endpoints, size = self._endpoints, len(self._endpoints)
         best = endpoints[int(chance.random() * size)]
@@ -91,13 +94,24 @@ class RandomPick:
     def __init__(self, endpoints: Sequence[EndpointState]) -> None:
         self._endpoints = endpoints
 
-    def pick(self, chance: Randomness) -> EndpointState:
+    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:  # noqa: ARG002  Picker
         """Return one at random."""
         return self._endpoints[int(chance.random() * len(self._endpoints))]
 
 
-def build(policy: LbPolicy, endpoints: Sequence[EndpointState], chance: Randomness, *, choice_count: int = 2) -> Picker:
+def build(
+    policy: LbPolicy,
+    endpoints: Sequence[EndpointState],
+    chance: Randomness,
+    *,
+    choice_count: int = 2,
+    hashing: ConsistentHashing = ConsistentHashing(),  # noqa: B008  frozen
+) -> Picker:
     """Return the picker of ``policy`` over ``endpoints`` (at least one)."""
+    if policy is LbPolicy.RING_HASH:
+        return HashPicker(endpoints, hashing, Ring)
+    if policy is LbPolicy.MAGLEV:
+        return HashPicker(endpoints, hashing, Maglev)
     if policy is LbPolicy.RANDOM:
         return RandomPick(endpoints)
     even = len({state.endpoint.weight for state in endpoints}) == 1

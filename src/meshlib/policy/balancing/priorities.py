@@ -39,12 +39,13 @@ class PriorityPicker:
         self._loads = list(accumulate(loads))
         self._pickers = pickers
 
-    def pick(self, chance: Randomness) -> EndpointState:
-        """Return the endpoint for the next attempt."""
+    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:
+        """Return the endpoint for the next attempt; a key decides the share as well."""
         if len(self._pickers) == 1:
-            return self._pickers[0].pick(chance)
-        index = bisect_right(self._loads, chance.random() * self._loads[-1])
-        return self._pickers[min(index, len(self._pickers) - 1)].pick(chance)
+            return self._pickers[0].pick(chance, key, turn)
+        percent = 100.0 * chance.random() if key is None else key % 100
+        index = bisect_right(self._loads, percent * self._loads[-1] / 100.0)
+        return self._pickers[min(index, len(self._pickers) - 1)].pick(chance, key, turn)
 
 
 def build(cluster: Cluster, groups: Sequence[Group], chance: Randomness) -> Picker | None:
@@ -52,7 +53,10 @@ def build(cluster: Cluster, groups: Sequence[Group], chance: Randomness) -> Pick
     live = [(load, hosts) for load, hosts in shares(cluster, groups) if load > 0.0 and hosts]
     if not live:
         return None
-    pickers = [policies.build(cluster.lb_policy, h, chance, choice_count=cluster.choice_count) for _, h in live]
+    pickers = [
+        policies.build(cluster.lb_policy, hosts, chance, choice_count=cluster.choice_count, hashing=cluster.hashing)
+        for _, hosts in live
+    ]
     return PriorityPicker([load for load, _ in live], pickers)
 
 

@@ -1,0 +1,50 @@
+"""Hash policies of routes: what of a request finds its endpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshlib.model.rewrite import RegexRewrite
+from meshlib.model.traffic import HashOn, HashPolicy
+from meshlib.xds.scope import Scope
+
+_AT_RANDOM = "a request that has nothing else to hash goes to an endpoint at random"
+# The field that names what each kind hashes.
+_NAMES = {"header": "header_name", "cookie": "name", "query_parameter": "name"}
+
+
+def hash_policies(scope: Scope, action: Any) -> tuple[HashPolicy, ...]:
+    """Return the ``hash_policy`` list of a RouteAction."""
+    return tuple(_policy(scope.at("hash_policy", i), policy) for i, policy in enumerate(action.hash_policy))
+
+
+def _policy(scope: Scope, policy: Any) -> HashPolicy:
+    scope.audit(policy)
+    kind = policy.WhichOneof("policy_specifier")
+    if kind is None:
+        scope.fault("", "says nothing to hash")
+    elif kind in _NAMES:
+        part, field = getattr(policy, kind), _NAMES[kind]
+        place = scope.at(kind)
+        place.audit(part)
+        if not getattr(part, field):
+            place.fault(field, "must not be empty")
+        name: str = getattr(part, field)
+        on = HashOn(kind)
+        rewrite = _rewrite(place.at("regex_rewrite"), part) if on is HashOn.HEADER else None
+        return HashPolicy(on, name.lower() if on is HashOn.HEADER else name, policy.terminal, rewrite)
+    else:
+        what = "a call from the process has no source address" if kind == "connection_properties" else "is not known"
+        scope.note(kind, f"{what}: {_AT_RANDOM}")
+    return HashPolicy(HashOn.NOTHING, terminal=policy.terminal)
+
+
+def _rewrite(scope: Scope, header: Any) -> RegexRewrite | None:
+    if not header.HasField("regex_rewrite"):
+        return None
+    rewrite = header.regex_rewrite
+    try:
+        return RegexRewrite(rewrite.pattern.regex, rewrite.substitution)
+    except ValueError as error:
+        scope.fault("pattern.regex", str(error))
+        return None
