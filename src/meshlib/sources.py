@@ -100,7 +100,8 @@ class XdsSource:
         """Name the server and what went wrong last."""
         addresses = ", ".join(server.address for server in self._bootstrap.servers)
         error = self._client.status.last_error if self._client is not None else ""
-        return f"the control plane {addresses}" + (f" (last error: {error})" if error else " (no error so far)")
+        trouble = f"last error: {error}" if error else self._bootstrap.hint or "no error so far"
+        return f"the control plane {addresses} ({trouble})"
 
     def demand(self, host: str, port: int) -> bool:
         """Ask for ``host:port``; True while the answer is out."""

@@ -47,6 +47,13 @@ class Bootstrap:
     static: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     wildcards: frozenset[str] = frozenset()
 
+    @property
+    def hint(self) -> str:
+        """Words for when nothing asked for by name is answered, empty where nothing looks wrong."""
+        if self.style is not Style.GRPC or "GENERATOR" in self.node.metadata.fields:
+            return ""
+        return "the bootstrap's node has no metadata GENERATOR: grpc, without which Istio serves it as a sidecar"
+
 
 def check_address(address: str, origin: str) -> None:
     """Raise ``BootstrapError`` for what no gRPC channel can dial."""

@@ -30,7 +30,7 @@ class RoundRobin:
         self._endpoints = endpoints
         self._next = int(chance.random() * len(endpoints))
 
-    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:  # noqa: ARG002  Picker
+    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:  # noqa: ARG002  the Picker protocol
         """Return the next in turn."""
         index = self._next % len(self._endpoints)
         self._next = index + 1
@@ -55,7 +55,7 @@ class EarliestDeadline:
         for _ in range(int(start * len(endpoints))):
             self.pick(chance)
 
-    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:  # noqa: ARG002  Picker
+    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:  # noqa: ARG002  the Picker protocol
         """Return the endpoint with the earliest deadline and schedule it anew."""
         deadline, _, state = heapq.heappop(self._heap)
         self._push(deadline, state)
@@ -75,7 +75,7 @@ class LeastRequest:
         self._endpoints = endpoints
         self._choices = choices
 
-    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:  # noqa: ARG002  Picker
+    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:  # noqa: ARG002  the Picker protocol
         """Return the least loaded of the candidates; the first drawn wins a tie."""
         endpoints, size = self._endpoints, len(self._endpoints)
         best = endpoints[int(chance.random() * size)]
@@ -94,7 +94,7 @@ class RandomPick:
     def __init__(self, endpoints: Sequence[EndpointState]) -> None:
         self._endpoints = endpoints
 
-    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:  # noqa: ARG002  Picker
+    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:  # noqa: ARG002  the Picker protocol
         """Return one at random."""
         return self._endpoints[int(chance.random() * len(self._endpoints))]
 
@@ -105,7 +105,7 @@ def build(
     chance: Randomness,
     *,
     choice_count: int = 2,
-    hashing: ConsistentHashing = ConsistentHashing(),  # noqa: B008  frozen
+    hashing: ConsistentHashing = ConsistentHashing(),  # noqa: B008  a frozen value, shared safely
 ) -> Picker:
     """Return the picker of ``policy`` over ``endpoints`` (at least one)."""
     if policy is LbPolicy.RING_HASH:
