@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO, TypedDict, Unpack, cast
 from urllib.parse import urlsplit
 
-from meshlib.clock import system_clock
+from meshlib.clock import system_clock, system_randomness
 from meshlib.errors import BootstrapError, ConfigError
 from meshlib.explain import Explanation
 from meshlib.explain import explain as explain_view
@@ -82,7 +81,7 @@ class Mesh:
         self.identity = identity
         self._metrics = IstioMetrics(identity) if keywords.get("metrics", True) else None
         breaker = keywords.get("breaker")
-        state = MeshState(system_clock, random.Random(), _gates(breaker) if breaker is not None else None)
+        state = MeshState(system_clock, system_randomness(), _gates(breaker) if breaker is not None else None)
         plan_for = plans_with(keywords.get("retry_stop"), keywords.get("retry_wait"))
         self._runtime = Runtime(source, state, self._observer(keywords), plan_for, name=f"mesh of {identity.workload}")
 

@@ -55,9 +55,9 @@ class DirectorySource:
             publish(assembly.snapshot())
 
         directory.subscribe(apply)
+        apply()  # before anybody watches: from here on `apply` runs in the watching thread alone
         directory.start()
         self._directory = directory
-        apply()
 
     def close(self) -> None:
         """Stop watching."""

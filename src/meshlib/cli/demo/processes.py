@@ -112,7 +112,3 @@ class Processes:
         part = Part(name, process, log)
         self.parts.append(part)
         return part
-
-    def start_python(self, name: str, module: Sequence[str], environment: Mapping[str, str] | None = None) -> Part:
-        """Start ``python -m`` with the module and arguments given."""
-        return self.start(name, [sys.executable, "-m", *module], environment)
