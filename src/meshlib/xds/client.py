@@ -18,13 +18,14 @@ from tenacity.wait import wait_base, wait_fixed, wait_random_exponential
 
 from meshlib.clock import Clock, system_clock
 from meshlib.model.snapshot import Snapshot, Style
-from meshlib.xds.ads import AdsProtocol, Missing, Output, Removed, Request, StartTimer
 from meshlib.xds.assembly import Assembly
 from meshlib.xds.bootstrap_parts import Bootstrap
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.note_log import NoteLog
+from meshlib.xds.protocol import Missing, Output, Removed, Request, Response, StartTimer
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.resource_type import RESOURCE_TYPES, Received
+from meshlib.xds.sotw import SotwProtocol
 from meshlib.xds.stream import AdsStream, StreamData, StreamEnded, StreamEvent, StreamOpened
 from meshlib.xds.type_urls import SHORT, TYPE_URLS, short
 
@@ -121,7 +122,7 @@ class XdsClient:
         self._thread: threading.Thread | None = None
         # Within the client's thread only.
         self._assembly = Assembly(bootstrap.style, wildcards=bootstrap.wildcards, pause=self._pause)
-        self._protocol = AdsProtocol()
+        self._protocol = SotwProtocol()
         self._stream: AdsStream | None = None
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_count = 0
@@ -249,7 +250,9 @@ class XdsClient:
         if said:
             _log.warning("type=%s version=%s refused, last good kept: %s", short(url), version, "; ".join(said))
         self._perform(
-            self._protocol.response(url, version, response.nonce, offered.names, said, complete=offered.complete)
+            self._protocol.response(
+                Response(url, version, response.nonce, offered.names, said, complete=offered.complete)
+            )
         )
         self._settle()
 
@@ -281,7 +284,8 @@ class XdsClient:
         """Ask for what is referred to now, and publish when that is due."""
         closure = self._assembly.resolve()
         for url in TYPE_URLS:
-            self._perform(self._protocol.want(url, closure.wanted[url]))
+            wanted, subscribed = closure.wanted[url], frozenset(self._protocol.names(url))
+            self._perform(self._protocol.change(url, wanted - subscribed, subscribed - wanted))
         if self._published is not None or (closure.whole and self._status.connected):
             self._publish()
         self._status = replace(
