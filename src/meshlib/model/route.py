@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
@@ -148,13 +148,14 @@ class VirtualHost:
     """``VirtualHost``: domains and routes.
 
     Attributes:
+        routes: in order; of a large table they may be decoded when they are first read.
         attempt_count: ``include_request_attempt_count``: send ``x-envoy-attempt-count``.
         require_tls: "", "ALL" or "EXTERNAL_ONLY".
     """
 
     name: str
     domains: tuple[str, ...]
-    routes: tuple[Route, ...] = ()
+    routes: Sequence[Route] = ()
     attempt_count: bool = False
     require_tls: str = ""
 
@@ -173,12 +174,13 @@ class RouteConfiguration:
 
     def __post_init__(self) -> None:
         pairs = [(d.lower(), vh) for vh in self.virtual_hosts for d in vh.domains]
-        longest = sorted(pairs, key=lambda pair: -len(pair[0]))
+        wild = [pair for pair in pairs if "*" in pair[0]]
+        longest = sorted(wild, key=lambda pair: -len(pair[0]))
         set_ = object.__setattr__
-        set_(self, "_exact", {d: vh for d, vh in pairs if "*" not in d})
+        set_(self, "_exact", {d: vh for d, vh in pairs if "*" not in d} if wild else dict(pairs))
         set_(self, "_suffixes", tuple((d[1:], vh) for d, vh in longest if d[:1] == "*" and len(d) > 1))
         set_(self, "_prefixes", tuple((d[:-1], vh) for d, vh in longest if d[-1:] == "*" and len(d) > 1))
-        set_(self, "_any", next((vh for d, vh in pairs if d == "*"), None))
+        set_(self, "_any", next((vh for d, vh in wild if d == "*"), None))
 
     def virtual_host(self, view: RequestView) -> VirtualHost | None:
         """Return the virtual host for the authority.

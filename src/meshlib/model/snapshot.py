@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_address, ip_network
@@ -52,6 +52,9 @@ class Snapshot:
         addresses: lower-case host -> service address (VIP), for listeners bound to ``VIP:port``.
         bound: ``address_port`` -> listener, for those that are not named so.
         listener: the listener to use whatever the port (``listener=`` of a static bootstrap).
+        dormant: clusters that exist and whose endpoints are asked for when a call first needs them.
+        changed: clusters, and names of endpoint assignments, that differ from the snapshot before;
+            None where that is not known.
     """
 
     version: str = ""
@@ -62,6 +65,8 @@ class Snapshot:
     addresses: Mapping[str, str] = field(default_factory=dict)
     bound: Mapping[str, str] = field(default_factory=dict)
     listener: str = ""
+    dormant: Container[str] = ()
+    changed: tuple[frozenset[str], frozenset[str]] | None = field(default=None, compare=False, repr=False)
 
     def find_listener(self, host: str, port: int) -> Listener | None:
         """Return the outbound listener that Envoy would take for ``host:port``, or None."""

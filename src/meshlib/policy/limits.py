@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from meshlib.policy.state import EndpointState
 
 
+def mutex() -> threading.RLock:
+    """Return a lock for counts and states that gate; the one place where policy takes one from."""
+    return threading.RLock()
+
+
 class ConnectionTicket:
     """A place in the queue for a connection; granted, or withdrawn by its owner."""
 
@@ -60,7 +65,7 @@ class Limits:
     __slots__ = ("connections", "lock", "pending", "requests", "retries", "thresholds")
 
     def __init__(self, thresholds: Thresholds) -> None:
-        self.lock = threading.RLock()
+        self.lock = mutex()
         self.thresholds = thresholds
         self.requests = 0
         self.retries = 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar, overload
 
 from meshlib.clock import Clock, Randomness
 from meshlib.model.cluster import Cluster, Discovery, TransportSocket
@@ -12,8 +13,10 @@ from meshlib.model.snapshot import Snapshot
 from meshlib.policy.balancing import priorities
 from meshlib.policy.balancing.picker import Picker
 from meshlib.policy.breaker import ClusterBreaker
-from meshlib.policy.limits import Limits
+from meshlib.policy.limits import Limits, mutex
 from meshlib.policy.outlier import OutlierDetector, Tally, Verdict
+
+_Default = TypeVar("_Default")
 
 
 class EndpointState:
@@ -69,9 +72,21 @@ class ClusterState:
         outliers: the outlier detector.
         breaker: the opt-in pybreaker gate, None unless asked for.
         endpoints: by address.
+        touched: whether an endpoint was picked since :meth:`MeshState.used` was last asked.
     """
 
-    __slots__ = ("_chance", "_groups", "_originals", "_picker", "breaker", "config", "endpoints", "limits", "outliers")
+    __slots__ = (
+        "_chance",
+        "_groups",
+        "_originals",
+        "_picker",
+        "breaker",
+        "config",
+        "endpoints",
+        "limits",
+        "outliers",
+        "touched",
+    )
 
     def __init__(self, config: Cluster, chance: Randomness, breaker: ClusterBreaker | None = None) -> None:
         self.config = config
@@ -83,6 +98,7 @@ class ClusterState:
         self._originals: dict[tuple[str, int], EndpointState] = {}
         self._picker: Picker | None = None
         self._chance = chance
+        self.touched = True
         self._place(config)
 
     def configure(self, config: Cluster) -> None:
@@ -129,6 +145,7 @@ class ClusterState:
             key: the request's hash, for RING_HASH and MAGLEV; None = at random.
         """
         with self.limits.lock:
+            self.touched = True
             if self.outliers.due(now) and self._sweep(now):
                 self._rebuild()
             if self._picker is None:
@@ -145,6 +162,7 @@ class ClusterState:
         """Return the address the caller named (ORIGINAL_DST), one state as long as attempts hold it."""
         key = (host, port)
         with self.limits.lock:
+            self.touched = True
             state = self._originals.get(key)
             if state is None:
                 self._originals = {k: s for k, s in self._originals.items() if s.active or s.connections}
@@ -207,6 +225,47 @@ class ClusterState:
         return config.transport_socket
 
 
+class LiveClusters(Mapping[str, ClusterState]):
+    """The live state of the clusters of one snapshot, made when a call first needs it. Thread-safe."""
+
+    __slots__ = ("_configs", "_mesh", "_snapshot", "_states")
+
+    def __init__(self, snapshot: Snapshot, mesh: MeshState, states: dict[str, ClusterState]) -> None:
+        self._snapshot = snapshot
+        self._configs = snapshot.clusters
+        self._mesh = mesh
+        self._states = states
+
+    @overload
+    def get(self, name: str, /) -> ClusterState | None: ...
+    @overload
+    def get(self, name: str, /, default: ClusterState | _Default) -> ClusterState | _Default: ...
+    def get(self, name: str, /, default: ClusterState | _Default | None = None) -> ClusterState | _Default | None:
+        """Return the state of a cluster, ``default`` where there is no such cluster."""
+        if name not in self._configs:
+            return default
+        return self._states.get(name) or self._mesh.state(self._snapshot, name)
+
+    def peek(self, name: str) -> ClusterState | None:
+        """Return the state of a cluster that has been used, None for any other."""
+        return self._states.get(name) if name in self._configs else None
+
+    def __getitem__(self, name: str) -> ClusterState:
+        found = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._configs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._configs)
+
+    def __len__(self) -> int:
+        return len(self._configs)
+
+
 @dataclass(frozen=True, slots=True)
 class LiveSnapshot:
     """A snapshot bound to live state: what a call reads, once.
@@ -217,18 +276,18 @@ class LiveSnapshot:
     """
 
     snapshot: Snapshot
-    clusters: Mapping[str, ClusterState]
+    clusters: LiveClusters
 
     def has_endpoint(self, cluster: str, address: tuple[str, int]) -> bool:
         """Tell whether connections to ``address`` for ``cluster`` still have a use."""
-        state = self.clusters.get(cluster)
+        state = self.clusters.peek(cluster)
         return state is not None and (address in state.endpoints or state.config.discovery is Discovery.ORIGINAL_DST)
 
 
 class MeshState:
-    """The live state of all clusters of a mesh; binds each new snapshot to it.
+    """The live state of a mesh's clusters; binds each new snapshot to it. Thread-safe.
 
-    ``bind`` is called by the one publishing thread; readers get what it returns.
+    A cluster gets state when a call first needs it, so that a mesh of thousands costs what it uses.
     """
 
     def __init__(
@@ -240,21 +299,67 @@ class MeshState:
         self.clock = clock
         self.chance = chance
         self._breaker = breaker or (lambda _name: None)
-        self._clusters: dict[str, ClusterState] = {}
+        self.forked()
 
     def forked(self) -> None:
         """Forget all live state: in a forked child it counts the parent's calls, and may be locked by them."""
-        self._clusters = {}
+        # Guards the rest but for reading _states, which is one look-up.
+        self._lock = mutex()
+        self._states: dict[str, ClusterState] = {}
+        self._by_assignment: dict[str, set[str]] = {}  # EDS name -> clusters that have state
+        self._snapshot: Snapshot | None = None
 
     def bind(self, snapshot: Snapshot) -> LiveSnapshot:
-        """Return ``snapshot`` over live state; clusters that are gone lose theirs."""
-        clusters: dict[str, ClusterState] = {}
-        for name, config in snapshot.clusters.items():
-            state = self._clusters.get(name)
-            if state is None:
-                state = ClusterState(config, self.chance, self._breaker(name))
-            else:
-                state.configure(config)
-            clusters[name] = state
-        self._clusters = clusters
-        return LiveSnapshot(snapshot, clusters)
+        """Return ``snapshot`` over live state; clusters that are gone lose theirs.
+
+        Called with each snapshot in turn, by one thread at a time.
+        """
+        with self._lock:
+            before, self._snapshot = self._snapshot, snapshot
+            for name in self._affected(before, snapshot):
+                config = snapshot.clusters.get(name)
+                if config is None:
+                    gone = self._states.pop(name)
+                    self._by_assignment.get(gone.config.eds_name, set()).discard(name)
+                else:
+                    self._states[name].configure(config)
+        return LiveSnapshot(snapshot, LiveClusters(snapshot, self, self._states))
+
+    def _affected(self, before: Snapshot | None, snapshot: Snapshot) -> list[str]:
+        """Return the clusters with state whose configuration may have changed."""
+        if snapshot.changed is None or before is None:
+            return list(self._states)
+        clusters, assignments = snapshot.changed
+        names = {name for name in clusters if name in self._states}
+        for assignment in assignments:
+            names |= {name for name in self._by_assignment.get(assignment, ()) if name in self._states}
+        return list(names)
+
+    def state(self, snapshot: Snapshot, name: str) -> ClusterState | None:
+        """Return the state of a cluster of ``snapshot``, made where there is none."""
+        with self._lock:
+            state = self._states.get(name)
+            if state is not None:
+                return state
+            current = self._snapshot or snapshot
+            config = current.clusters.get(name)
+            if config is not None:
+                state = self._states[name] = ClusterState(config, self.chance, self._breaker(name))
+                if config.eds_name:
+                    self._by_assignment.setdefault(config.eds_name, set()).add(name)
+                return state
+            # Gone meanwhile: a call that began before still goes where its snapshot says.
+            config = snapshot.clusters.get(name)
+            return None if config is None else ClusterState(config, self.chance, self._breaker(name))
+
+    def used(self) -> frozenset[str]:
+        """Return the clusters that calls used since this was last asked, or use now."""
+        with self._lock:
+            states = list(self._states.items())
+        names = set()
+        for name, state in states:
+            with state.limits.lock:
+                if state.touched or state.limits.requests or state.limits.pending:
+                    names.add(name)
+                state.touched = False
+        return frozenset(names)

@@ -2,22 +2,26 @@
 
 The embedded control plane and static bootstraps call :meth:`Assembly.apply` with everything
 there is. The ADS client calls the finer methods below it, one response at a time. Both go
-through the same decoders, cache, closure and compiler.
+through the same validation, cache, dependencies and compiler.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf import any_pb2
+
 from meshlib.model.snapshot import Snapshot, Style
-from meshlib.xds.cache import ResourceCache, State
+from meshlib.xds.cache import ResourceCache
 from meshlib.xds.compiler import Compiler
-from meshlib.xds.dependencies import Closure, resolve
+from meshlib.xds.dependencies import Changes, Dependencies
 from meshlib.xds.faults import Fault, Note
-from meshlib.xds.resource_type import RESOURCE_TYPES, Received, ResourceType
-from meshlib.xds.type_urls import LISTENER, TYPE_URLS
+from meshlib.xds.resource import Reference, Resource
+from meshlib.xds.resource_type import RESOURCE_TYPES, ResourceType
+from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, LISTENER, WILDCARD
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +32,13 @@ class Offered:
         names: every name that could be read, faulty or not.
         faults: every fault; the resources without one are in force.
         complete: whether every name could be read.
+        fresh: the resources that were not known by their bytes, and are good.
     """
 
-    names: tuple[str, ...]
+    names: Collection[str]
     faults: tuple[Fault, ...]
     complete: bool
+    fresh: tuple[Resource, ...]
 
 
 def _no_pause() -> None:
@@ -40,14 +46,16 @@ def _no_pause() -> None:
 
 
 class Assembly:
-    """Decodes, caches, resolves and compiles. Not thread-safe: one thread owns it.
+    """Validates, caches, follows and compiles. Not thread-safe: one thread owns it.
 
     Args:
         style: how destinations are looked up.
         listener: of a static bootstrap, the listener to use whatever the port.
         wildcards: the types whose whole state is known or asked for; by default all of them,
             as with :meth:`apply`.
-        pause: called between resources, so that decoding many does not hold the GIL.
+        on_demand: whether clusters sleep until they are used; see :mod:`~meshlib.xds.dependencies`.
+        pause: called between resources, so that taking many does not hold the GIL.
+        clock: wall-clock seconds, for "last updated".
     """
 
     def __init__(
@@ -55,17 +63,20 @@ class Assembly:
         style: Style,
         listener: str = "",
         *,
-        wildcards: Collection[str] = TYPE_URLS,
+        wildcards: Collection[str] = ALL_TYPE_URLS,
+        on_demand: bool = False,
         pause: Callable[[], None] = _no_pause,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._cache = ResourceCache()
-        self._closure = Closure()
-        self._compiler = Compiler(style, listener)
+        self.cache = ResourceCache()
+        self.dependencies = Dependencies(self.cache, wildcards, on_demand=on_demand)
+        self._compiler = Compiler(style, self.cache, self.dependencies, listener)
         self._wildcards = frozenset(wildcards)
         self._pause = pause
-        self._roots: set[str] = set()
+        self._clock = clock
         self._nameless: dict[str, tuple[Fault, ...]] = {}
         self._version = ""
+        self._roots: dict[str, None] = {}
 
     def apply(self, version: str, resources: Mapping[str, Mapping[str, Any]]) -> tuple[Fault, ...]:
         """Take everything there is, at once.
@@ -79,108 +90,156 @@ class Assembly:
             Every fault. A resource with one keeps its last good value; the others are in force.
         """
         faults: list[Fault] = []
-        for url in TYPE_URLS:
+        for url in ALL_TYPE_URLS:
             messages = resources.get(url, {})
-            received = (Received(name, m.SerializeToString(deterministic=True), m) for name, m in messages.items())
-            faults += self.offer(url, version, received).faults
-            self._cache.retain(url, messages)
-            self._cache.complete(url)
-        self.resolve()
+            faults += self.offer(url, version, (pack(url, message) for message in messages.values())).faults
+            for name in [name for name in self.cache.entries(url) if name not in messages]:
+                self.absent(url, name)
+            self.complete(url)
         return tuple(faults)
 
-    def snapshot(self) -> Snapshot:
-        """Return what is in force, compiled; the same object for as long as nothing changes."""
-        return self._compiler.compile(self._closure, self._version)
+    def snapshot(self, changes: Changes | None = None) -> Snapshot:
+        """Return what is in force, compiled; the same object for as long as nothing changes.
 
-    def offer(self, type_url: str, version: str, received: Iterable[Received]) -> Offered:
+        Args:
+            changes: what :meth:`Dependencies.take` returned; by default it is asked.
+        """
+        return self._compiler.compile(changes or self.dependencies.take(), self._version)
+
+    def offer(self, type_url: str, version: str, received: Iterable[bytes]) -> Offered:
         """Take resources of one type; good ones replace what is there, faulty ones do not.
 
-        Bytes that are known already, as good or as faulty, are not decoded again.
-        """
-        kind = RESOURCE_TYPES[type_url]
-        names: dict[str, None] = {}
-        nameless: list[Fault] = []
-        faults: list[Fault] = []
-        for resource in received:
-            self._pause()
-            if not resource.name:
-                nameless += resource.faults or (Fault("", type_url, kind.name_field, "must not be empty"),)
-            elif resource.name in names:
-                faults.append(Fault(resource.name, type_url, "", "is in the response twice; the first counts"))
-            else:
-                names[resource.name] = None
-                faults += self._take(kind, version, resource)
-        self._nameless[type_url] = tuple(nameless)
-        self._version = version
-        return Offered(tuple(names), (*faults, *nameless), complete=not nameless)
+        Bytes that are known already, as good or as faulty, are not looked at again.
 
-    def _take(self, kind: ResourceType, version: str, resource: Received) -> tuple[Fault, ...]:
-        cache, name, raw = self._cache, resource.name, resource.raw
-        entry = cache.entry(kind.url, name)
-        if entry is not None and entry.value is not None and entry.raw == raw:
-            cache.confirm(entry, version)
-            return ()
-        if entry is not None and entry.state is State.NACKED and entry.refused == raw:
-            return entry.faults
-        faults = resource.faults
-        if not faults:
-            decoded = kind.decode(name, resource.message)
-            if decoded.value is not None:
-                cache.accept(kind.url, name, version, raw, decoded.value, decoded.notes)
-                return ()
-            faults = decoded.faults
-        cache.reject(kind.url, name, raw, faults)
-        return faults
+        Args:
+            type_url: their type.
+            version: of the response.
+            received: each a serialised ``google.protobuf.Any``.
+        """
+        taking = _Taking(self, RESOURCE_TYPES[type_url], version, self._clock())
+        known, confirm, pause = self.cache.known(type_url), self.cache.confirm, self._pause
+        names = taking.names
+        for raw in received:
+            entry = known.get(raw)
+            if entry is not None and entry.name not in names:
+                names[entry.name] = None
+                confirm(entry, version)
+            else:
+                pause()
+                taking.take(raw)
+        self._nameless[type_url] = tuple(taking.nameless)
+        self._version = version
+        return Offered(
+            names.keys(), (*taking.faults, *taking.nameless), complete=not taking.nameless, fresh=tuple(taking.fresh)
+        )
 
     def complete(self, type_url: str) -> None:
         """The whole state of a type has come; of no matter for a type asked for by name."""
-        if type_url in self._wildcards:
-            self._cache.complete(type_url)
+        if type_url in self._wildcards and not self.cache.answered(type_url):
+            self.cache.complete(type_url)
+            self.dependencies.answered(type_url)
 
-    def remove(self, type_url: str, names: Iterable[str]) -> None:
-        """Resources that were there are gone."""
-        if type_url in self._wildcards:
-            self._cache.remove(type_url, names)
-        else:
-            self._cache.missing(type_url, names)  # still asked for, and known not to exist
-
-    def missing(self, type_url: str, names: Iterable[str]) -> None:
-        """Names that were asked for do not exist."""
-        self._cache.missing(type_url, names)
+    def absent(self, type_url: str, name: str) -> None:
+        """A name does not exist, or not any more."""
+        self.dependencies.absent(type_url, name)
 
     def demand(self, listener: str) -> bool:
         """Ask for a listener by name; tells whether that is new."""
         if listener in self._roots:
             return False
-        self._roots.add(listener)
-        return True
+        self._roots[listener] = None
+        return self.dependencies.root(LISTENER, listener)
 
-    def resolve(self) -> Closure:
-        """Follow the references anew; forgets what nothing refers to any more."""
-        closure = resolve(self._cache, wildcards=self._wildcards, roots=self._roots, previous=self._closure)
-        for url in TYPE_URLS:
-            if url not in self._wildcards:
-                self._cache.retain(url, closure.wanted[url])
-        self._closure = closure
-        return closure
+    def undemand(self, listener: str) -> None:
+        """Take :meth:`demand` back."""
+        if self._roots.pop(listener, listener) is None:
+            self.dependencies.unroot(LISTENER, listener)
 
     def settled(self) -> tuple[frozenset[str], frozenset[str]]:
         """Return the listeners asked for by name that can be used, and those that do not exist."""
-        usable = self._closure.usable[LISTENER]
-        found = frozenset(name for name in self._roots if name in usable)
-        absent = frozenset(
-            name
-            for name in self._roots - found
-            if (entry := self._cache.entry(LISTENER, name)) is not None and entry.value is None
-        )
-        return found, absent
+        found, absent = set(), set()
+        for name in self._roots:
+            entry = self.cache.entry(LISTENER, name)
+            if entry is not None:
+                if entry.used is not None:
+                    found.add(name)
+                elif entry.resource is None:
+                    absent.add(name)
+        return frozenset(found), frozenset(absent)
+
+    def has(self, type_url: str, name: str) -> bool:
+        """Tell whether it is known what a name stands for."""
+        if name == WILDCARD:
+            return self.cache.answered(type_url)
+        return self.cache.entry(type_url, name) is not None
+
+    def clusters_of(self, listener: str) -> Iterable[str]:
+        """Return the clusters that calls to a listener may go to."""
+        pending: list[Reference] = [(LISTENER, listener)]
+        while pending:
+            reference = pending.pop()
+            entry = self.cache.entry(*reference)
+            if reference[0] == CLUSTER:
+                yield reference[1]
+            elif entry is not None and entry.used is not None:
+                pending += entry.used.references
 
     @property
     def faults(self) -> tuple[Fault, ...]:
         """Every fault of refused updates that are not yet replaced."""
-        return (*self._cache.faults(), *(fault for faults in self._nameless.values() for fault in faults))
+        return (*self.cache.faults(), *(fault for faults in self._nameless.values() for fault in faults))
 
     @property
     def notes(self) -> tuple[Note, ...]:
         """Every field in force that is not, or only nearly, honoured."""
-        return self._cache.notes()
+        return self.cache.notes()
+
+
+class _Taking:
+    """What comes out of the resources of one response that are not known by their bytes."""
+
+    def __init__(self, assembly: Assembly, kind: ResourceType, version: str, now: float) -> None:
+        self.names: dict[str, None] = {}
+        self.faults: list[Fault] = []
+        self.nameless: list[Fault] = []
+        self.fresh: list[Resource] = []
+        self._cache = assembly.cache
+        self._dependencies = assembly.dependencies
+        self._kind = kind
+        self._version = version
+        self._now = now
+
+    def take(self, raw: bytes) -> None:
+        """Take one resource."""
+        kind, cache = self._kind, self._cache
+        name, resource, faults = kind.examine(raw, self._last)
+        if not name:
+            self.nameless += faults
+        elif name in self.names:
+            self.faults.append(Fault(name, kind.url, "", "is in the response twice; the first counts"))
+        else:
+            self.names[name] = None
+            if not self._dependencies.wants(kind.url, name):
+                if resource is not None:
+                    self._dependencies.unasked(kind.url, resource, self._version, self._now)
+                return
+            if resource is not None:
+                last = self._last(name)
+                entry = cache.accept(kind.url, resource, self._version, self._now)
+                self._dependencies.accepted(kind.url, entry, last)
+                self.fresh.append(resource)
+            else:
+                self.faults += faults
+                entry = cache.reject(kind.url, name, raw, faults, self._version, self._now)
+                self._dependencies.rejected(kind.url, entry)
+
+    def _last(self, name: str) -> Resource | None:
+        entry = self._cache.entry(self._kind.url, name)
+        return entry.resource if entry is not None else None
+
+
+def pack(type_url: str, message: Any) -> bytes:
+    """Return a resource as it comes in a response."""
+    packed = any_pb2.Any(type_url=type_url, value=message.SerializeToString(deterministic=True))
+    raw: bytes = packed.SerializeToString()
+    return raw

@@ -1,64 +1,66 @@
-"""ResourceCache: the last good value of every resource, and what became of the last update to it."""
+"""ResourceCache: the last good version of every resource, and what became of the last update to it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 
-from meshlib.model.cluster import Cluster
-from meshlib.model.endpoint import ClusterLoadAssignment
-from meshlib.model.listener import HttpConnectionManager, Listener
-from meshlib.model.route import RouteAction, RouteConfiguration
 from meshlib.xds.faults import Fault, Note
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, ROUTE, TYPE_URLS, WILDCARD
-
-Value = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment
-Reference = tuple[str, str]  # type URL and name
+from meshlib.xds.resource import Resource
+from meshlib.xds.type_urls import ALL_TYPE_URLS, WILDCARD
 
 
 class State(Enum):
-    """What the server last said of a resource; as ``ClientResourceStatus`` of CSDS."""
+    """What the server last said of a resource; as ``ClientResourceStatus`` of CSDS (gRFC A40)."""
 
+    REQUESTED = "requested"
     ACKED = "acked"
     NACKED = "nacked"
     MISSING = "does not exist"
 
 
-@dataclass(slots=True)
 class Entry:
-    """One resource.
+    """One name.
 
     Attributes:
+        name: the resource's.
         state: what came last.
-        value: the last good value, None when there never was one or it was removed.
-        raw: the bytes it was decoded from.
-        version: the version it came with.
-        references: what the value names.
-        notes: what of the value is not honoured.
+        resource: the last good version, None when there never was one or it does not exist.
+        used: the version in use: the last good one, or the one before it while what the last one
+            names is awaited.
+        version: ``version_info`` of the response ``resource`` came with.
+        at: wall-clock seconds when it came.
         faults: why the last update was refused; empty unless NACKED.
         refused: the bytes refused, so that the same fault is not looked for twice.
+        refused_version, refused_at: of the response they came with.
     """
 
-    state: State
-    value: Value | None = None
-    raw: bytes = b""
-    version: str = ""
-    references: tuple[Reference, ...] = ()
-    notes: tuple[Note, ...] = ()
-    faults: tuple[Fault, ...] = ()
-    refused: bytes = b""
+    __slots__ = ("at", "faults", "name", "refused", "refused_at", "refused_version", "resource", "state", "used", "version")
+
+    def __init__(self, name: str, state: State) -> None:
+        self.name = name
+        self.state = state
+        self.resource: Resource | None = None
+        self.used: Resource | None = None
+        self.version = ""
+        self.at = 0.0
+        self.faults: tuple[Fault, ...] = ()
+        self.refused = b""
+        self.refused_version = ""
+        self.refused_at = 0.0
 
 
 class ResourceCache:
     """Resources by type and name. Not thread-safe: one thread owns it.
 
-    A bad update never replaces a good value: :meth:`reject` records it beside the value.
+    A bad update never replaces a good version: :meth:`reject` records it beside that.
     """
 
-    def __init__(self) -> None:
-        self._entries: dict[str, dict[str, Entry]] = {url: {} for url in TYPE_URLS}
+    def __init__(self, type_urls: Iterable[str] = ALL_TYPE_URLS) -> None:
+        self._entries: dict[str, dict[str, Entry]] = {url: {} for url in type_urls}
+        self._by_raw: dict[str, dict[bytes, Entry]] = {url: {} for url in self._entries}
         self._answered: set[str] = set()  # wildcard types whose whole state has come
+        self._faulty: list[Entry] = []  # what was refused, and perhaps mended since
 
     def entry(self, type_url: str, name: str) -> Entry | None:
         """Return the entry of a resource, None when nothing is known of it."""
@@ -68,92 +70,76 @@ class ResourceCache:
         """Return all entries of a type by name."""
         return self._entries[type_url]
 
+    def known(self, type_url: str) -> Mapping[bytes, Entry]:
+        """Return the entries of a type by the bytes of their last good version."""
+        return self._by_raw[type_url]
+
     def answered(self, type_url: str) -> bool:
         """Tell whether the whole state of a wildcard type has come."""
         return type_url in self._answered
 
-    def settled(self, type_url: str, name: str) -> bool:
-        """Tell whether it is known what a name stands for: a value, a refused one, or nothing."""
-        return type_url in self._answered or name in self._entries[type_url]
-
-    def accept(
-        self, type_url: str, name: str, version: str, raw: bytes, value: Value, notes: tuple[Note, ...] = ()
-    ) -> None:
-        """Take a good value."""
-        self._entries[type_url][name] = Entry(State.ACKED, value, raw, version, references(value), notes)
+    def accept(self, type_url: str, resource: Resource, version: str, at: float) -> Entry:
+        """Take a good version."""
+        entries, by_raw = self._entries[type_url], self._by_raw[type_url]
+        entry = entries.get(resource.name)
+        if entry is None:
+            entry = entries[resource.name] = Entry(resource.name, State.ACKED)
+        elif entry.resource is not None:
+            by_raw.pop(entry.resource.raw, None)
+        entry.resource, entry.at = resource, at
+        by_raw[resource.raw] = entry
+        self.confirm(entry, version)
+        return entry
 
     def confirm(self, entry: Entry, version: str) -> None:
-        """Take a value that came again unchanged."""
-        entry.state, entry.version, entry.faults, entry.refused = State.ACKED, version, (), b""
+        """Take a version that came again unchanged."""
+        entry.version = version
+        if entry.state is not State.ACKED or entry.faults:
+            entry.state, entry.faults, entry.refused = State.ACKED, (), b""
 
-    def reject(self, type_url: str, name: str, raw: bytes, faults: tuple[Fault, ...]) -> None:
-        """Record a bad update; the last good value stays."""
-        entry = self._entries[type_url].setdefault(name, Entry(State.NACKED))
+    def reject(
+        self, type_url: str, name: str, raw: bytes, faults: tuple[Fault, ...], version: str, at: float
+    ) -> Entry:
+        """Record a bad update; the last good version stays."""
+        entry = self._entries[type_url].get(name)
+        if entry is None:
+            entry = self._entries[type_url][name] = Entry(name, State.NACKED)
         entry.state, entry.faults, entry.refused = State.NACKED, faults, raw
+        entry.refused_version, entry.refused_at = version, at
+        if entry not in self._faulty:
+            self._faulty.append(entry)
+        return entry
 
-    def missing(self, type_url: str, names: Iterable[str]) -> None:
-        """Record names that the server does not know; a value there was is gone."""
-        for name in names:
-            if name == WILDCARD:
-                self._answered.add(type_url)
-            else:
-                self._entries[type_url][name] = Entry(State.MISSING)
+    def missing(self, type_url: str, name: str) -> None:
+        """Record a name that the server does not know; a version there was is gone."""
+        if name == WILDCARD:
+            self._answered.add(type_url)
+        else:
+            self.forget(type_url, name)
+            self._entries[type_url][name] = Entry(name, State.MISSING)
 
     def complete(self, type_url: str) -> None:
         """Record that the whole state of a wildcard type has come."""
         self._answered.add(type_url)
 
-    def remove(self, type_url: str, names: Iterable[str]) -> None:
-        """Forget resources altogether."""
-        for name in names:
-            self._entries[type_url].pop(name, None)
-
-    def retain(self, type_url: str, names: Collection[str]) -> None:
-        """Forget every resource of a type but ``names``."""
-        self.remove(type_url, [name for name in self._entries[type_url] if name not in names])
+    def forget(self, type_url: str, name: str) -> None:
+        """Forget a resource altogether."""
+        entry = self._entries[type_url].pop(name, None)
+        if entry is not None:
+            entry.faults = ()
+            if entry.resource is not None:
+                self._by_raw[type_url].pop(entry.resource.raw, None)
 
     def faults(self) -> tuple[Fault, ...]:
         """Return every fault of refused updates that are not yet replaced."""
-        return tuple(fault for by_name in self._entries.values() for e in by_name.values() for fault in e.faults)
+        self._faulty = [entry for entry in self._faulty if entry.faults]
+        return tuple(fault for entry in self._faulty for fault in entry.faults)
 
     def notes(self) -> tuple[Note, ...]:
-        """Return every note on values in force."""
-        return tuple(note for by_name in self._entries.values() for e in by_name.values() for note in e.notes)
+        """Return every note on the last good versions."""
+        return tuple(n for url, entry in self._all() if entry.resource for n in entry.resource.notes(url))
 
-
-def references(value: Value) -> tuple[Reference, ...]:
-    """Return what a value names, without repeats, in the order found."""
-    found: dict[Reference, None] = {}
-    if isinstance(value, RouteConfiguration):
-        found = dict.fromkeys(_table_references(value))
-    elif isinstance(value, Cluster) and value.eds_name:
-        found = {(ENDPOINT, value.eds_name): None}
-    elif isinstance(value, Listener) and not value.inbound:
-        found = dict.fromkeys(_listener_references(value))
-    return tuple(found)
-
-
-def _table_references(table: RouteConfiguration) -> Iterable[Reference]:
-    for host in table.virtual_hosts:
-        for route in host.routes:
-            if isinstance(route.action, RouteAction):
-                for target in route.action.clusters:
-                    if target.name:  # else a header names it
-                        yield CLUSTER, target.name
-
-
-def _listener_references(listener: Listener) -> Iterable[Reference]:
-    if listener.api is not None:
-        yield from _http_references(listener.api)
-    for chain in (*listener.chains, *([listener.default_chain] if listener.default_chain else ())):
-        if chain.http is not None:
-            yield from _http_references(chain.http)
-        if chain.tcp is not None:
-            yield CLUSTER, chain.tcp.cluster
-
-
-def _http_references(http: HttpConnectionManager) -> Iterable[Reference]:
-    if http.route_config is not None:
-        yield from _table_references(http.route_config)
-    else:
-        yield ROUTE, http.route_name
+    def _all(self) -> Iterator[tuple[str, Entry]]:
+        for url, by_name in self._entries.items():
+            for entry in by_name.values():
+                yield url, entry

@@ -1,4 +1,4 @@
-"""XdsClient: one thread that owns all xDS state, from the stream to the published snapshot."""
+"""XdsClient: one thread that owns all xDS state, from the streams to the published snapshot."""
 
 from __future__ import annotations
 
@@ -7,39 +7,38 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from google.protobuf.message import DecodeError
-from tenacity import RetryCallState, Retrying
-from tenacity.wait import wait_base, wait_fixed, wait_random_exponential
+from tenacity.wait import wait_base
 
 from meshlib.clock import Clock, system_clock
 from meshlib.model.snapshot import Snapshot, Style
-from meshlib.xds.assembly import Assembly
+from meshlib.xds.assembly import Assembly, Offered, pack
+from meshlib.xds.authority import Authority, authorities_of
 from meshlib.xds.bootstrap_parts import Bootstrap
+from meshlib.xds.channel import RECONNECT, Channel
 from meshlib.xds.faults import Fault, Note
+from meshlib.xds.idling import Idling
 from meshlib.xds.note_log import NoteLog
-from meshlib.xds.protocol import Missing, Output, Removed, Request, Response, StartTimer
-from meshlib.xds.protos import discovery_pb2
-from meshlib.xds.resource_type import RESOURCE_TYPES, Received
-from meshlib.xds.sotw import SotwProtocol
-from meshlib.xds.stream import AdsStream, StreamData, StreamEnded, StreamEvent, StreamOpened
-from meshlib.xds.type_urls import SHORT, TYPE_URLS, short
+from meshlib.xds.protocol import Missing, Removed, Unsubscribed
+from meshlib.xds.stream import StreamData, StreamEnded, StreamEvent, StreamOpened
+from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, SHORT, short
 
+__all__ = ["RECONNECT", "Status", "XdsClient"]
+
+_Result = TypeVar("_Result")
 _log = logging.getLogger("meshlib.xds")
 
-# Reconnect after 1 s + uniform(0, min(30 s, 2^n s)); a response starts the count anew.
-RECONNECT = wait_fixed(1) + wait_random_exponential(multiplier=1, max=30)
-DOES_NOT_EXIST = 15.0  # seconds on a connected stream (gRFC A57)
+DOES_NOT_EXIST = 15.0  # seconds on a connected stream (gRFC A57; Envoy's initial_fetch_timeout)
 # A server that replaces one cluster by another sends CDS before the RDS that names the new one.
 # What it drops stays this long, so that calls in between do not meet a cluster that is gone.
 DELETION_GRACE = 0.5
-_FAULTS_SAID = 20  # faults spelt out in one NACK and one log record; the rest is counted
-_INVALID_ARGUMENT = 3  # google.rpc.Code, as other clients NACK
-_GIL_SLICE = 0.001  # seconds of decoding before other threads get a turn
+IDLE_AFTER = 300.0  # seconds without a call after which a host or cluster is not asked for any more
+_GIL_SLICE = 0.001  # seconds of work before other threads get a turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +46,11 @@ class Status:
     """How the client fares; a value, replaced as a whole.
 
     Attributes:
-        connected: whether a stream is open.
-        server: the server's address.
+        connected: whether a stream to the server in use is open.
+        server: that server's address.
         last_error: "address: reason" of the last failure, empty again once the server answers.
         versions: the last version accepted, by LDS, RDS, CDS, EDS.
         faults: what is wrong with resources that were refused; their last good values are in force.
-        notes: what of the resources in force is not, or only nearly, honoured.
         waiting: resources asked for and not answered yet ("EDS outbound|80||catalog").
     """
 
@@ -61,38 +59,37 @@ class Status:
     last_error: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
-    notes: tuple[Note, ...] = ()
     waiting: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Demand:
-    listener: str
 
 
 class _Close:
     """Ends the thread."""
 
 
-_Event = StreamEvent | _Demand | _Close
+_Event = StreamEvent | Callable[[], None] | _Close
 
 
 class XdsClient:
-    """Keeps a snapshot current from a management server.
+    """Keeps a snapshot current from management servers.
 
-    Thread-safe. A failure of the server is never raised: it shows in :attr:`status`, the last
-    good configuration stays in force, and the client connects again.
+    Thread-safe. A failure of a server is never raised: it shows in :attr:`status`, the last
+    good configuration stays in force, and the client connects again, or turns to the next server
+    (gRFC A71).
 
     Args:
-        bootstrap: the server, the node and the style.
+        bootstrap: the servers, the node and the style.
         publish: takes each new snapshot, on the client's thread. The first comes when everything
             that listeners refer to has been answered. With gRPC style, where listeners are asked
             for on demand, an empty one comes as soon as the server is connected, and one more,
             perhaps the same, whenever a demand is answered.
         clock: monotonic seconds.
         reconnect: how long to wait before the next attempt, by their number since the last response.
-        does_not_exist: seconds after which an unanswered name does not exist.
+        does_not_exist: seconds after which an unanswered name does not exist, where its
+            ConfigSource does not say (``initial_fetch_timeout``).
         deletion_grace: seconds a listener or cluster is kept after the server dropped it.
+        on_demand: whether the endpoints of a cluster are asked for when a call first needs it.
+        usage: returns the clusters used since it was last asked; None keeps all that were ever used.
+        idle_after: seconds after which what is not used is not asked for any more.
     """
 
     def __init__(
@@ -104,12 +101,15 @@ class XdsClient:
         reconnect: wait_base = RECONNECT,
         does_not_exist: float = DOES_NOT_EXIST,
         deletion_grace: float = DELETION_GRACE,
+        on_demand: bool = False,
+        usage: Callable[[], Collection[str]] | None = None,
+        idle_after: float = IDLE_AFTER,
     ) -> None:
         # Read-only after construction.
+        self.node: Any = bootstrap.node
         self._bootstrap = bootstrap
         self._publish_to = publish
         self._clock = clock
-        self._reconnect = reconnect
         self._does_not_exist = does_not_exist
         self._deletion_grace = deletion_grace
         # Any thread may put; the client's thread takes.
@@ -121,13 +121,15 @@ class XdsClient:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         # Within the client's thread only.
-        self._assembly = Assembly(bootstrap.style, wildcards=bootstrap.wildcards, pause=self._pause)
-        self._protocol = SotwProtocol()
-        self._stream: AdsStream | None = None
+        self._assembly = Assembly(
+            bootstrap.style, wildcards=bootstrap.wildcards, on_demand=on_demand, pause=self._pause
+        )
+        self._authorities: Mapping[str, Authority] = authorities_of(bootstrap, self, reconnect)
+        self._idling = Idling(self._assembly, usage)
+        self._idle_after = idle_after
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timer_count = 0
-        self._failures = 0
-        self._leaving: dict[str, set[str]] = {url: set() for url in TYPE_URLS}
+        self._leaving: dict[str, set[str]] = {url: set() for url in ALL_TYPE_URLS}
         self._published: Snapshot | None = None
         self._held_since = 0.0
         self._notes = NoteLog(_log)
@@ -145,7 +147,7 @@ class XdsClient:
                 self._thread.start()
 
     def close(self) -> None:
-        """End the stream and the thread; idempotent."""
+        """End the streams and the thread; idempotent."""
         self._inbox.put(_Close())
         with self._lock:
             if self._thread is not None and self._thread is not threading.current_thread():
@@ -154,7 +156,11 @@ class XdsClient:
     def demand(self, host: str, port: int) -> None:
         """Ask for ``host:port``, where listeners are asked for by name; returns at once."""
         if self._bootstrap.style is Style.GRPC:
-            self._inbox.put(_Demand(f"{host}:{port}"))
+            self._inbox.put(partial(self._demand, self._bootstrap.listener_name(host, port)))
+
+    def wake(self, cluster: str) -> None:
+        """Ask for a cluster that a call needs, and its endpoints; returns at once."""
+        self._inbox.put(partial(self._wake, cluster))
 
     def answered(self, host: str, port: int) -> bool:
         """Tell whether what there is for ``host:port`` is in the snapshots published by now.
@@ -163,17 +169,39 @@ class XdsClient:
         asked for by name, that is once a snapshot has been published.
         """
         if self._bootstrap.style is Style.GRPC:
-            return f"{host}:{port}" in self._answered
+            return self._bootstrap.listener_name(host, port) in self._answered
         return self._published is not None
+
+    def notes(self) -> tuple[Note, ...]:
+        """Return what of the resources in force is not, or only nearly, honoured."""
+        return self.ask(lambda: self._assembly.notes)
+
+    def ask(self, question: Callable[[], _Result], timeout: float = 5.0) -> _Result:
+        """Run ``question`` in the client's thread, where all state may be read, and return its answer.
+
+        Raises:
+            TimeoutError: there was none in ``timeout`` seconds: the client is not running, or busy.
+        """
+        future: Future[_Result] = Future()
+
+        def answer() -> None:
+            try:
+                future.set_result(question())
+            except Exception as error:  # noqa: BLE001  belongs to whoever asked
+                future.set_exception(error)
+
+        self._inbox.put(answer)
+        return future.result(timeout)
 
     # The rest runs in the client's thread.
 
     def _run(self) -> None:
-        for url, messages in self._bootstrap.static.items():
-            received = (Received(name, m.SerializeToString(deterministic=True), m) for name, m in messages.items())
-            self._assembly.offer(url, "static", received)
+        self._take_static()
         self._settle()
-        self._later(0.0, self._connect)
+        for authority in self._authorities.values():
+            authority.start()
+        if self._idle_after:
+            self.later(self._idle_after, self._sweep)
         while True:
             try:
                 event = self._inbox.get(timeout=self._until_next_timer())
@@ -187,115 +215,160 @@ class XdsClient:
                 self._fire_timers()
             except Exception as error:  # noqa: BLE001  the thread must outlive whatever a server sends
                 _log.exception("server=%s the client failed and connects anew", self._status.server)
-                self._disconnected(f"internal error: {type(error).__name__}: {error}")
-        self._drop_stream()
+                for channel in self._channels():
+                    channel.fail(f"internal error: {type(error).__name__}: {error}")
+        for channel in self._channels():
+            channel.close()
         self._status = replace(self._status, connected=False)
 
-    def _handle(self, event: _Event) -> None:
-        if isinstance(event, _Demand):
-            if self._assembly.demand(event.listener):
-                self._settle()
-        elif isinstance(event, StreamOpened | StreamData | StreamEnded) and event.stream is self._stream:
-            if isinstance(event, StreamOpened):
-                self._opened()
-            elif isinstance(event, StreamData):
-                self._received(event.data)
-                event.stream.resume()
-            else:
-                self._disconnected(event.reason)
+    def _handle(self, event: StreamEvent | Callable[[], None]) -> None:
+        if isinstance(event, StreamOpened | StreamData | StreamEnded):
+            for channel in self._channels():
+                if channel.expects(event.stream):
+                    channel.handle(event)
+                    break
+        else:
+            event()
 
-    def _connect(self) -> None:
-        if self._stream is None:
-            self._stream = AdsStream(self._status.server, self._inbox.put)
-            self._stream.start()
+    def _channels(self) -> list[Channel]:
+        found = (channel for authority in self._authorities.values() for channel in authority.channels)
+        return list(dict.fromkeys(found))
 
-    def _opened(self) -> None:
-        _log.info("server=%s connected", self._status.server)
-        self._status = replace(self._status, connected=True)
-        self._perform(self._protocol.opened())
-        self._settle()
+    def _take_static(self) -> None:
+        for url, messages in self._bootstrap.static.items():
+            if url not in self._bootstrap.wildcards:
+                for name in messages:
+                    self._assembly.dependencies.root(url, name)
+            self._assembly.offer(url, "static", [pack(url, message) for message in messages.values()])
 
-    def _disconnected(self, reason: str) -> None:
-        self._drop_stream()
-        self._failures += 1
-        error = f"{self._status.server}: {reason}"
-        delay = self._reconnect(_attempt(self._failures))
-        self._status = replace(self._status, connected=False, last_error=error)
-        _log.warning("server=%s disconnected reason=%r reconnect_in=%.1fs", self._status.server, reason, delay)
-        self._later(delay, self._connect)
+    def _demand(self, listener: str) -> None:
+        self._idling.demanded(listener)
+        if self._assembly.demand(listener):
+            self._settle()
 
-    def _drop_stream(self) -> None:
-        self._protocol.closed()
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+    def _wake(self, cluster: str) -> None:
+        self._idling.woken(cluster)
+        dependencies = self._assembly.dependencies
+        if dependencies.on_demand:
+            new = dependencies.wake(cluster)
+        else:
+            new = self._bootstrap.style is Style.GRPC and dependencies.root(CLUSTER, cluster)
+        if new:
+            self._settle()
 
-    def _received(self, data: bytes) -> None:
-        try:
-            response = discovery_pb2.DiscoveryResponse.FromString(data)
-        except DecodeError:
-            self._disconnected("answered something that is no DiscoveryResponse")
-            return
-        url, version = response.type_url, response.version_info
-        self._failures = 0
+    def _sweep(self) -> None:
+        """Give up what was not used for a while."""
+        self.later(self._idle_after / 2, self._sweep)
+        if self._idling.sweep():
+            self._settle()
+
+    # What channels say; see ``channel.Owner``.
+
+    def post(self, event: StreamEvent) -> None:
+        """Take an event of a stream, from any thread."""
+        self._inbox.put(event)
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Run ``action`` in this thread after ``seconds``."""
+        self._timer_count += 1
+        heapq.heappush(self._timers, (self._clock() + seconds, self._timer_count, action))
+
+    def patience(self, type_url: str, name: str) -> float | None:
+        """Return the seconds after which an unanswered name does not exist, None for never."""
+        seconds = self._assembly.dependencies.patience.get((type_url, name), self._does_not_exist)
+        return seconds or None
+
+    def opened(self, channel: Channel) -> None:
+        """A server is connected."""
+        if channel is self._main.active:
+            self._status = replace(self._status, connected=True, server=channel.server.address)
+
+    def offered(self, channel: Channel, type_url: str, version: str, resources: Iterable[bytes]) -> Offered:
+        """Resources came."""
+        for authority in self._authorities.values():
+            if authority.answered(channel):
+                self._status = replace(self._status, connected=True, server=channel.server.address)
         self._status = replace(self._status, last_error="")
-        if not self._protocol.expects(url):
-            _log.warning("server=%s type=%s answered without being asked; ignored", self._status.server, short(url))
-            return
         self._held_since = self._clock()
-        offered = self._assembly.offer(url, version, map(RESOURCE_TYPES[url].read, response.resources))
-        self._assembly.complete(url)
-        self._leaving[url].difference_update(offered.names)
-        said = _said(offered.faults)
-        if said:
-            _log.warning("type=%s version=%s refused, last good kept: %s", short(url), version, "; ".join(said))
-        self._perform(
-            self._protocol.response(
-                Response(url, version, response.nonce, offered.names, said, complete=offered.complete)
-            )
-        )
+        offered = self._assembly.offer(type_url, version, resources)
+        self._assembly.complete(type_url)
+        if self._leaving[type_url]:
+            self._leaving[type_url].difference_update(offered.names)
+        self._notes.log([note for resource in offered.fresh for note in resource.notes(type_url)])
+        return offered
+
+    def gone(self, channel: Channel, output: Removed | Missing | Unsubscribed) -> None:
+        """Names are not there (any more)."""
+        url, names = output.type_url, output.names
+        if isinstance(output, Unsubscribed):
+            self._assembly.dependencies.unsubscribed(url, names)
+        elif isinstance(output, Removed):
+            self._leaving[url] |= names
+            self.later(self._deletion_grace, partial(self._remove, url, names))
+        else:
+            _log.info("type=%s does not exist: %s", short(url), ", ".join(sorted(names)))
+            for name in names:
+                self._assembly.absent(url, name)
+
+    def failed(self, channel: Channel, reason: str, delay: float) -> None:
+        """A stream is over; another attempt follows."""
+        address = channel.server.address
+        _log.warning("server=%s disconnected reason=%r reconnect_in=%.1fs", address, reason, delay)
+        self._status = replace(self._status, last_error=f"{address}: {reason}")
+        if channel is self._main.active:
+            self._status = replace(self._status, connected=False)
+        self._fall_back()
+
+    def settle(self, channel: Channel) -> None:
+        """Something changed."""
         self._settle()
 
-    def _perform(self, outputs: Iterable[Output]) -> None:
-        for output in outputs:
-            if isinstance(output, Request):
-                if self._stream is not None:
-                    self._stream.send(_encode(output, self._bootstrap.node))
-            elif isinstance(output, StartTimer):
-                self._later(self._does_not_exist, partial(self._timed_out, output))
-            elif isinstance(output, Removed):
-                self._leaving[output.type_url] |= output.names
-                self._later(self._deletion_grace, partial(self._remove, output))
-            elif isinstance(output, Missing):
-                _log.info("type=%s does not exist: %s", short(output.type_url), ", ".join(sorted(output.names)))
-                self._assembly.missing(output.type_url, output.names)
+    @property
+    def _main(self) -> Authority:
+        return self._authorities[""]
 
-    def _timed_out(self, timer: StartTimer) -> None:
-        self._perform(self._protocol.timeout(timer))
-        self._settle()
-
-    def _remove(self, removed: Removed) -> None:
-        gone = removed.names & self._leaving[removed.type_url]
-        self._leaving[removed.type_url] -= gone
-        self._assembly.remove(removed.type_url, gone)
+    def _remove(self, type_url: str, names: frozenset[str]) -> None:
+        gone = names & self._leaving[type_url]
+        self._leaving[type_url] -= gone
+        for name in gone:
+            self._assembly.absent(type_url, name)
         self._settle()
 
     def _settle(self) -> None:
-        """Ask for what is referred to now, and publish when that is due."""
-        closure = self._assembly.resolve()
-        for url in TYPE_URLS:
-            wanted, subscribed = closure.wanted[url], frozenset(self._protocol.names(url))
-            self._perform(self._protocol.change(url, wanted - subscribed, subscribed - wanted))
-        if self._published is not None or (closure.whole and self._status.connected):
+        """Ask for what is needed now, and publish when that is due."""
+        changes = self._assembly.dependencies.take()
+        for url in ALL_TYPE_URLS:
+            added, gone = changes.added[url], changes.gone[url]
+            if added or gone:
+                self._subscribe(url, added, gone)
+        whole = self._assembly.dependencies.whole
+        if self._published is not None or (whole and self._status.connected):
             self._publish()
+        if not whole:
+            self._fall_back()
+        waiting = () if whole else tuple(f"{short(url)} {name}" for url, name in self._assembly.dependencies.waiting())
         self._status = replace(
             self._status,
-            versions={SHORT[url]: version for url in TYPE_URLS if (version := self._protocol.version(url))},
+            versions={SHORT[url]: version for url in SHORT if (version := self._main.version(url))},
             faults=self._assembly.faults,
-            notes=self._assembly.notes,
-            waiting=tuple(f"{short(url)} {name}" for url, name in closure.waiting),
+            waiting=waiting,
         )
-        self._notes.log(self._status.notes)
+
+    def _subscribe(self, type_url: str, added: set[str], gone: set[str]) -> None:
+        static = self._bootstrap.static.get(type_url, {})
+        for authority in self._authorities.values():
+            mine = authority.own(added) - static.keys()
+            not_mine = authority.own(gone)
+            if mine or not_mine:
+                authority.change(type_url, mine, not_mine)
+        strangers = {name for name in added if not any(a.owns(name) for a in self._authorities.values())}
+        for name in strangers:
+            _log.warning("type=%s %s: its authority is not in the bootstrap", short(type_url), name)
+            self._assembly.absent(type_url, name)
+
+    def _fall_back(self) -> None:
+        for authority in self._authorities.values():
+            authority.fall_back(self._assembly)
 
     def _publish(self) -> None:
         snapshot = self._assembly.snapshot()
@@ -310,10 +383,6 @@ class XdsClient:
         self._publish_to(snapshot)
         self._answered = answered
 
-    def _later(self, seconds: float, action: Callable[[], None]) -> None:
-        self._timer_count += 1
-        heapq.heappush(self._timers, (self._clock() + seconds, self._timer_count, action))
-
     def _until_next_timer(self) -> float | None:
         return max(0.0, self._timers[0][0] - self._clock()) if self._timers else None
 
@@ -327,30 +396,3 @@ class XdsClient:
         if now - self._held_since >= _GIL_SLICE:
             time.sleep(0)
             self._held_since = self._clock()
-
-
-def _attempt(number: int) -> RetryCallState:
-    state = RetryCallState(Retrying(), None, (), {})
-    state.attempt_number = number
-    return state
-
-
-def _said(faults: tuple[Fault, ...]) -> list[str]:
-    said = [str(fault) for fault in faults[:_FAULTS_SAID]]
-    rest = len(faults) - len(said)
-    return [*said, f"and {rest} more"] if rest else said
-
-
-def _encode(request: Request, node: Any) -> bytes:
-    message = discovery_pb2.DiscoveryRequest(
-        version_info=request.version,
-        node=node if request.with_node else None,
-        resource_names=request.names,
-        type_url=request.type_url,
-        response_nonce=request.nonce,
-    )
-    if request.error:
-        message.error_detail.code = _INVALID_ARGUMENT
-        message.error_detail.message = request.error
-    encoded: bytes = message.SerializeToString()
-    return encoded

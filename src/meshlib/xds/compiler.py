@@ -2,28 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import ClusterLoadAssignment
 from meshlib.model.listener import Listener
 from meshlib.model.route import RouteConfiguration
 from meshlib.model.snapshot import Snapshot, Style
-from meshlib.xds.dependencies import Closure
+from meshlib.xds.cache import ResourceCache, State
+from meshlib.xds.dependencies import Changes, Dependencies
+from meshlib.xds.resource import Resource
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
-_Value = TypeVar("_Value")
+_Value = TypeVar("_Value", Listener, RouteConfiguration)
+_Default = TypeVar("_Default")
 
 
 @dataclass(frozen=True, slots=True)
 class _Joined:
     """A cluster with its endpoints, and what it was made of."""
 
-    cluster: Cluster
-    assignment: ClusterLoadAssignment | None
+    cluster: Resource
+    assignment: Resource | None
     result: Cluster
+
+
+class _Clusters(Mapping[str, Cluster]):
+    """The clusters of one snapshot, each put together with its endpoints when it is first read.
+
+    Any thread, without a lock, which a fork could leave taken for ever: two threads that put one
+    together at once come to equal ones.
+    """
+
+    __slots__ = ("_assignments", "_clusters", "_joined")
+
+    def __init__(
+        self, clusters: dict[str, Resource], assignments: dict[str, Resource], joined: dict[str, _Joined]
+    ) -> None:
+        self._clusters = clusters
+        self._assignments = assignments
+        self._joined = joined  # shared by all snapshots, so that what did not change stays the same object
+
+    def with_changes(
+        self, clusters: Mapping[str, Resource | None], assignments: Mapping[str, Resource | None]
+    ) -> _Clusters:
+        """Return the next snapshot's; None is what is gone."""
+        for name, resource in clusters.items():
+            if resource is None:
+                self._joined.pop(name, None)
+        return _Clusters(_changed(self._clusters, clusters), _changed(self._assignments, assignments), self._joined)
+
+    def __getitem__(self, name: str) -> Cluster:
+        found = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    @overload
+    def get(self, name: str, /) -> Cluster | None: ...
+    @overload
+    def get(self, name: str, /, default: Cluster | _Default) -> Cluster | _Default: ...
+    def get(self, name: str, /, default: Cluster | _Default | None = None) -> Cluster | _Default | None:
+        """Return a cluster, ``default`` where there is none by that name."""
+        resource = self._clusters.get(name)
+        if resource is None:
+            return default
+        cluster = resource.value
+        assert isinstance(cluster, Cluster)
+        assignment = self._assignments.get(cluster.eds_name) if cluster.eds_name else None
+        joined = self._joined.get(name)
+        if joined is None or joined.cluster is not resource or joined.assignment is not assignment:
+            joined = self._joined[name] = _join(resource, cluster, assignment)
+        return joined.result
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._clusters
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._clusters)
+
+    def __len__(self) -> int:
+        return len(self._clusters)
+
+
+def _join(resource: Resource, cluster: Cluster, assignment: Resource | None) -> _Joined:
+    if assignment is None:
+        return _Joined(resource, None, cluster)
+    endpoints = assignment.value
+    assert isinstance(endpoints, ClusterLoadAssignment)
+    return _Joined(resource, assignment, replace(cluster, assignment=endpoints))
+
+
+def _changed(old: dict[str, Resource], changes: Mapping[str, Resource | None]) -> dict[str, Resource]:
+    if not changes:
+        return old
+    new = dict(old)
+    for name, resource in changes.items():
+        if resource is None:
+            new.pop(name, None)
+        else:
+            new[name] = resource
+    return new
+
+
+class _Dormant:
+    """Clusters that are known by name, and whose endpoints are asked for when they are used."""
+
+    __slots__ = ("_awake", "_known")
+
+    def __init__(self, known: Mapping[str, object], awake: Mapping[str, object]) -> None:
+        self._known = known
+        self._awake = awake
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known and name not in self._awake
+
+
+class _Unasked:
+    """Where clusters are asked for by name: all names but those that are there, or known not to exist."""
+
+    __slots__ = ("_clusters", "_missing")
+
+    def __init__(self, clusters: Mapping[str, object], missing: frozenset[str]) -> None:
+        self._clusters = clusters
+        self._missing = missing
+
+    def __contains__(self, name: object) -> bool:
+        return name not in self._clusters and name not in self._missing
 
 
 class Compiler:
@@ -31,54 +139,69 @@ class Compiler:
 
     Args:
         style: how destinations are looked up.
+        cache: what is known.
+        dependencies: what of it may be used.
         listener: the listener to use whatever the port; see :class:`Snapshot`.
     """
 
-    def __init__(self, style: Style, listener: str = "") -> None:
+    def __init__(self, style: Style, cache: ResourceCache, dependencies: Dependencies, listener: str = "") -> None:
+        self._cache = cache
+        self._dependencies = dependencies
         self._current = Snapshot(style=style, listener=listener)
+        self._clusters = _Clusters({}, {}, {})
+        self._known: dict[str, Resource] = {}
         self._made = False
-        self._joined: dict[str, _Joined] = {}
 
-    def compile(self, closure: Closure, version: str) -> Snapshot:
-        """Return the snapshot of ``closure``: the current one itself when nothing changed.
+    def compile(self, changes: Changes, version: str) -> Snapshot:
+        """Return the snapshot after ``changes``: the current one itself when there are none.
 
         ``version`` therefore is that of the update which last changed something.
         """
-        current = self._current
-        listeners = _kept(closure.listeners(), current.listeners)
-        routes = _kept(closure.routes(), current.routes)
-        clusters = _kept(self._join(closure.clusters(), closure.assignments()), current.clusters)
-        same_lookup = listeners is current.listeners and routes is current.routes
-        if same_lookup and clusters is current.clusters and self._made:
-            return current
+        changed = changes.changed
+        if not any(changed.values()) and self._made:
+            return self._current
         self._made = True
-        self._current = replace(current, version=version, listeners=listeners, routes=routes, clusters=clusters)
-        if not same_lookup and current.style is Style.SIDECAR:
-            addresses, bound = _addresses(listeners, routes), _bound(listeners)
-            self._current = replace(self._current, addresses=addresses, bound=bound)
-        return self._current
+        current = replace(
+            self._current, version=version, changed=(frozenset(changed[CLUSTER]), frozenset(changed[ENDPOINT]))
+        )
+        if changed[LISTENER]:
+            current = replace(current, listeners=self._values(LISTENER, Listener))
+        if changed[ROUTE]:
+            current = replace(current, routes=self._values(ROUTE, RouteConfiguration))
+        if (changed[LISTENER] or changed[ROUTE]) and current.style is Style.SIDECAR:
+            addresses, bound = _addresses(current.listeners, current.routes), _bound(current.listeners)
+            current = replace(current, addresses=addresses, bound=bound)
+        if changed[CLUSTER] or changed[ENDPOINT]:
+            self._change_clusters(changed[CLUSTER], changed[ENDPOINT])
+            current = replace(current, clusters=self._clusters, dormant=self._dormant())
+        self._current = current
+        return current
 
-    def _join(
-        self, clusters: Mapping[str, Cluster], assignments: Mapping[str, ClusterLoadAssignment]
-    ) -> dict[str, Cluster]:
-        """Put endpoints into clusters; a cluster is made anew only when it or they are new."""
-        joined: dict[str, _Joined] = {}
-        for name, cluster in clusters.items():
-            assignment = assignments.get(cluster.eds_name) if cluster.eds_name else None
-            old = self._joined.get(name)
-            if old is not None and old.cluster is cluster and old.assignment is assignment:
-                joined[name] = old
-            else:
-                result = replace(cluster, assignment=assignment) if cluster.eds_name else cluster
-                joined[name] = _Joined(cluster, assignment, result)
-        self._joined = joined
-        return {name: entry.result for name, entry in joined.items()}
+    def _values(self, type_url: str, kind: type[_Value]) -> dict[str, _Value]:
+        used = ((name, entry.used) for name, entry in self._cache.entries(type_url).items())
+        values = ((name, resource.value) for name, resource in used if resource is not None)
+        return {name: value for name, value in values if isinstance(value, kind)}
 
+    def _change_clusters(self, names: set[str], eds_names: set[str]) -> None:
+        dependencies = self._dependencies
+        clusters = {name: self._used(CLUSTER, name) for name in names}
+        if dependencies.on_demand:
+            self._known = _changed(self._known, clusters)
+            clusters = {name: used if name in dependencies.awake else None for name, used in clusters.items()}
+        assignments = {name: self._used(ENDPOINT, name) for name in eds_names}
+        self._clusters = self._clusters.with_changes(clusters, assignments)
 
-def _kept(new: Mapping[str, _Value], old: Mapping[str, _Value]) -> Mapping[str, _Value]:
-    """Return ``old`` when ``new`` holds the same objects under the same names."""
-    same = len(new) == len(old) and all(old.get(name) is value for name, value in new.items())
-    return old if same else new
+    def _dormant(self) -> Container[str]:
+        if self._dependencies.on_demand:
+            return _Dormant(self._known, self._clusters)
+        if self._current.style is Style.GRPC:
+            entries = self._cache.entries(CLUSTER)
+            return _Unasked(self._clusters, frozenset(n for n, e in entries.items() if e.state is State.MISSING))
+        return ()
+
+    def _used(self, type_url: str, name: str) -> Resource | None:
+        entry = self._cache.entry(type_url, name)
+        return entry.used if entry is not None else None
 
 
 def _bound(listeners: Mapping[str, Listener]) -> dict[str, str]:
@@ -95,11 +218,11 @@ def _addresses(listeners: Mapping[str, Listener], routes: Mapping[str, RouteConf
 
     Istio lists a service's address among the domains of its virtual host, beside its names.
     """
-    bound = {listener.address for listener in listeners.values() if listener.address}
+    bound = {listener.address for listener in listeners.values() if _is_ip(listener.address)}
     found: dict[str, str] = {}
     for table in routes.values():
         for host in table.virtual_hosts:
-            address = next((d.strip("[]") for d in host.domains if d.strip("[]") in bound and _is_ip(d)), None)
+            address = next((stripped for d in host.domains if (stripped := d.strip("[]")) in bound), None)
             if address is not None:
                 for domain in host.domains:
                     if "*" not in domain and not _is_ip(domain):

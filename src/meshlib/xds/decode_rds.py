@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
@@ -37,19 +38,24 @@ _REDIRECT_CODES = {0: 301, 1: 302, 2: 303, 3: 307, 4: 308}
 
 def route_configuration(scope: Scope, table: Any) -> RouteConfiguration:
     """Return a ``route.v3.RouteConfiguration``."""
+    inherited = table_level(scope, table)
+    check_domains(scope, [(host.name, host.domains) for host in table.virtual_hosts])
+    hosts = tuple(virtual_host(scope.at("virtual_hosts", i), h, inherited) for i, h in enumerate(table.virtual_hosts))
+    return RouteConfiguration(table.name, hosts, table.ignore_port_in_host_matching)
+
+
+def table_level(scope: Scope, table: Any) -> Inherited:
+    """Return what a table's virtual hosts have of it; does not look at them."""
     scope.audit(table)
-    _check_domains(scope, table)
-    inherited = _Inherited(
+    return Inherited(
         fault=per_filter_fault(scope, table.typed_per_filter_config),
         retry=None,
         body_limit=number(scope, table, "max_direct_response_body_size_bytes", _DEFAULT_BODY_LIMIT),
         headers=_Headers.none(most_specific_wins=table.most_specific_header_mutations_wins).below(scope, table),
     )
-    hosts = tuple(_virtual_host(scope.at("virtual_hosts", i), h, inherited) for i, h in enumerate(table.virtual_hosts))
-    return RouteConfiguration(table.name, hosts, table.ignore_port_in_host_matching)
 
 
-class _Inherited:
+class Inherited:
     """What a route has of the levels above it."""
 
     __slots__ = ("body_limit", "fault", "headers", "retry")
@@ -88,40 +94,52 @@ class _Headers(NamedTuple):
         )
 
 
-def _check_domains(scope: Scope, table: Any) -> None:
-    """Envoy takes no domain twice in a table, whatever its case, and one ``*`` alone."""
+def check_domains(scope: Scope, hosts: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Fault domains that Envoy does not take: none at all, one with a line break, or one taken already.
+
+    It takes no domain twice in a table, whatever its case, and one ``*`` alone.
+
+    Args:
+        scope: the table's.
+        hosts: name and domains of each virtual host.
+    """
     seen: dict[str, str] = {}
-    for i, host in enumerate(table.virtual_hosts):
-        for j, domain in enumerate(host.domains):
+    for i, (name, domains) in enumerate(hosts):
+        if not domains:
+            scope.at("virtual_hosts", i).fault("domains", "must not be empty")
+        for j, domain in enumerate(domains):
             key = domain.lower()
             if key in seen:
-                place = scope.at("virtual_hosts", i)
-                place.fault(f"domains[{j}]", f"{domain!r} is taken already by virtual host {seen[key]!r}")
-            seen[key] = host.name
+                fault = f"{domain!r} is taken already by virtual host {seen[key]!r}"
+                scope.at("virtual_hosts", i).fault(f"domains[{j}]", fault)
+            elif not key.isprintable() and any(char in key for char in "\0\r\n"):
+                scope.at("virtual_hosts", i).fault(f"domains[{j}]", f"{domain!r} contains a line break or NUL")
+            seen[key] = name
 
 
-def _virtual_host(scope: Scope, host: Any, above: _Inherited) -> VirtualHost:
-    scope.audit(host)
+def virtual_host(scope: Scope, host: Any, above: Inherited) -> VirtualHost:
+    """Return a ``VirtualHost``; its domains are checked with the table's others."""
     # Envoy demands a name; istiod sends none to gRPC servers, and it serves for explain alone.
-    if not host.domains:
-        scope.fault("domains", "must not be empty")
-    for j, domain in enumerate(host.domains):
-        if any(char in domain for char in "\0\r\n"):
-            scope.fault(f"domains[{j}]", f"{domain!r} contains a line break or NUL")
+    scope.audit(host)
     retry = retry_policy(scope.at("retry_policy"), host.retry_policy) if host.HasField("retry_policy") else None
     fault = per_filter_fault(scope, host.typed_per_filter_config)
-    inherited = _Inherited(fault or above.fault, retry, above.body_limit, above.headers.below(scope, host))
+    inherited = Inherited(fault or above.fault, retry, above.body_limit, above.headers.below(scope, host))
     routes = (_route(scope.at("routes", i), route, inherited) for i, route in enumerate(host.routes))
+    return host_of(host, tuple(route for route in routes if route is not None))
+
+
+def host_of(host: Any, routes: Sequence[Route]) -> VirtualHost:
+    """Return a ``VirtualHost`` with ``routes`` in it."""
     return VirtualHost(
         name=host.name,
         domains=tuple(host.domains),
-        routes=tuple(route for route in routes if route is not None),
+        routes=routes,
         attempt_count=host.include_request_attempt_count,
         require_tls=("", "EXTERNAL_ONLY", "ALL")[host.require_tls] if host.require_tls < 3 else "ALL",
     )
 
 
-def _route(scope: Scope, route: Any, above: _Inherited) -> Route | None:
+def _route(scope: Scope, route: Any, above: Inherited) -> Route | None:
     """Return one route; None for one that has a fault or that no request from here can meet."""
     found = len(scope.faults)
     noted = len(scope.notes)
@@ -145,7 +163,7 @@ def _route(scope: Scope, route: Any, above: _Inherited) -> Route | None:
     )
 
 
-def _action(scope: Scope, route: Any, above: _Inherited) -> Action:
+def _action(scope: Scope, route: Any, above: Inherited) -> Action:
     kind = route.WhichOneof("action")
     if kind == "route":
         return _forward(scope.at("route"), route.route, above)
@@ -165,7 +183,7 @@ def _nowhere(reason: str) -> RouteAction:
     return RouteAction((WeightedCluster(f"({reason} is not supported)"),))
 
 
-def _forward(scope: Scope, action: Any, above: _Inherited) -> RouteAction:
+def _forward(scope: Scope, action: Any, above: Inherited) -> RouteAction:
     scope.audit(action)
     _check_unused(scope, action)
     own = retry_policy(scope.at("retry_policy"), action.retry_policy) if action.HasField("retry_policy") else None

@@ -1,128 +1,319 @@
-"""The closure LDS → RDS → CDS → EDS: what to ask for next, and what may be used now.
+"""What to ask for next, and what may be used: LDS → RDS → CDS → EDS, followed as updates come.
 
-A resource is *ready* when everything it names is settled, all the way down: a value, a refused
-update, or nothing by that name. What is not ready yet is not used yet: the version in use stays
+A resource is *ready* when everything it names is settled, all the way down: in use, refused with
+nothing before it, or known not to exist. What is not ready is not used: the version in use stays
 in use until then, as in Envoy's warming, so that a call sees old or new and never half of each
-(gRFC A74), and nothing else has to wait for it.
+(gRFC A74), and nothing else has to wait for it. The order of a push does not show in the result.
+
+Every input costs what it changes, whatever the size of the mesh: names are counted, and who
+waits is found by what it waits for.
+
+With ``on_demand`` the clusters of a mesh are known by name, and only those in use have their
+endpoints asked for and are used; the others are *dormant*. A route table may be used while the
+clusters it names sleep. Where a virtual host sends calls to a cluster in use, the other clusters
+it names are woken with it, before a table that names them is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from meshlib.model.cluster import Cluster
-from meshlib.model.endpoint import ClusterLoadAssignment
-from meshlib.model.listener import Listener
-from meshlib.model.route import RouteConfiguration
-from meshlib.xds.cache import Reference, ResourceCache, Value, references
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE, WILDCARD
-
-# From what is named to what names it: readiness is worked out in this order.
-_ORDER = (ENDPOINT, CLUSTER, ROUTE, LISTENER)
+from meshlib.xds.cache import Entry, ResourceCache, State
+from meshlib.xds.resource import Reference, Resource
+from meshlib.xds.type_urls import CLUSTER, ROUTE, ALL_TYPE_URLS, WILDCARD
 
 
-@dataclass(frozen=True, slots=True)
-class Closure:
-    """What one look at the cache came to.
+@dataclass(slots=True)
+class Changes:
+    """What came of some inputs, by type URL.
 
     Attributes:
-        wanted: names to be subscribed to, by type URL.
-        usable: values that may be used now, by type URL and name.
-        waiting: names asked for, or to be asked for, that are not settled.
+        added: names to subscribe to.
+        gone: names to unsubscribe from.
+        changed: names whose version in use is another one, or none any more.
     """
 
-    wanted: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    usable: Mapping[str, Mapping[str, Value]] = field(default_factory=lambda: {url: {} for url in _ORDER})
-    waiting: tuple[Reference, ...] = ()
+    added: dict[str, set[str]] = field(default_factory=lambda: {url: set() for url in ALL_TYPE_URLS})
+    gone: dict[str, set[str]] = field(default_factory=lambda: {url: set() for url in ALL_TYPE_URLS})
+    changed: dict[str, set[str]] = field(default_factory=lambda: {url: set() for url in ALL_TYPE_URLS})
+
+
+@dataclass(slots=True)
+class _Warming:
+    """A version that is not in use yet, and how much of what it names is not ready."""
+
+    resource: Resource
+    missing: int
+
+
+class Dependencies:
+    """Follows references. Not thread-safe: one thread owns it.
+
+    Args:
+        cache: what is known; entries that nothing names any more are forgotten in it.
+        wildcards: the types that are asked for whole.
+        on_demand: whether the endpoints of a cluster are asked for only when it is in use; for
+            clusters that are asked for whole.
+    """
+
+    def __init__(self, cache: ResourceCache, wildcards: Collection[str], *, on_demand: bool = False) -> None:
+        self._cache = cache
+        self._wildcards = frozenset(wildcards)
+        self.on_demand = on_demand and CLUSTER in self._wildcards
+        self._counts: dict[str, dict[str, int]] = {url: {} for url in ALL_TYPE_URLS}
+        self._dropped: dict[str, set[str]] = {url: set() for url in ALL_TYPE_URLS}
+        self._waiters: dict[Reference, list[tuple[Reference, _Warming]]] = {}
+        self._warming: dict[Reference, _Warming] = {}
+        self._roots: set[Reference] = set()
+        self._changes = Changes()
+        self.awake: set[str] = set()
+        """The clusters in use, with ``on_demand``."""
+        self.patience: dict[Reference, float] = {}
+        """Seconds to wait for a name, where its ConfigSource says so (``initial_fetch_timeout``); 0 is for ever."""
+        # What is not used any more but still subscribed to: the server will not send it again.
+        self._shelf: dict[Reference, Entry] = {}
+        for url in self._wildcards:
+            self._changes.added[url].add(WILDCARD)
+
+    # Inputs.
+
+    def accepted(self, type_url: str, entry: Entry, before: Resource | None) -> None:
+        """A good version came; ``before`` is the last good one before it, in use or not."""
+        resource = entry.resource
+        assert resource is not None
+        if self.on_demand and type_url == ROUTE:
+            self._wake_together(resource)
+        self._hold(type_url, resource)
+        if before is not None and before is not entry.used:
+            self._release(type_url, before)
+        self._settle((type_url, entry.name), entry)
+
+    def rejected(self, type_url: str, entry: Entry) -> None:
+        """A faulty update came; where nothing came before it, that settles the name."""
+        if entry.resource is None:
+            self._notify((type_url, entry.name))
+
+    def absent(self, type_url: str, name: str) -> None:
+        """A name does not exist (any more)."""
+        entry = self._cache.entry(type_url, name)
+        self._shelf.pop((type_url, name), None)
+        if name != WILDCARD and not (entry is not None and entry.state is State.MISSING):
+            self._unuse(type_url, name, entry)
+            self._changes.changed[type_url].add(name)  # who waits for it is to look again
+            if type_url in self._wildcards:
+                self._cache.forget(type_url, name)
+            else:
+                self._cache.missing(type_url, name)
+        elif name == WILDCARD:
+            self._cache.missing(type_url, name)
+            self.answered(type_url)
+        self._notify((type_url, name))
+
+    def answered(self, type_url: str) -> None:
+        """The whole state of a wildcard type has come: names without an entry do not exist."""
+        waited = [ref for ref in self._waiters if ref[0] == type_url and self._cache.entry(*ref) is None]
+        for reference in waited:
+            self._notify(reference)
+
+    def root(self, type_url: str, name: str) -> bool:
+        """Ask for a name whatever refers to it; tells whether that is new."""
+        reference = (type_url, name)
+        if reference in self._roots:
+            return False
+        self._roots.add(reference)
+        self._acquire(reference)
+        return True
+
+    def unroot(self, type_url: str, name: str) -> None:
+        """Take :meth:`root` back."""
+        reference = (type_url, name)
+        if reference in self._roots:
+            self._roots.remove(reference)
+            self._drop(reference)
+
+    def wake(self, cluster: str) -> bool:
+        """A cluster is in use: ask for its endpoints; tells whether that is new."""
+        if not self.on_demand or cluster in self.awake:
+            return False
+        entry = self._cache.entry(CLUSTER, cluster)
+        self.awake.add(cluster)
+        if entry is not None and entry.resource is not None:
+            self._hold(CLUSTER, entry.resource)
+            entry.used = None
+            self._settle((CLUSTER, cluster), entry)
+        return True
+
+    def sleep(self, cluster: str) -> None:
+        """A cluster is not in use any more."""
+        if cluster not in self.awake:
+            return
+        entry = self._cache.entry(CLUSTER, cluster)
+        if entry is not None and entry.resource is not None:
+            for resource in {id(r): r for r in (entry.resource, entry.used) if r is not None}.values():
+                self._release(CLUSTER, resource)
+            self.awake.discard(cluster)
+            self._warming.pop((CLUSTER, cluster), None)
+            entry.used = entry.resource
+            self._changes.changed[CLUSTER].add(cluster)
+            self._notify((CLUSTER, cluster))
+        self.awake.discard(cluster)
+
+    def unsubscribed(self, type_url: str, names: Collection[str]) -> None:
+        """Names are not subscribed to any more: asked for again, they come again."""
+        for name in names:
+            self._shelf.pop((type_url, name), None)
+
+    def unasked(self, type_url: str, resource: Resource, version: str, at: float) -> None:
+        """A version came of what is not used any more; kept where it is still subscribed to."""
+        entry = self._shelf.get((type_url, resource.name))
+        if entry is not None:
+            entry.resource, entry.version, entry.at = resource, version, at
+
+    # Outputs.
+
+    def take(self) -> Changes:
+        """Return what came of the inputs since the last time."""
+        while any(self._dropped.values()):
+            for url in ALL_TYPE_URLS:
+                names, self._dropped[url] = self._dropped[url], set()
+                for name in names:
+                    self._forget(url, name)
+        changes, self._changes = self._changes, Changes()
+        return changes
+
+    def wants(self, type_url: str, name: str) -> bool:
+        """Tell whether a name is asked for, by itself or as one of all."""
+        return type_url in self._wildcards or name in self._counts[type_url]
+
+    def wanted(self, type_url: str) -> Collection[str]:
+        """Return the names asked for, of a type that is not asked for whole."""
+        return self._counts[type_url].keys()
+
+    def waiting(self) -> list[Reference]:
+        """Return the names asked for that are not settled."""
+        found = [(url, WILDCARD) for url in ALL_TYPE_URLS if url in self._wildcards and not self._cache.answered(url)]
+        for url in ALL_TYPE_URLS:
+            if url not in self._wildcards:
+                entries = self._cache.entries(url)
+                found += [(url, name) for name in self._counts[url] if name not in entries]
+        return found
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is awaited."""
-        return not self.waiting
+        """Whether nothing is awaited; the cheap question."""
+        if not all(self._cache.answered(url) for url in self._wildcards):
+            return False
+        named = (url for url in ALL_TYPE_URLS if url not in self._wildcards)
+        return all(len(self._counts[url]) <= len(self._cache.entries(url)) for url in named) and not self._warming
 
-    def listeners(self) -> Mapping[str, Listener]:
-        """Return the usable listeners."""
-        return {name: v for name, v in self.usable[LISTENER].items() if isinstance(v, Listener)}
+    def ready(self, reference: Reference) -> bool:
+        """Tell whether what a name stands for may be used now, or is known to be nothing."""
+        url, name = reference
+        if self._cache.entry(url, name) is None:
+            return url in self._wildcards and self._cache.answered(url)
+        return reference not in self._warming
 
-    def routes(self) -> Mapping[str, RouteConfiguration]:
-        """Return the usable route tables."""
-        return {name: v for name, v in self.usable[ROUTE].items() if isinstance(v, RouteConfiguration)}
+    # How.
 
-    def clusters(self) -> Mapping[str, Cluster]:
-        """Return the usable clusters, without the endpoints of EDS."""
-        return {name: v for name, v in self.usable[CLUSTER].items() if isinstance(v, Cluster)}
+    def _references(self, type_url: str, resource: Resource) -> tuple[Reference, ...]:
+        if self.on_demand and type_url == CLUSTER and resource.name not in self.awake:
+            return ()
+        return resource.references
 
-    def assignments(self) -> Mapping[str, ClusterLoadAssignment]:
-        """Return the usable endpoints, by EDS name."""
-        return {name: v for name, v in self.usable[ENDPOINT].items() if isinstance(v, ClusterLoadAssignment)}
+    def _hold(self, type_url: str, resource: Resource) -> None:
+        for reference in self._references(type_url, resource):
+            if resource.patience is not None:
+                self.patience[reference] = resource.patience
+            self._acquire(reference)
 
+    def _release(self, type_url: str, resource: Resource) -> None:
+        for reference in self._references(type_url, resource):
+            self._drop(reference)
 
-def resolve(cache: ResourceCache, *, wildcards: Collection[str], roots: Collection[str], previous: Closure) -> Closure:
-    """Follow the references from the roots down.
+    def _acquire(self, reference: Reference) -> None:
+        url, name = reference
+        if url in self._wildcards:
+            return
+        counts = self._counts[url]
+        counts[name] = counts.get(name, 0) + 1
+        if counts[name] == 1:
+            if name in self._dropped[url]:
+                self._dropped[url].remove(name)
+                return
+            self._changes.added[url].add(name)
+            kept = self._shelf.pop(reference, None)
+            if kept is not None and kept.resource is not None:
+                self.accepted(url, self._cache.accept(url, kept.resource, kept.version, kept.at), None)
 
-    Args:
-        cache: what is known.
-        wildcards: the types that are asked for whole.
-        roots: the listeners in demand, where listeners are asked for by name.
-        previous: what was in use, for what is not ready yet.
-    """
-    ready = _ready(cache)
-    wanted = _wanted(cache, wildcards, roots, ready, previous)
-    usable: dict[str, dict[str, Value]] = {url: {} for url in _ORDER}
-    for url in _ORDER:
-        before, whole = previous.usable[url], url in wildcards
-        for name, entry in cache.entries(url).items():
-            if not whole and name not in wanted[url]:
-                continue
-            value = entry.value if (url, name) in ready else before.get(name)
-            if value is not None:
-                usable[url][name] = value
-    waiting = [(url, name) for url in _ORDER for name in sorted(wanted[url])]
-    return Closure(wanted, usable, tuple(reference for reference in waiting if not _is_settled(cache, reference)))
+    def _drop(self, reference: Reference) -> None:
+        url, name = reference
+        if url in self._wildcards:
+            return
+        counts = self._counts[url]
+        counts[name] -= 1
+        if not counts[name]:
+            del counts[name]
+            self._dropped[url].add(name)
 
+    def _forget(self, type_url: str, name: str) -> None:
+        if name in self._changes.added[type_url]:
+            self._changes.added[type_url].remove(name)
+        else:
+            self._changes.gone[type_url].add(name)
+        entry = self._cache.entry(type_url, name)
+        self._unuse(type_url, name, entry)
+        self._cache.forget(type_url, name)
+        self.patience.pop((type_url, name), None)
+        if entry is not None:
+            self._shelf[type_url, name] = entry  # until it is unsubscribed from
 
-def _is_settled(cache: ResourceCache, reference: Reference) -> bool:
-    url, name = reference
-    return cache.answered(url) if name == WILDCARD else cache.settled(url, name)
+    def _unuse(self, type_url: str, name: str, entry: Entry | None) -> None:
+        """Let go of all versions of a resource."""
+        self._warming.pop((type_url, name), None)
+        if entry is None:
+            return
+        if entry.used is not None:
+            self._changes.changed[type_url].add(name)
+            self._release(type_url, entry.used)
+        if entry.resource is not None and entry.resource is not entry.used:
+            self._release(type_url, entry.resource)
 
+    def _settle(self, reference: Reference, entry: Entry) -> None:
+        """Use the last good version as soon as all it names is ready."""
+        resource = entry.resource
+        assert resource is not None
+        self._warming.pop(reference, None)
+        unready = [ref for ref in self._references(reference[0], resource) if not self.ready(ref)]
+        if not unready:
+            self._use(reference, entry)
+            return
+        warming = self._warming[reference] = _Warming(resource, len(unready))
+        for ref in unready:
+            self._waiters.setdefault(ref, []).append((reference, warming))
 
-def _ready(cache: ResourceCache) -> set[Reference]:
-    """Return every resource that may be used as it is in the cache."""
-    ready: set[Reference] = set()
-    for url in _ORDER:
-        for name, entry in cache.entries(url).items():
-            # A name without an entry counts when its type was answered whole: there is none.
-            if all(
-                target in ready or (cache.entry(*target) is None and cache.settled(*target))
-                for target in entry.references
-            ):
-                ready.add((url, name))
-    return ready
+    def _use(self, reference: Reference, entry: Entry) -> None:
+        before, entry.used = entry.used, entry.resource
+        self._warming.pop(reference, None)
+        self._changes.changed[reference[0]].add(reference[1])
+        if before is not None and before is not entry.used:
+            self._release(reference[0], before)
+        self._notify(reference)
 
+    def _notify(self, reference: Reference) -> None:
+        """Something became ready: who waits for it may be, too."""
+        for waiter, warming in self._waiters.pop(reference, ()):
+            if self._warming.get(waiter) is not warming:
+                continue  # another version came meanwhile
+            warming.missing -= 1
+            if not warming.missing:
+                entry = self._cache.entry(*waiter)
+                if entry is not None:
+                    self._use(waiter, entry)
 
-def _wanted(
-    cache: ResourceCache,
-    wildcards: Collection[str],
-    roots: Collection[str],
-    ready: set[Reference],
-    previous: Closure,
-) -> dict[str, frozenset[str]]:
-    """Return the names to subscribe to: of a wildcard type ``*``, of the others what is referred to.
+    def _wake_together(self, table: Resource) -> None:
+        for group in table.groups:
+            if not self.awake.isdisjoint(group):
+                for cluster in group:
+                    self.wake(cluster)
 
-    What stands in for a resource that is not ready needs what it names, too: nothing is given
-    up before its successor is there.
-    """
-    named: dict[str, set[str]] = {url: set() for url in _ORDER}
-    named[LISTENER] |= set(roots)
-    for url in reversed(_ORDER):
-        before = previous.usable[url]
-        for name, entry in cache.entries(url).items():
-            if url not in wildcards and name not in named[url]:
-                continue
-            needed = list(entry.references)
-            if (url, name) not in ready and name in before:
-                needed += references(before[name])
-            for kind, target in needed:
-                named[kind].add(target)
-    return {url: frozenset({WILDCARD}) if url in wildcards else frozenset(named[url]) for url in _ORDER}

@@ -1,7 +1,8 @@
-"""The resource types that are understood: how each is named, parsed and decoded.
+"""The resource types that are understood: how each is read, validated and decoded.
 
 This is the plug between the protocol, which knows neither protobuf nor the model, and the
-decoders, which know nothing of streams.
+decoders, which know nothing of streams. A resource is validated whole when it comes. Where it is
+of a shape that was valid before (:mod:`~meshlib.xds.shapes`), its value is made when it is used.
 """
 
 from __future__ import annotations
@@ -11,12 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
 
-from meshlib.model.cluster import Cluster
-from meshlib.model.endpoint import ClusterLoadAssignment
-from meshlib.model.listener import Listener
-from meshlib.model.route import RouteConfiguration
 from meshlib.xds import type_urls
 from meshlib.xds.decode_cds import cluster
 from meshlib.xds.decode_eds import load_assignment
@@ -24,16 +22,20 @@ from meshlib.xds.decode_lds import listener
 from meshlib.xds.decode_rds import route_configuration
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.protos import cluster_pb2, discovery_pb2, endpoint_pb2, listener_pb2, route_pb2
+from meshlib.xds.references import references
+from meshlib.xds.resource import Examined, Reference, Resource, Value
+from meshlib.xds.route_table import examine_table
 from meshlib.xds.scope import Scope
+from meshlib.xds.shapes import Shapes, assignment_shape, cluster_shape
 
-Value = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment
 _log = logging.getLogger("meshlib.xds")
 _WRAPPER = type_urls.PREFIX + discovery_pb2.Resource.DESCRIPTOR.full_name
+_EDS = cluster_pb2.Cluster.EDS
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a resource came to.
+    """What a message came to.
 
     Attributes:
         value: the model value; None when there are faults.
@@ -47,23 +49,6 @@ class Decoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
-    """One resource of a response, read as far as its name.
-
-    Attributes:
-        name: its name, empty when it cannot be read.
-        raw: its bytes; equal bytes are an equal resource.
-        message: the parsed message, None when it does not parse.
-        faults: why it does not.
-    """
-
-    name: str
-    raw: bytes
-    message: Any = None
-    faults: tuple[Fault, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class ResourceType:
     """One resource type.
 
@@ -72,26 +57,66 @@ class ResourceType:
         message: its protobuf class.
         name_field: the field that names a resource.
         decoder: message to model value; faults and notes go to the scope.
+        shape: what of a message is alike in many; None where there is no such thing, or it has to
+            be looked at closer. Spoils the message.
+        names: what a message refers to, for messages that have a shape.
     """
 
     url: str
     message: Any
     name_field: str
     decoder: Callable[[Scope, Any], Value]
+    shape: Callable[[Any], bytes | None] | None = None
+    names: Callable[[Any], tuple[Reference, ...]] = lambda _message: ()
 
-    def read(self, packed: Any) -> Received:
-        """Return one ``Any`` of a response, out of its ``discovery.v3.Resource`` if it is in one."""
+    def examine(self, raw: bytes, previous: Callable[[str], Resource | None] = lambda _name: None) -> Examined:
+        """Return one resource, validated whole. Never raises.
+
+        Args:
+            raw: a serialised ``google.protobuf.Any``: the resource, or the ``discovery.v3.Resource`` it is in.
+            previous: returns the last good version by name, whose parts may serve again.
+        """
         name = ""
         try:
+            packed = any_pb2.Any.FromString(raw)
             if packed.type_url == _WRAPPER:
                 wrapper = discovery_pb2.Resource.FromString(packed.value)
                 name, packed = wrapper.name, wrapper.resource
             if packed.type_url != self.url:
-                return self._unread(name, packed.value, f"expected a {self.url}, not {packed.type_url or 'nothing'}")
+                return self._refused(name, f"expected a {self.url}, not {packed.type_url or 'nothing'}")
+            if self.url == type_urls.ROUTE:
+                return examine_table(packed.value, raw, previous)
             message = self.message.FromString(packed.value)
         except DecodeError as error:
-            return self._unread(name, packed.value, f"does not parse: {error}")
-        return Received(getattr(message, self.name_field), packed.value, message)
+            return self._refused(name, f"does not parse: {error}")
+        name = getattr(message, self.name_field)
+        if not name:
+            return self._refused("", "must not be empty", self.name_field)
+        return self._validated(name, message, packed.value, raw)
+
+    def _validated(self, name: str, message: Any, value: bytes, raw: bytes) -> Examined:
+        if self.shape is None:
+            return self._decoded(name, message, raw)
+        refers = self.names(message)
+        shape = self.shape(message)
+        if shape is None:
+            return self._decoded(name, self.message.FromString(value), raw)
+        notes = _SHAPES.get((self.url, shape))
+        if notes is None:
+            examined = self._decoded(name, self.message.FromString(value), raw)
+            if examined.resource is not None:
+                found = examined.resource.notes(self.url)
+                _SHAPES.add((self.url, shape), tuple((note.field_path, note.consequence) for note in found))
+            return examined
+        return Examined(name, Resource(name, raw, self._make, refers, notes))
+
+    def _decoded(self, name: str, message: Any, raw: bytes) -> Examined:
+        decoded = self.decode(name, message)
+        value = decoded.value
+        if value is None:
+            return Examined(name, None, decoded.faults)
+        notes = tuple((note.field_path, note.consequence) for note in decoded.notes)
+        return Examined(name, Resource(name, raw, lambda _resource: value, references(value), notes))
 
     def decode(self, name: str, message: Any) -> Decoded:
         """Return the model value of a message, or every fault in it. Never raises."""
@@ -105,8 +130,23 @@ class ResourceType:
         faults = tuple(scope.faults)
         return Decoded(None if faults else value, faults, tuple(scope.notes))
 
-    def _unread(self, name: str, raw: bytes, message: str) -> Received:
-        return Received(name, raw, None, (Fault(name, self.url, "", message),))
+    def _make(self, resource: Resource) -> Value:
+        packed = any_pb2.Any.FromString(resource.raw)
+        if packed.type_url == _WRAPPER:
+            packed = discovery_pb2.Resource.FromString(packed.value).resource
+        return self.decoder(Scope(resource.name, self.url), self.message.FromString(packed.value))
+
+    def _refused(self, name: str, message: str, field: str = "") -> Examined:
+        return Examined(name, None, (Fault(name, self.url, field, message),))
+
+
+_SHAPES = Shapes()
+
+
+def _endpoints_of(message: Any) -> tuple[Reference, ...]:
+    if message.type != _EDS:
+        return ()
+    return ((type_urls.ENDPOINT, message.eds_cluster_config.service_name or message.name),)
 
 
 RESOURCE_TYPES: Mapping[str, ResourceType] = {
@@ -114,7 +154,9 @@ RESOURCE_TYPES: Mapping[str, ResourceType] = {
     for kind in (
         ResourceType(type_urls.LISTENER, listener_pb2.Listener, "name", listener),
         ResourceType(type_urls.ROUTE, route_pb2.RouteConfiguration, "name", route_configuration),
-        ResourceType(type_urls.CLUSTER, cluster_pb2.Cluster, "name", cluster),
-        ResourceType(type_urls.ENDPOINT, endpoint_pb2.ClusterLoadAssignment, "cluster_name", load_assignment),
+        ResourceType(type_urls.CLUSTER, cluster_pb2.Cluster, "name", cluster, cluster_shape, _endpoints_of),
+        ResourceType(
+            type_urls.ENDPOINT, endpoint_pb2.ClusterLoadAssignment, "cluster_name", load_assignment, assignment_shape
+        ),
     )
 }

@@ -11,6 +11,8 @@ ENDPOINT = PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
 # The order in which the requests of a new stream go out: what is named before what names it.
 TYPE_URLS = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
 
+ALL_TYPE_URLS = TYPE_URLS
+
 SHORT = {LISTENER: "LDS", ROUTE: "RDS", CLUSTER: "CDS", ENDPOINT: "EDS"}
 
 # A state-of-the-world response of these types holds everything there is: absence is deletion.

@@ -1,0 +1,382 @@
+"""Channel: one management server, from the client's side: connects, asks, answers, connects again.
+
+Everything here runs in the client's thread. What a response means for the configuration is its
+owner's business; what it means for the protocol is :mod:`~meshlib.xds.protocol`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
+from tenacity import RetryCallState, Retrying
+from tenacity.wait import wait_base, wait_fixed, wait_random_exponential
+
+from meshlib.xds import diagnosis, wire
+from meshlib.xds.assembly import Offered
+from meshlib.xds.bootstrap_parts import Server
+from meshlib.xds.delta import DeltaProtocol
+from meshlib.xds.protocol import (
+    AdsProtocol,
+    DeltaRequest,
+    Missing,
+    Output,
+    Removed,
+    Request,
+    Response,
+    StartTimer,
+    StartTtl,
+    Unsubscribed,
+    Variant,
+)
+from meshlib.xds.protos import discovery_pb2
+from meshlib.xds.sotw import SotwProtocol
+from meshlib.xds.stream import AdsStream, StreamData, StreamEnded, StreamEvent, StreamOpened
+from meshlib.xds.type_urls import ALL_TYPE_URLS, short
+
+_log = logging.getLogger("meshlib.xds")
+
+# Reconnect after 1 s + uniform(0, min(30 s, 2^n s)); a response starts the count anew.
+RECONNECT: wait_base = wait_fixed(1) + wait_random_exponential(multiplier=1, max=30)
+_FAULTS_SAID = 20  # faults spelt out in one NACK and one log record; the rest is counted
+_INVALID_ARGUMENT = 3  # google.rpc.Code, as other clients NACK
+_NOT_SPOKEN = "UNIMPLEMENTED"
+
+
+class Owner(Protocol):
+    """What a channel needs of the client around it."""
+
+    node: Any
+    """The ``core.v3.Node``."""
+
+    def post(self, event: StreamEvent, /) -> None:
+        """Take an event of a stream, from any thread; :meth:`Channel.handle` gets it back."""
+
+    def later(self, seconds: float, action: Callable[[], None], /) -> None:
+        """Run ``action`` in the client's thread after ``seconds``."""
+
+    def patience(self, type_url: str, name: str, /) -> float | None:
+        """Return the seconds after which an unanswered name does not exist, None for never."""
+
+    def offered(self, channel: Channel, type_url: str, version: str, resources: Iterable[bytes], /) -> Offered:
+        """Take resources; returns what became of them."""
+        ...
+
+    def gone(self, channel: Channel, output: Removed | Missing | Unsubscribed, /) -> None:
+        """Take that names are not there (any more)."""
+
+    def settle(self, channel: Channel, /) -> None:
+        """Something changed: ask for what is needed now, and publish."""
+
+    def opened(self, channel: Channel, /) -> None:
+        """The server is connected."""
+
+    def failed(self, channel: Channel, reason: str, delay: float, /) -> None:
+        """The stream is over; another attempt follows in ``delay`` seconds."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened to one server's resources and streams, for metrics (gRFC A78).
+
+    Attributes:
+        valid, invalid: resources received that were good, or refused, by type URL.
+        failures: streams that ended before a response, or connections that failed.
+    """
+
+    valid: dict[str, int] = field(default_factory=dict)
+    invalid: dict[str, int] = field(default_factory=dict)
+    failures: int = 0
+
+
+class Channel:
+    """One management server. Not thread-safe: the client's thread owns it.
+
+    Args:
+        server: whom to ask.
+        owner: the client.
+        reconnect: how long to wait before the next attempt, by their number since the last response.
+        sotw: whether only the state of the world is spoken, whatever the server may speak.
+
+    Attributes:
+        connected: whether a stream is open.
+        answered: whether this stream brought a response.
+        failing: whether the last attempt ended without a response.
+        counts: for metrics.
+    """
+
+    def __init__(self, server: Server, owner: Owner, reconnect: wait_base, *, sotw: bool = False) -> None:
+        self.server = server
+        self.connected = False
+        self.answered = False
+        self.failing = False
+        self.counts = Counts()
+        self._owner = owner
+        self._reconnect = reconnect
+        delta = server.delta is not False and not sotw
+        self._protocol: AdsProtocol = _protocol(Variant.DELTA if delta else Variant.SOTW)
+        self._stream: AdsStream | None = None
+        self._attempts = 0
+        self._closed = False
+        self._encoded: tuple[object, bytes] = ((), b"")
+
+    def __repr__(self) -> str:
+        state = "connected" if self.connected else "not connected"
+        return f"<Channel to {self.server.address}, {self._protocol.variant.name}, {state}>"
+
+    @property
+    def variant(self) -> Variant:
+        """What is spoken."""
+        return self._protocol.variant
+
+    def version(self, type_url: str) -> str:
+        """Return the last version of a type that was accepted whole."""
+        return self._protocol.version(type_url)
+
+    def expects(self, stream: object) -> bool:
+        """Tell whether an event's stream is this channel's."""
+        return stream is self._stream
+
+    def connect(self) -> None:
+        """Open a stream, unless there is one."""
+        if self._stream is None and not self._closed:
+            self._stream = AdsStream(self.server, self._protocol.variant.value, self._owner.post)
+            self._stream.start()
+
+    def close(self) -> None:
+        """End the stream for good; idempotent."""
+        self._closed = True
+        self._drop()
+
+    def change(self, type_url: str, added: Collection[str], gone: Collection[str]) -> None:
+        """Ask for names and give up others."""
+        self._perform(self._protocol.change(type_url, added, gone))
+
+    def handle(self, event: StreamEvent) -> None:
+        """Take an event of this channel's stream."""
+        if isinstance(event, StreamOpened):
+            self.connected = True
+            _log.info("server=%s connected variant=%s", self.server.address, self._protocol.variant.name)
+            self._owner.opened(self)
+            self._perform(self._protocol.opened())
+            self._owner.settle(self)
+        elif isinstance(event, StreamData):
+            self._received(event.data)
+            event.stream.resume()
+        else:
+            self._ended(event)
+
+    def fail(self, reason: str) -> None:
+        """Give the stream up and connect again later."""
+        answered = self.answered
+        self._drop()
+        self.failing = not answered
+        self.counts.failures += self.failing
+        self._attempts = 1 if answered else self._attempts + 1
+        delay: float = self._reconnect(_attempt(self._attempts))
+        self._owner.later(delay, self.connect)
+        self._owner.failed(self, reason, delay)
+
+    def _drop(self) -> None:
+        self.connected = self.answered = False
+        self._protocol.closed()
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _ended(self, event: StreamEnded) -> None:
+        if event.code == _NOT_SPOKEN and self._protocol.variant is Variant.DELTA and self.server.delta is None:
+            self._speak_state_of_the_world()
+            return
+        advice = diagnosis.advice(event.code, self.server, self._owner.node)
+        self.fail(f"{event.reason}; {advice}" if advice else event.reason)
+
+    def _speak_state_of_the_world(self) -> None:
+        """The server does not speak delta: ask it for the same in the other variant, at once."""
+        _log.info("server=%s does not speak delta xDS; the state of the world is asked for", self.server.address)
+        self._drop()
+        before, self._protocol = self._protocol, _protocol(Variant.SOTW)
+        for url in ALL_TYPE_URLS:
+            self._perform(self._protocol.change(url, added=tuple(before.names(url))))
+        self.connect()
+
+    def _received(self, data: bytes) -> None:
+        delta = self._protocol.variant is Variant.DELTA
+        try:
+            message = (wire.DeltaDiscoveryResponse if delta else wire.DiscoveryResponse).FromString(data)
+            parts = _delta_parts(message) if delta else _sotw_parts(message)
+        except DecodeError:
+            self.fail(f"answered something that is no {'Delta' if delta else ''}DiscoveryResponse")
+            return
+        self._attempts = 0
+        self.answered, self.failing = True, False
+        url = message.type_url
+        if not self._protocol.expects(url):
+            _log.warning("server=%s type=%s answered without being asked; ignored", self.server.address, short(url))
+            return
+        offered = self._owner.offered(self, url, parts.version, parts.resources)
+        self._count(url, offered)
+        said = _said(offered)
+        if said:
+            text = "; ".join(said)
+            _log.warning("type=%s version=%s refused, last good kept: %s", short(url), parts.version, text)
+        refused = {fault.resource for fault in offered.faults}
+        response = Response(
+            url,
+            parts.version,
+            message.nonce,
+            offered.names,
+            said,
+            offered.complete,
+            removed=parts.removed,
+            versions={name: v for name, v in parts.versions.items() if name not in refused},
+            ttls={name: ttl for name, ttl in parts.ttls.items() if name not in refused},
+            heartbeats=parts.heartbeats,
+        )
+        self._perform(self._protocol.response(response))
+        self._owner.settle(self)
+
+    def _count(self, type_url: str, offered: Offered) -> None:
+        bad = len({fault.resource for fault in offered.faults})
+        counts = self.counts
+        counts.valid[type_url] = counts.valid.get(type_url, 0) + max(0, len(offered.names) - bad)
+        if bad:
+            counts.invalid[type_url] = counts.invalid.get(type_url, 0) + bad
+
+    def _perform(self, outputs: Iterable[Output]) -> None:
+        for output in outputs:
+            if isinstance(output, Request | DeltaRequest):
+                if self._stream is not None:
+                    self._stream.send(self._encode(output))
+            elif isinstance(output, StartTimer):
+                self._start_timer(output)
+            elif isinstance(output, StartTtl):
+                self._owner.later(output.seconds, partial(self._timed_out, output))
+            else:
+                self._owner.gone(self, output)
+
+    def _start_timer(self, timer: StartTimer) -> None:
+        """Wait for each name as long as its ConfigSource says (``initial_fetch_timeout``)."""
+        by_seconds: dict[float, set[str]] = {}
+        for name in timer.names:
+            seconds = self._owner.patience(timer.type_url, name)
+            if seconds is not None:
+                by_seconds.setdefault(seconds, set()).add(name)
+        for seconds, names in by_seconds.items():
+            part = StartTimer(timer.type_url, frozenset(names), timer.serial)
+            self._owner.later(seconds, partial(self._timed_out, part))
+
+    def _timed_out(self, timer: StartTimer | StartTtl) -> None:
+        if not self._closed:
+            self._perform(self._protocol.timeout(timer))
+            self._owner.settle(self)
+
+    def _encode(self, request: Request | DeltaRequest) -> bytes:
+        node = self._owner.node if request.with_node else None
+        if isinstance(request, DeltaRequest):
+            delta = discovery_pb2.DeltaDiscoveryRequest(
+                node=node,
+                type_url=request.type_url,
+                resource_names_subscribe=request.subscribe,
+                resource_names_unsubscribe=request.unsubscribe,
+                initial_resource_versions=request.initial_versions,
+                response_nonce=request.nonce,
+            )
+            return _with_error(delta, request.error)
+        # The names of ten thousand endpoints go out with each ACK and seldom change. Fields of a
+        # message may come in any order and in pieces, so that their encoding can be kept.
+        if self._encoded[0] is not request.names:
+            names = discovery_pb2.DiscoveryRequest(resource_names=request.names)
+            self._encoded = (request.names, names.SerializeToString())
+        sotw = discovery_pb2.DiscoveryRequest(
+            version_info=request.version, node=node, type_url=request.type_url, response_nonce=request.nonce
+        )
+        return _with_error(sotw, request.error) + self._encoded[1]
+
+
+def _protocol(variant: Variant) -> AdsProtocol:
+    return (DeltaProtocol if variant is Variant.DELTA else SotwProtocol)(ALL_TYPE_URLS)
+
+
+def _with_error(message: Any, error: str) -> bytes:
+    if error:
+        message.error_detail.code = _INVALID_ARGUMENT
+        message.error_detail.message = error
+    encoded: bytes = message.SerializeToString()
+    return encoded
+
+
+def _attempt(number: int) -> RetryCallState:
+    state = RetryCallState(Retrying(), None, (), {})
+    state.attempt_number = number
+    return state
+
+
+def _said(offered: Offered) -> list[str]:
+    said = [str(fault) for fault in offered.faults[:_FAULTS_SAID]]
+    rest = len(offered.faults) - len(said)
+    return [*said, f"and {rest} more"] if rest else said
+
+
+@dataclass(slots=True)
+class _Parts:
+    """A response of either variant, its resources still bytes.
+
+    Attributes:
+        resources: each a serialised ``Any``; read once. What is said of them beside comes in as they are read.
+    """
+
+    version: str
+    resources: Iterable[bytes]
+    removed: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    ttls: dict[str, float] = field(default_factory=dict)
+    heartbeats: list[str] = field(default_factory=list)
+
+
+_WRAPPED = b"envoy.service.discovery.v3.Resource"
+
+
+def _sotw_parts(message: Any) -> _Parts:
+    resources = list(message.resources)
+    parts = _Parts(message.version_info, resources)
+    if any(raw.find(_WRAPPED, 0, 80) >= 0 for raw in resources):  # only TTLs need the wrapper
+        parts.resources = list(_unwrapped(resources, parts))
+    return parts
+
+
+def _unwrapped(resources: Iterable[bytes], parts: _Parts) -> Iterator[bytes]:
+    """Take resources out of their ``discovery.v3.Resource``: TTLs and heartbeats aside."""
+    for raw in resources:
+        packed = any_pb2.Any.FromString(raw)
+        if packed.type_url.endswith("/envoy.service.discovery.v3.Resource"):
+            yield from _resource(wire.Resource.FromString(packed.value), parts)
+        else:
+            yield raw
+
+
+def _delta_parts(message: Any) -> _Parts:
+    parts = _Parts(message.system_version_info, (), tuple(message.removed_resources))
+    found: list[bytes] = []
+    for data in message.resources:
+        found += _resource(wire.Resource.FromString(data), parts)
+    parts.resources = found
+    return parts
+
+
+def _resource(resource: Any, parts: _Parts) -> tuple[bytes, ...]:
+    """Return the ``Any`` in a ``discovery.v3.Resource``, nothing for a heartbeat."""
+    name = resource.name
+    parts.versions[name] = resource.version
+    if resource.ttl:
+        ttl = duration_pb2.Duration.FromString(resource.ttl)
+        parts.ttls[name] = ttl.seconds + ttl.nanos / 1e9
+    if not resource.resource:
+        parts.heartbeats.append(name)
+        return ()
+    return (resource.resource,)

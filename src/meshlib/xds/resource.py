@@ -1,0 +1,76 @@
+"""Resource: one version of one resource, found valid; its value is made when it is first read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from meshlib.model.cluster import Cluster
+from meshlib.model.endpoint import ClusterLoadAssignment
+from meshlib.model.listener import Listener
+from meshlib.model.route import RouteConfiguration
+from meshlib.xds.faults import Fault, Note
+
+Value = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment
+Reference = tuple[str, str]  # type URL and name
+
+class Resource:
+    """One version of a resource. Immutable to the eye; any thread may read its value.
+
+    Attributes:
+        name: its name.
+        raw: the bytes of the ``Any`` it came in; equal bytes are an equal resource.
+        references: what it names, without repeats.
+        groups: of a route table, the clusters of each virtual host that names more than one.
+        patience: seconds that what it names is waited for (``initial_fetch_timeout``), 0 = for ever;
+            None where it does not say.
+    """
+
+    __slots__ = ("_make", "_notes", "_value", "groups", "name", "patience", "raw", "references")
+
+    def __init__(
+        self,
+        name: str,
+        raw: bytes,
+        make: Callable[[Resource], Value],
+        references: tuple[Reference, ...] = (),
+        notes: Sequence[tuple[str, str]] = (),
+        groups: tuple[tuple[str, ...], ...] = (),
+        patience: float | None = None,
+    ) -> None:
+        self.name = name
+        self.raw = raw
+        self.references = references
+        self.groups = groups
+        self.patience = patience
+        self._make = make
+        self._notes = notes
+        self._value: Value | None = None
+
+    @property
+    def value(self) -> Value:
+        """The model value, made on first use. Two threads at once may get two equal ones."""
+        if self._value is None:
+            self._value = self._make(self)  # without a lock, which a fork could leave taken for ever
+        return self._value
+
+    def notes(self, type_url: str) -> tuple[Note, ...]:
+        """Return what of it is not, or only nearly, honoured."""
+        return tuple(Note(self.name, type_url, path, consequence) for path, consequence in self._notes)
+
+    def __repr__(self) -> str:
+        return f"<Resource {self.name!r}, {len(self.raw)} bytes{', decoded' if self._value is not None else ''}>"
+
+
+class Examined(NamedTuple):
+    """What was found of one resource of a response.
+
+    Attributes:
+        name: its name, empty when it cannot be read.
+        resource: the resource; None when there are faults.
+        faults: every reason why it cannot be used.
+    """
+
+    name: str
+    resource: Resource | None = None
+    faults: tuple[Fault, ...] = ()
