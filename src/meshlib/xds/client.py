@@ -18,14 +18,16 @@ from tenacity.wait import wait_base, wait_fixed, wait_random_exponential
 
 from meshlib.clock import Clock, system_clock
 from meshlib.model.snapshot import Snapshot, Style
+from meshlib.xds import diagnosis
 from meshlib.xds.ads import AdsProtocol, Missing, Output, Removed, Request, StartTimer
 from meshlib.xds.assembly import Assembly
 from meshlib.xds.bootstrap_parts import Bootstrap
 from meshlib.xds.faults import Fault, Note
+from meshlib.xds.files import FileBroken, FileEvent, FileSource, FileUpdate
 from meshlib.xds.note_log import NoteLog
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.resource_type import RESOURCE_TYPES, Received
-from meshlib.xds.stream import AdsStream, StreamData, StreamEnded, StreamEvent, StreamOpened
+from meshlib.xds.stream import SOTW, AdsStream, StreamData, StreamEnded, StreamEvent, StreamOpened
 from meshlib.xds.type_urls import SHORT, TYPE_URLS, short
 
 _log = logging.getLogger("meshlib.xds")
@@ -73,7 +75,7 @@ class _Close:
     """Ends the thread."""
 
 
-_Event = StreamEvent | _Demand | _Close
+_Event = StreamEvent | FileEvent | _Demand | _Close
 
 
 class XdsClient:
@@ -120,7 +122,11 @@ class XdsClient:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         # Within the client's thread only.
-        self._assembly = Assembly(bootstrap.style, wildcards=bootstrap.wildcards, pause=self._pause)
+        self._assembly = Assembly(
+            bootstrap.style, wildcards=bootstrap.wildcards | bootstrap.files.keys(), pause=self._pause
+        )
+        self._files = [FileSource(url, source, self._inbox.put) for url, source in bootstrap.files.items()]
+        self._in_files: dict[str, frozenset[str]] = {}
         self._protocol = AdsProtocol()
         self._stream: AdsStream | None = None
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -172,6 +178,8 @@ class XdsClient:
             received = (Received(name, m.SerializeToString(deterministic=True), m) for name, m in messages.items())
             self._assembly.offer(url, "static", received)
         self._settle()
+        for file in self._files:
+            file.start()
         self._later(0.0, self._connect)
         while True:
             try:
@@ -188,12 +196,18 @@ class XdsClient:
                 _log.exception("server=%s the client failed and connects anew", self._status.server)
                 self._disconnected(f"internal error: {type(error).__name__}: {error}")
         self._drop_stream()
+        for file in self._files:
+            file.close()
         self._status = replace(self._status, connected=False)
 
     def _handle(self, event: _Event) -> None:
         if isinstance(event, _Demand):
             if self._assembly.demand(event.listener):
                 self._settle()
+        elif isinstance(event, FileBroken):
+            _log.warning("file=%s cannot be used, what it held stays: %s", event.path, event.reason)
+        elif isinstance(event, FileUpdate):
+            self._read_file(event)
         elif isinstance(event, StreamOpened | StreamData | StreamEnded) and event.stream is self._stream:
             if isinstance(event, StreamOpened):
                 self._opened()
@@ -201,11 +215,23 @@ class XdsClient:
                 self._received(event.data)
                 event.stream.resume()
             else:
-                self._disconnected(event.reason)
+                advice = diagnosis.advice(event.code, self._bootstrap.servers[0], self._bootstrap.node)
+                self._disconnected(f"{event.reason}; {advice}" if advice else event.reason)
+
+    def _read_file(self, event: FileUpdate) -> None:
+        url = event.type_url
+        offered = self._assembly.offer(url, event.version, map(RESOURCE_TYPES[url].read, event.resources))
+        names = frozenset(offered.names)
+        self._assembly.remove(url, self._in_files.get(url, frozenset()) - names)
+        self._assembly.complete(url)
+        self._in_files[url] = names
+        if offered.faults:
+            _log.warning("file=%s refused, last good kept: %s", event.path, "; ".join(_said(offered.faults)))
+        self._settle()
 
     def _connect(self) -> None:
         if self._stream is None:
-            self._stream = AdsStream(self._status.server, self._inbox.put)
+            self._stream = AdsStream(self._bootstrap.servers[0], SOTW, self._inbox.put)
             self._stream.start()
 
     def _opened(self) -> None:
@@ -280,7 +306,7 @@ class XdsClient:
     def _settle(self) -> None:
         """Ask for what is referred to now, and publish when that is due."""
         closure = self._assembly.resolve()
-        for url in TYPE_URLS:
+        for url in (url for url in TYPE_URLS if url not in self._bootstrap.files):
             self._perform(self._protocol.want(url, closure.wanted[url]))
         if self._published is not None or (closure.whole and self._status.connected):
             self._publish()
