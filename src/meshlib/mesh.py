@@ -22,7 +22,7 @@ from meshlib.policy.events import Observer
 from meshlib.policy.retrying import plans_with
 from meshlib.policy.state import MeshState
 from meshlib.runtime.runtime import FIRST_CONFIGURATION_TIMEOUT, Runtime, Source
-from meshlib.settings import Identity, identity_from_env
+from meshlib.settings import Identity, discovery_address, identity_from_env
 from meshlib.sources import DirectorySource, StaticSource, XdsSource
 from meshlib.telemetry import Telemetry
 from meshlib.telemetry.access_log import AccessLog
@@ -115,17 +115,43 @@ class Mesh:
         workload: str = "",
         namespace: str = "",
         labels: Mapping[str, str] | None = None,
+        root_ca: str = "",
+        server_name: str = "",
+        token_file: str = "",
+        certificate: tuple[str, str] | None = None,
+        delta: bool | None = None,
         **keywords: Unpack[MeshKeywords],
     ) -> Self:
         """Return a mesh steered by the control plane at ``address`` (``host:port``, ``unix:///path``).
 
         The node is a sidecar's; what is not given here is read from Istio's environment
-        variables (POD_NAME, POD_NAMESPACE, …).
+        variables (POD_NAME, POD_NAMESPACE, …). Ports 15012 and 443, and any of the four arguments
+        on security, mean TLS: what is not given is then looked for where Istio's agent does.
+
+        Args:
+            address: the control plane.
+            workload: the workload this process is.
+            namespace: its namespace.
+            labels: its labels.
+            root_ca: PEM file of the CAs that may have signed the server's certificate, or
+                ``"SYSTEM"``; by default ``/etc/certs/root-cert.pem``, else
+                ``/var/run/secrets/istio/root-cert.pem``.
+            server_name: what the server's certificate must be for; by default the address's host.
+            token_file: the file of the bearer token, read anew at every connect; by default
+                ``/var/run/secrets/tokens/istio-token`` if it is there.
+            certificate: PEM files of a client certificate and its key, read anew at every connect.
+            delta: whether to speak the delta protocol; None: where the server speaks it.
+            **keywords: see :class:`MeshKeywords`.
+
+        Raises:
+            BootstrapError: TLS is due and a file it needs is not there.
         """
-        from meshlib.xds.bootstrap import for_address
+        from meshlib.xds.bootstrap import Security, Surroundings, for_address
 
         identity = _named(identity_from_env(), workload, namespace, labels)
-        return cls(XdsSource(for_address(address, identity)), identity, **keywords)
+        security = Security(root_ca, server_name, token_file, certificate)
+        bootstrap = for_address(address, identity, security, Surroundings(os.environ), delta=delta)
+        return cls(XdsSource(bootstrap), identity, **keywords)
 
     @classmethod
     def from_bootstrap(
@@ -165,9 +191,10 @@ class Mesh:
 
         In this order: GRPC_XDS_BOOTSTRAP (a file) or GRPC_XDS_BOOTSTRAP_CONFIG (JSON),
         MESHLIB_XDS_ADDRESS or PILOT_ADDRESS (``host:port``), MESHLIB_CONFIG (a folder, or a
-        bootstrap file). Who this process is comes from POD_NAME, POD_NAMESPACE, ISTIO_META_*,
-        MESHLIB_WORKLOAD, MESHLIB_NAMESPACE, MESHLIB_LABELS. MESHLIB_ACCESS_LOG=1 writes the access
-        log to stderr unless ``access_log`` is given.
+        bootstrap file), Istio's own (PROXY_CONFIG, CA_ADDR: istiod on port 15012, by TLS). Who
+        this process is comes from POD_NAME, POD_NAMESPACE, ISTIO_META_*, MESHLIB_WORKLOAD,
+        MESHLIB_NAMESPACE, MESHLIB_LABELS. MESHLIB_ACCESS_LOG=1 writes the access log to stderr
+        unless ``access_log`` is given.
 
         Raises:
             ConfigError: none of them is set.
@@ -184,14 +211,14 @@ class Mesh:
                 return cls(XdsSource(bootstrap), identity, **keywords)
         address = env.get("MESHLIB_XDS_ADDRESS") or env.get("PILOT_ADDRESS")
         if address:
-            from meshlib.xds.bootstrap import for_address
-
-            return cls(XdsSource(for_address(address, identity)), identity, **keywords)
+            return cls.connect(address, **keywords)
         config = env.get("MESHLIB_CONFIG")
         if config and Path(config).is_file():
             return cls.from_bootstrap(config, workload=identity.workload, namespace=identity.namespace, **keywords)
         if config:
             return cls(DirectorySource(config, identity), identity, **keywords)
+        if address := discovery_address(env, identity):
+            return cls.connect(address, **keywords)
         raise ConfigError(
             "the environment names no configuration: set MESHLIB_CONFIG (a folder of Istio YAML), "
             "MESHLIB_XDS_ADDRESS (host:port of a control plane) or GRPC_XDS_BOOTSTRAP (a bootstrap file)"

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshlib.model.snapshot import Snapshot, Style
 from meshlib.settings import Identity
 
 if TYPE_CHECKING:
     from meshlib.controlplane.directory import Directory
+    from meshlib.xds.assembly import Assembly
     from meshlib.xds.bootstrap import Bootstrap
     from meshlib.xds.client import XdsClient
+    from meshlib.xds.files import FileEvent, FileSource
 
 Publish = Callable[[Snapshot], None]
 _log = logging.getLogger("meshlib")
@@ -117,34 +120,68 @@ class XdsSource:
 
 
 class StaticSource:
-    """``static_resources`` of an Envoy bootstrap."""
+    """``static_resources`` of an Envoy bootstrap, and the files it names, watched."""
 
     def __init__(self, bootstrap: Bootstrap, listener: str = "") -> None:
         self._bootstrap = bootstrap
         self._listener = listener
+        # Under the lock, for each file has a thread.
+        self._lock = threading.Lock()
+        self._files: list[FileSource] = []
+        self._held: dict[str, list[bytes]] = {}
+        self._broken: dict[str, str] = {}
 
     def start(self, publish: Publish) -> None:
-        """Publish the bootstrap's resources; raises ``BootstrapError`` naming every fault in them."""
+        """Publish the bootstrap's resources, when its files are read; raises ``BootstrapError`` naming every fault."""
         from meshlib.errors import BootstrapError
         from meshlib.xds.assembly import Assembly
+        from meshlib.xds.files import FileSource
 
         assembly = Assembly(Style.STATIC, listener=self._listener)
         faults = assembly.apply("static", self._bootstrap.static)
         if faults:
             lines = "\n  ".join(str(fault) for fault in faults)
             raise BootstrapError(f"static_resources cannot be used:\n  {lines}")
-        publish(assembly.snapshot())
+        if not self._bootstrap.files:
+            publish(assembly.snapshot())
+
+        def take(event: FileEvent) -> None:
+            with self._lock:
+                self._take(event, assembly, publish)
+
+        self._files = [FileSource(url, source, take) for url, source in self._bootstrap.files.items()]
+        for file in self._files:
+            file.start()
 
     def close(self) -> None:
-        """Nothing runs."""
+        """Stop watching."""
+        for file in self._files:
+            file.close()
 
     def describe(self) -> str:
-        """Name what it is."""
-        return "the static_resources of the bootstrap"
+        """Name what it is, and which files cannot be used."""
+        broken = "; ".join(self._broken.values())
+        return "the resources of the bootstrap" + (f" (last error: {broken})" if broken else "")
 
     def demand(self, host: str, port: int) -> bool:  # noqa: ARG002  everything is there from the start
         """Nothing is ever awaited."""
         return False
 
     def forked(self) -> None:
-        """Nothing runs."""
+        """Drop the parent's watching threads."""
+        self._files = []
+        self._lock = threading.Lock()
+
+    def _take(self, event: FileEvent, assembly: Assembly, publish: Publish) -> None:
+        from meshlib.xds.files import FileBroken
+
+        if isinstance(event, FileBroken):
+            self._broken[event.path] = event.reason
+            _log.warning("file=%s cannot be used, what it held stays: %s", event.path, event.reason)
+            return
+        self._broken.pop(event.path, None)
+        self._held[event.type_url] = [resource.SerializeToString() for resource in event.resources]
+        for fault in assembly.apply(event.version, self._bootstrap.static, self._held):
+            _log.warning("file=%s refused, the last good version stays: %s", event.path, fault)
+        if len(self._held) == len(self._bootstrap.files):
+            publish(assembly.snapshot())

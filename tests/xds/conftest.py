@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from google.protobuf.internal.decoder import _DecodeVarint
 
 from meshlib.xds.protos import cluster_pb2, discovery_pb2, endpoint_pb2, listener_pb2, route_pb2
-from meshlib.xds.stream import METHOD
+from meshlib.xds.stream import SERVICE, SOTW
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, FULL_STATE, LISTENER, ROUTE, TYPE_URLS
 
 ROOT = Path(__file__).parents[2]
@@ -50,8 +50,7 @@ class AdsServer:
             request_deserializer=discovery_pb2.DiscoveryRequest.FromString,
             response_serializer=lambda message: message if isinstance(message, bytes) else message.SerializeToString(),
         )
-        service, _, method = METHOD[1:].partition("/")
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {SOTW: handler}),))
         self.port = self._server.add_insecure_port(f"unix://{socket}" if socket else f"127.0.0.1:{port}")
         self.address = f"unix://{socket}" if socket else f"127.0.0.1:{self.port}"
         self._server.start()

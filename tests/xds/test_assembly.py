@@ -3,8 +3,7 @@
 import pytest
 
 from meshlib.model.snapshot import Style
-from meshlib.xds.assembly import Assembly
-from meshlib.xds.resource_type import Received
+from meshlib.xds.assembly import Assembly, pack
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
 ADS = {"ads": {}}
@@ -116,12 +115,11 @@ def test_a_table_nobody_gives_routes_nothing(resources):
 def test_a_name_twice_in_one_response_is_a_fault(parse):
     assembly = Assembly(Style.SIDECAR)
     one, two = (
-        Received("a", str(n).encode(), parse(CLUSTER, {"name": "a", "type": "STATIC", "connect_timeout": f"{n}s"}))
-        for n in (1, 2)
+        pack(CLUSTER, parse(CLUSTER, {"name": "a", "type": "STATIC", "connect_timeout": f"{n}s"})) for n in (1, 2)
     )
     offered = assembly.offer(CLUSTER, "1", [one, two])
     assert [str(fault) for fault in offered.faults] == ["CDS a: is in the response twice; the first counts"]
-    assert offered.names == ("a",)
+    assert list(offered.names) == ["a"]
 
 
 def test_every_resource_gives_the_gil_a_chance(parse):

@@ -88,12 +88,13 @@ def test_a_grpc_bootstrap_is_grpc_style_whatever_its_generator(generator):
 
 
 def test_what_is_not_honoured_is_said(caplog):
-    servers = [{"server_uri": f"a:{i}", "channel_creds": INSECURE, "server_features": ["xds_v3"]} for i in (1, 2)]
-    found = load(grpc_bootstrap(xds_servers=servers, authorities={}, certificate_providers={}))
-    assert found.servers == (Server("a:1"),)
+    server = {"server_uri": "a:1", "channel_creds": INSECURE, "server_features": ["xds_v3", "b", "a"], "x": 1}
+    found = load(grpc_bootstrap(xds_servers=[server], client_side={}))
+    assert found.servers == (Server("a:1", features=frozenset({"xds_v3"})),)
     assert [r.getMessage() for r in caplog.records] == [
-        "bootstrap=bootstrap not honoured: authorities, certificate_providers",
-        "bootstrap=bootstrap not honoured: xds_servers after the first",
+        "bootstrap=bootstrap not honoured: client_side",
+        "bootstrap=bootstrap: xds_servers[0] not honoured: x",
+        "bootstrap=bootstrap: xds_servers[0].server_features not honoured: a, b",
     ]
 
 
@@ -120,7 +121,7 @@ def test_envoy_s_with_ads(tmp_path):
     path = tmp_path / "envoy.json"
     path.write_text(json.dumps(with_ads()))
     found = load(str(path))
-    assert found.servers == (Server("127.0.0.1:15010"),)
+    assert found.servers == (Server("127.0.0.1:15010", delta=False),)
     assert found.style is Style.SIDECAR
     assert found.wildcards == {LISTENER, CLUSTER}
     assert list(found.static[CLUSTER]) == ["xds"]
@@ -135,13 +136,13 @@ def test_envoy_s_with_ads(tmp_path):
     ],
 )
 def test_where_ads_is(data, address):
-    assert load(data).servers == (Server(address),)
+    assert load(data).servers == (Server(address, delta=False),)
 
 
 def test_a_unix_socket_of_envoy_s():
     pipe = {"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": "/run/xds"}}}}]}
     cluster = {"name": "xds", "type": "STATIC", "load_assignment": {"cluster_name": "xds", "endpoints": [pipe]}}
-    assert load(with_ads(cluster)).servers == (Server("unix:///run/xds"),)
+    assert load(with_ads(cluster)).servers == (Server("unix:///run/xds", delta=False),)
 
 
 def test_only_what_is_configured_is_asked_for_whole():
@@ -155,7 +156,7 @@ def test_camel_case_is_as_good():
     dynamic = data.pop("dynamic_resources")
     data["staticResources"] = data.pop("static_resources")
     data["dynamicResources"] = {"adsConfig": dynamic["ads_config"], "ldsConfig": dynamic["lds_config"]}
-    assert load(data).servers == (Server("127.0.0.1:15010"),)
+    assert load(data).servers == (Server("127.0.0.1:15010", delta=False),)
 
 
 TLS = {"name": "tls", "typed_config": {"@type": EXT + "transport_sockets.tls.v3.UpstreamTlsContext"}}
@@ -179,19 +180,19 @@ XDS = "dynamic_resources.ads_config"
             "xds_servers[0].server_uri: 'istiod' is no address: expected host:port, [ipv6]:port or unix:///path",
         ),
         (
-            grpc_bootstrap(xds_servers=[{"server_uri": "a:1", "channel_creds": [{"type": "tls"}]}]),
-            "xds_servers[0].channel_creds: 'tls' is not supported yet: expected type 'insecure'",
+            grpc_bootstrap(xds_servers=[{"server_uri": "a:1", "channel_creds": [{"type": "google_default"}]}]),
+            "xds_servers[0].channel_creds: 'google_default' is not supported: expected type 'insecure' or 'tls'",
         ),
         (
             grpc_bootstrap(xds_servers=[{"server_uri": "a:1"}]),
-            "xds_servers[0].channel_creds: none is not supported yet: expected type 'insecure'",
+            "xds_servers[0].channel_creds: none is not supported: expected type 'insecure' or 'tls'",
         ),
         (grpc_bootstrap(node={"id": 1}), "node: Failed to parse id field"),
         (grpc_bootstrap(node={"ids": "x"}), 'node: Message type "envoy.config.core.v3.Node" has no field named "ids"'),
         (grpc_bootstrap(node=[]), "node: expected a mapping, not []"),
         (
             {"static_resources": {"clusters": []}},
-            "has neither static_resources.listeners nor dynamic_resources: nothing would be routed",
+            "has neither static_resources.listeners nor dynamic_resources.lds_config: nothing would be routed",
         ),
         ({"static_resources": {"listeners": [{"nam": 1}]}}, "static_resources.listeners[0]: Message type"),
         (
@@ -208,14 +209,14 @@ XDS = "dynamic_resources.ads_config"
         ),
         (with_ads() | {"node": {}}, "node.id: expected the name of this client, which the server asks for"),
         (
-            with_ads(lds_config={"path_config_source": {"path": "/x"}}),
-            "dynamic_resources.lds_config: path_config_source is not supported yet: expected ads",
+            with_ads(lds_config={"api_config_source": {"api_type": "GRPC"}}),
+            "dynamic_resources.lds_config: api_config_source is not supported: expected ads or path_config_source",
         ),
         (
             with_ads() | {"dynamic_resources": {"cds_config": {"ads": {}}}},
-            "dynamic_resources: expected ads_config; other sources than ADS are not supported yet",
+            "dynamic_resources: expected ads_config, which lds_config or cds_config refers to by ads",
         ),
-        (with_ads(ads={"api_type": "DELTA_GRPC"}), f"{XDS}.api_type: DELTA_GRPC is not supported yet: expected GRPC"),
+        (with_ads(ads={"api_type": "REST"}), f"{XDS}.api_type: REST is not supported: expected GRPC or DELTA_GRPC"),
         (with_ads(ads={"api_type": "GRPC"}), f"{XDS}.grpc_services: expected envoy_grpc or google_grpc"),
         (
             with_ads(ads={"api_type": "GRPC", "grpc_services": [{"envoy_grpc": {"cluster_name": "no"}}]}),
@@ -223,8 +224,8 @@ XDS = "dynamic_resources.ads_config"
         ),
         (
             with_ads(xds_cluster(transport_socket=TLS)),
-            f"{XDS}.grpc_services[0].envoy_grpc.cluster_name: cluster 'xds' has a TLS transport_socket, "
-            "which is not supported yet here",
+            f"{XDS}.grpc_services[0].envoy_grpc.cluster_name: cluster 'xds': transport_socket.common_tls_context."
+            "validation_context: expected trusted_ca or system_root_certs: any server would be believed",
         ),
         (
             with_ads({"name": "xds", "type": "STATIC"}),

@@ -35,9 +35,9 @@ def replay(responses):
             kind = RESOURCE_TYPES.get(response.type_url)
             if kind is None:
                 continue  # NDS and the like
-            read = [kind.read(packed) for packed in response.resources]
-            assert not [fault for one in read for fault in one.faults]
-            got = {one.name: one.message for one in read}
+            messages = [kind.message.FromString(packed.value) for packed in response.resources]
+            assert all(packed.type_url == kind.url for packed in response.resources)
+            got = {getattr(message, kind.name_field): message for message in messages}
             before = {} if kind.url in FULL_STATE else state.get(kind.url, {})
             state[kind.url] = {**before, **got}
         style = Style.GRPC if path.name.startswith("grpc") or "-grpc-" in path.name else Style.SIDECAR

@@ -10,7 +10,8 @@ from tenacity.wait import wait_base, wait_fixed
 from meshlib.model.snapshot import Style
 from meshlib.settings import Identity
 from meshlib.xds.bootstrap import for_address, load
-from meshlib.xds.client import RECONNECT, XdsClient, _attempt
+from meshlib.xds.channel import RECONNECT, _attempt
+from meshlib.xds.client import XdsClient
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
@@ -483,4 +484,4 @@ def test_a_note_is_said_once(ads_server, mesh, sidecar, named, caplog):
     assert said == [
         "not honoured: CDS c0: lb_policy: LOAD_BALANCING_POLICY_CONFIG is not done: round robin is (and 2 more)"
     ]
-    assert [n.resource for n in client.status.notes] == ["c0", "c1", "c2"]
+    assert [n.resource for n in client.notes()] == ["c0", "c1", "c2"]

@@ -20,7 +20,7 @@ from meshlib.model.traffic import (
     ResetHeader,
     RetryPolicy,
 )
-from meshlib.xds.bootstrap_envoy import import_types
+from meshlib.xds.documents import import_types
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.resource_type import RESOURCE_TYPES
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE

@@ -2,11 +2,11 @@
 
 import queue
 
-import grpc
 import pytest
 
+from meshlib.xds.bootstrap_parts import Server
 from meshlib.xds.protos import discovery_pb2
-from meshlib.xds.stream import AdsStream, StreamData, StreamEnded, StreamOpened, describe
+from meshlib.xds.stream import SOTW, AdsStream, StreamData, StreamEnded, StreamOpened
 from meshlib.xds.type_urls import CLUSTER
 
 TIMEOUT = 10.0
@@ -18,7 +18,7 @@ def stream():
 
     def make(address):
         events = queue.SimpleQueue()
-        opened.append(AdsStream(address, events.put))
+        opened.append(AdsStream(Server(address), SOTW, events.put))
         opened[-1].start()
         return opened[-1], events
 
@@ -63,32 +63,3 @@ def test_closing_before_anything_happened_leaves_no_thread(ads_server, stream):
     one.close()
     one._thread.join(TIMEOUT)
     assert not one._thread.is_alive()
-
-
-class Failed(grpc.RpcError):
-    def __init__(self, code, details):
-        self.code = lambda: code
-        self.details = lambda: details
-
-
-@pytest.mark.parametrize(
-    ("code", "details", "said"),
-    [
-        (
-            grpc.StatusCode.UNAVAILABLE,
-            "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
-            "Failed to connect to remote host: Connection refused",
-            "connection refused",
-        ),
-        (
-            grpc.StatusCode.UNAVAILABLE,
-            "errors resolving x:1: [field:hostname lookup error:address lookup failed for x:1: Domain name not found]",
-            "domain name not found",
-        ),
-        (grpc.StatusCode.UNAVAILABLE, "Socket closed", "UNAVAILABLE: Socket closed"),
-        (grpc.StatusCode.UNAUTHENTICATED, "no token", "UNAUTHENTICATED: no token"),
-        (grpc.StatusCode.CANCELLED, "", "CANCELLED"),
-    ],
-)
-def test_errors_in_words(code, details, said):
-    assert describe(Failed(code, details)) == said

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from meshlib.controlplane import watch
+from meshlib import watch
 from meshlib.controlplane.documents import Documents, read
 from meshlib.controlplane.faults import ERROR, Fault
 from meshlib.controlplane.folder import NO_FILES, Listing, read_folder

@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 from google.protobuf import any_pb2
@@ -17,7 +19,7 @@ from google.protobuf import any_pb2
 from meshlib.model.snapshot import Snapshot, Style
 from meshlib.xds.cache import ResourceCache
 from meshlib.xds.compiler import Compiler
-from meshlib.xds.dependencies import Changes, Dependencies
+from meshlib.xds.dependencies import Dependencies
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.resource import Reference, Resource
 from meshlib.xds.resource_type import RESOURCE_TYPES, ResourceType
@@ -78,33 +80,37 @@ class Assembly:
         self._version = ""
         self._roots: dict[str, None] = {}
 
-    def apply(self, version: str, resources: Mapping[str, Mapping[str, Any]]) -> tuple[Fault, ...]:
+    def apply(
+        self,
+        version: str,
+        resources: Mapping[str, Mapping[str, Any]],
+        packed: Mapping[str, Iterable[bytes]] = MappingProxyType({}),
+    ) -> tuple[Fault, ...]:
         """Take everything there is, at once.
 
         Args:
             version: what the source calls it.
             resources: type URL -> name -> protobuf message. A type or name that is not there
                 does not exist.
+            packed: further resources by type URL, each a serialised ``google.protobuf.Any``.
 
         Returns:
             Every fault. A resource with one keeps its last good value; the others are in force.
         """
         faults: list[Fault] = []
         for url in ALL_TYPE_URLS:
-            messages = resources.get(url, {})
-            faults += self.offer(url, version, (pack(url, message) for message in messages.values())).faults
-            for name in [name for name in self.cache.entries(url) if name not in messages]:
-                self.absent(url, name)
+            messages = (pack(url, message) for message in resources.get(url, {}).values())
+            offered = self.offer(url, version, chain(messages, packed.get(url, ())))
+            faults += offered.faults
+            if offered.complete:
+                for name in [name for name in self.cache.entries(url) if name not in offered.names]:
+                    self.absent(url, name)
             self.complete(url)
         return tuple(faults)
 
-    def snapshot(self, changes: Changes | None = None) -> Snapshot:
-        """Return what is in force, compiled; the same object for as long as nothing changes.
-
-        Args:
-            changes: what :meth:`Dependencies.take` returned; by default it is asked.
-        """
-        return self._compiler.compile(changes or self.dependencies.take(), self._version)
+    def snapshot(self) -> Snapshot:
+        """Return what is in force, compiled; the same object for as long as nothing changes."""
+        return self._compiler.compile(self.dependencies.take_changed(), self._version)
 
     def offer(self, type_url: str, version: str, received: Iterable[bytes]) -> Offered:
         """Take resources of one type; good ones replace what is there, faulty ones do not.

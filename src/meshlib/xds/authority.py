@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from urllib.parse import urlsplit
 
 from tenacity.wait import wait_base
 
 from meshlib.model.snapshot import Style
 from meshlib.xds.assembly import Assembly
-from meshlib.xds.bootstrap_parts import Bootstrap, Server
+from meshlib.xds.bootstrap_parts import Bootstrap, Server, authority_of
 from meshlib.xds.channel import Channel, Owner
 from meshlib.xds.type_urls import ALL_TYPE_URLS
 
 _log = logging.getLogger("meshlib.xds")
-_SCHEME = "xdstp:"
 
 
 class Authority:
@@ -53,19 +51,16 @@ class Authority:
 
     def owns(self, name: str) -> bool:
         """Tell whether this authority answers for a name."""
-        if not name.startswith(_SCHEME):
-            return not self.name
-        return urlsplit(name).netloc == self.name
+        return (authority_of(name) or "") == self.name
 
     def own(self, names: Collection[str]) -> set[str]:
         """Return those of ``names`` that this authority answers for."""
         return {name for name in names if self.owns(name)}
 
     def start(self) -> None:
-        """Connect to the best server."""
-        if self.name and not any(self._names.values()):
-            return  # nothing of this authority is asked for yet
-        self._use_next()
+        """Connect to the best server; that of ``xdstp:`` names is connected to when one is asked for."""
+        if not self.name and not self.channels:
+            self._use_next()
 
     def change(self, type_url: str, added: set[str], gone: set[str]) -> None:
         """Ask for names and give up others."""

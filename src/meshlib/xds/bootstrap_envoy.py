@@ -1,100 +1,95 @@
-"""Envoy's bootstrap: static resources, and the server that ``ads_config`` names."""
+"""Envoy's bootstrap: static resources, files, and the servers that ``ads_config`` names."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf import descriptor_pool
-
 from meshlib.errors import BootstrapError
-from meshlib.model.cluster import Cluster
 from meshlib.model.snapshot import Style
-from meshlib.xds.bootstrap_parts import Bootstrap, Json, Server, check_address, expect, parse_message, unused
+from meshlib.xds.bootstrap_envoy_servers import servers
+from meshlib.xds.bootstrap_parts import Bootstrap, Json, PathSource, expect, parse_message, unused
+from meshlib.xds.documents import import_types
 from meshlib.xds.protos import base_pb2, cluster_pb2, config_source_pb2, listener_pb2
-from meshlib.xds.resource_type import RESOURCE_TYPES
 from meshlib.xds.type_urls import CLUSTER, LISTENER
 
-_GRPC = config_source_pb2.ApiConfigSource.ApiType.Value("GRPC")
+_log = logging.getLogger("meshlib.xds")
+_V2 = (
+    config_source_pb2.ConfigSource.DESCRIPTOR.fields_by_name["resource_api_version"]
+    .enum_type.values_by_name["V2"]
+    .number
+)
 
 
 def parse_envoy(data: Json, origin: str) -> Bootstrap:
     """Return an Envoy bootstrap.
 
-    With ``ads_config`` it is a sidecar's, whose static resources count too; without, everything
-    is static, and listeners are found by their port.
+    With ``ads_config`` it is a sidecar's, whose static resources and files count too; without,
+    nobody is asked, and listeners are found by their port.
     """
     data = _snake(data)
     unused(data, "node static_resources dynamic_resources", origin)
     import_types(data)
-    resources = _static(expect(data.get("static_resources", {}), Mapping, f"{origin}: static_resources"), origin)
+    static = _static(expect(data.get("static_resources", {}), Mapping, f"{origin}: static_resources"), origin)
     node = parse_message(data.get("node", {}), base_pb2.Node(), f"{origin}: node")
     dynamic = _snake(expect(data.get("dynamic_resources", {}), Mapping, f"{origin}: dynamic_resources"))
-    if dynamic:
-        return _with_ads(dynamic, node, resources, origin)
-    if not resources[LISTENER]:
-        raise BootstrapError(
-            f"{origin}: has neither static_resources.listeners nor dynamic_resources: nothing would be routed"
-        )
-    return Bootstrap((), node, Style.STATIC, resources)
-
-
-def _with_ads(dynamic: Json, node: Any, resources: Mapping[str, Mapping[str, Any]], origin: str) -> Bootstrap:
     place = f"{origin}: dynamic_resources"
-    unused(dynamic, "ads_config lds_config cds_config", place)
-    if "ads_config" not in dynamic:
-        raise BootstrapError(f"{place}: expected ads_config; other sources than ADS are not supported yet")
-    if not node.id:
-        raise BootstrapError(f"{origin}: node.id: expected the name of this client, which the server asks for")
-    wildcards = set()
-    for field, url in (("lds_config", LISTENER), ("cds_config", CLUSTER)):
-        if field in dynamic:
-            source = parse_message(dynamic[field], config_source_pb2.ConfigSource(), f"{place}.{field}")
-            kind = source.WhichOneof("config_source_specifier")
-            if kind != "ads":
-                raise BootstrapError(f"{place}.{field}: {kind or 'nothing'} is not supported yet: expected ads")
-            wildcards.add(url)
-    server = _server(dynamic["ads_config"], resources[CLUSTER], f"{place}.ads_config")
-    return Bootstrap((server,), node, Style.SIDECAR, resources, frozenset(wildcards))
-
-
-def _server(data: object, clusters: Mapping[str, Any], origin: str) -> Server:
-    config = parse_message(data, config_source_pb2.ApiConfigSource(), origin)
-    if config.api_type != _GRPC:
-        name = config_source_pb2.ApiConfigSource.ApiType.Name(config.api_type)
-        raise BootstrapError(f"{origin}.api_type: {name} is not supported yet: expected GRPC")
-    if not config.grpc_services:
-        raise BootstrapError(f"{origin}.grpc_services: expected envoy_grpc or google_grpc")
-    service, place = config.grpc_services[0], f"{origin}.grpc_services[0]"
-    kind = service.WhichOneof("target_specifier")
-    if kind == "google_grpc":
-        if service.google_grpc.HasField("channel_credentials"):
-            raise BootstrapError(f"{place}.google_grpc.channel_credentials: TLS is not supported yet: expected none")
-        check_address(service.google_grpc.target_uri, f"{place}.google_grpc.target_uri")
-        return Server(service.google_grpc.target_uri)
-    name = service.envoy_grpc.cluster_name
-    if name not in clusters:
-        known = ", ".join(sorted(clusters)) or "none"
+    wildcards, files = _sources(dynamic, place)
+    if "ads_config" in dynamic:
+        if not node.id:
+            raise BootstrapError(f"{origin}: node.id: expected the name of this client, which the server asks for")
+        asked = servers(dynamic["ads_config"], static[CLUSTER], f"{place}.ads_config")
+        return Bootstrap(asked, node, Style.SIDECAR, static, wildcards, files=files)
+    if wildcards:
+        raise BootstrapError(f"{place}: expected ads_config, which lds_config or cds_config refers to by ads")
+    if not static[LISTENER] and LISTENER not in files:
         raise BootstrapError(
-            f"{place}.envoy_grpc.cluster_name: {name!r} is not among static_resources.clusters ({known})"
+            f"{origin}: has neither static_resources.listeners nor dynamic_resources.lds_config: "
+            "nothing would be routed"
         )
-    return Server(_address(name, clusters[name], f"{place}.envoy_grpc.cluster_name"))
+    return Bootstrap((), node, Style.STATIC, static, files=files)
 
 
-def _address(name: str, message: Any, origin: str) -> str:
-    """Return where a static cluster is; refuses one that wants TLS."""
-    decoded = RESOURCE_TYPES[CLUSTER].decode(name, message)
-    cluster = decoded.value
-    if not isinstance(cluster, Cluster):
-        raise BootstrapError(f"{origin}: {'; '.join(map(str, decoded.faults))}")
-    if cluster.transport_socket is not None and cluster.transport_socket.secure:
-        raise BootstrapError(f"{origin}: cluster {name!r} has a TLS transport_socket, which is not supported yet here")
-    localities = cluster.assignment.localities if cluster.assignment is not None else ()
-    for endpoint in (endpoint for locality in localities for endpoint in locality.endpoints):
-        return str(endpoint) if endpoint.port else f"unix://{endpoint.address}"
-    raise BootstrapError(f"{origin}: cluster {name!r} has no endpoint in its load_assignment")
+def _sources(dynamic: Json, place: str) -> tuple[frozenset[str], dict[str, PathSource]]:
+    """Return the types that ADS gives whole, and those that are in a file."""
+    for field in ("lds_resources_locator", "cds_resources_locator"):
+        if field in dynamic:
+            raise BootstrapError(f"{place}.{field}: is not supported: expected {field[:3]}_config")
+    unused(dynamic, "ads_config lds_config cds_config", place)
+    wildcards, files = set(), {}
+    for field, url in (("lds_config", LISTENER), ("cds_config", CLUSTER)):
+        if field not in dynamic:
+            continue
+        source = parse_message(dynamic[field], config_source_pb2.ConfigSource(), f"{place}.{field}")
+        path = path_source(source, f"{place}.{field}")
+        if path is not None:
+            files[url] = path
+        else:
+            wildcards.add(url)
+    return frozenset(wildcards), files
+
+
+def path_source(source: Any, origin: str) -> PathSource | None:
+    """Return the file a ``core.v3.ConfigSource`` names, None where it is ADS; raises for others."""
+    if source.resource_api_version == _V2:
+        raise BootstrapError(f"{origin}.resource_api_version: V2 is gone: expected V3")
+    # Envoy goes on without a type whose timeout passed; we wait as long as the call does, as with 0s.
+    if source.initial_fetch_timeout.ToNanoseconds():
+        _log.warning("bootstrap=%s not honoured: initial_fetch_timeout", origin)
+    kind = source.WhichOneof("config_source_specifier")
+    if source.authorities:
+        raise BootstrapError(f"{origin}.authorities: is not supported in an Envoy bootstrap")
+    if kind == "ads":
+        return None
+    if kind == "path":
+        return PathSource(source.path)
+    if kind == "path_config_source":
+        found = source.path_config_source
+        if not found.path:
+            raise BootstrapError(f"{origin}.path_config_source.path: must not be empty")
+        return PathSource(found.path, found.watched_directory.path)
+    raise BootstrapError(f"{origin}: {kind or 'nothing'} is not supported: expected ads or path_config_source")
 
 
 def _static(data: Json, origin: str) -> dict[str, dict[str, Any]]:
@@ -120,34 +115,3 @@ def _static(data: Json, origin: str) -> dict[str, dict[str, Any]]:
 def _snake(data: Json) -> Json:
     """Return a mapping with its own keys in snake_case; protobuf's JSON may use either."""
     return {"".join(f"_{c.lower()}" if c.isupper() else c for c in str(key)): value for key, value in data.items()}
-
-
-def import_types(data: object) -> None:
-    """Import the modules of every ``@type`` in ``data``, for protobuf finds only what is imported."""
-    for url in _types(data):
-        name = url.rpartition("/")[2]
-        package = name.rpartition(".")[0]
-        try:
-            descriptor_pool.Default().FindMessageTypeByName(name)
-            continue
-        except KeyError:
-            pass
-        try:
-            modules = importlib.import_module(package).__path__
-        except (ImportError, AttributeError, ValueError):
-            continue  # a type nobody here has: parsing says so, with its place
-        for module in pkgutil.iter_modules(modules):
-            if module.name.endswith("_pb2"):
-                importlib.import_module(f"{package}.{module.name}")
-
-
-def _types(data: object) -> Iterator[str]:
-    if isinstance(data, Mapping):
-        url = data.get("@type")
-        if isinstance(url, str):
-            yield url
-        for value in data.values():
-            yield from _types(value)
-    elif isinstance(data, list):
-        for value in data:
-            yield from _types(value)

@@ -6,27 +6,85 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from google.protobuf import json_format
 
 from meshlib.errors import BootstrapError
 from meshlib.model.snapshot import Style
+from meshlib.xds.credentials import PLAINTEXT, Credentials
 
 Json = Mapping[str, Any]
 _log = logging.getLogger("meshlib.xds")
 
 
+# What a server_features entry may say (gRFC A53, A88, A81); "xds_v3" is all we speak (A30).
+FEATURES = frozenset(
+    {"xds_v3", "ignore_resource_deletion", "fail_on_data_errors", "resource_timer_is_transient_error"}
+    | {"trusted_xds_server"}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One management server.
+    """One management server. Equal servers may share a stream.
 
     Attributes:
         address: a gRPC target: ``host:port``, ``unix:///path``, ``dns:///host:port``.
-        insecure: whether the connection is plaintext; nothing else is spoken yet.
+        credentials: how the connection is secured, and who we prove to be.
+        delta: whether the delta protocol is spoken; None: where the server speaks it.
+        metadata: further metadata of every stream; never printed, for tokens may be in it.
+        features: what gRPC's ``server_features`` say of it.
     """
 
     address: str
-    insecure: bool = True
+    credentials: Credentials = PLAINTEXT
+    delta: bool | None = None
+    metadata: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    features: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """Who answers for the resource names of one authority (gRFC A47).
+
+    Attributes:
+        servers: its management servers, best first.
+        listener_template: the listener's name for a target, with ``%s`` for the target.
+    """
+
+    servers: tuple[Server, ...]
+    listener_template: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """A ``file_watcher`` certificate provider (gRFC A29): files by path, empty where not given.
+
+    Attributes:
+        certificate_file: the identity's certificate chain.
+        private_key_file: its key.
+        ca_certificate_file: the CAs that peers may be signed by.
+        refresh_interval: seconds between looks at the files.
+    """
+
+    certificate_file: str = ""
+    private_key_file: str = ""
+    ca_certificate_file: str = ""
+    refresh_interval: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class PathSource:
+    """A file that holds resources (``core.v3.PathConfigSource``).
+
+    Attributes:
+        path: the file: a DiscoveryResponse.
+        watched_directory: the folder whose changes count; empty for the file's own.
+    """
+
+    path: str
+    watched_directory: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +92,16 @@ class Bootstrap:
     """How configuration is got.
 
     Attributes:
-        servers: management servers, best first; empty for a static bootstrap.
+        servers: management servers, best first; empty where there is none to ask.
         node: the ``core.v3.Node`` of every first request, verbatim where the user gave one.
         style: how destinations are looked up.
         static: resources known from the start: type URL -> name -> message.
         wildcards: the types asked for whole, rather than by name.
+        authorities: who answers for ``xdstp:`` names, by authority.
+        listener_template: the listener's name for a target that names no authority.
+        server_listener_template: the listener's name for an address served; empty for none.
+        certificate_providers: where certificates come from, by instance name.
+        files: the types whose resources are in a file, watched.
     """
 
     servers: tuple[Server, ...]
@@ -46,6 +109,11 @@ class Bootstrap:
     style: Style
     static: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     wildcards: frozenset[str] = frozenset()
+    authorities: Mapping[str, Authority] = field(default_factory=dict)
+    listener_template: str = "%s"
+    server_listener_template: str = ""
+    certificate_providers: Mapping[str, CertificateFiles] = field(default_factory=dict)
+    files: Mapping[str, PathSource] = field(default_factory=dict)
 
     @property
     def hint(self) -> str:
@@ -53,6 +121,22 @@ class Bootstrap:
         if self.style is not Style.GRPC or "GENERATOR" in self.node.metadata.fields:
             return ""
         return "the bootstrap's node has no metadata GENERATOR: grpc, without which Istio serves it as a sidecar"
+
+
+def listener_name(template: str, target: str) -> str:
+    """Return the listener's name for a target (``host:port``), by a template (gRFC A47).
+
+    In an ``xdstp:`` name, what may not stand in a URI's path (RFC 3986, 3.3) is percent-encoded.
+    """
+    return template.replace("%s", quote(target, safe="/:@!$&'()*+,;=") if template.startswith("xdstp:") else target)
+
+
+def authority_of(name: str) -> str | None:
+    """Return the authority of an ``xdstp:`` name or template, perhaps empty; None for another name."""
+    if not name.startswith("xdstp:"):
+        return None
+    rest = name.removeprefix("xdstp:")
+    return rest[2:].partition("/")[0] if rest.startswith("//") else ""
 
 
 def check_address(address: str, origin: str) -> None:

@@ -19,9 +19,10 @@ from meshlib.clock import Clock, system_clock
 from meshlib.model.snapshot import Snapshot, Style
 from meshlib.xds.assembly import Assembly, Offered, pack
 from meshlib.xds.authority import Authority, authorities_of
-from meshlib.xds.bootstrap_parts import Bootstrap
+from meshlib.xds.bootstrap_parts import Bootstrap, listener_name
 from meshlib.xds.channel import RECONNECT, Channel
 from meshlib.xds.faults import Fault, Note
+from meshlib.xds.files import FileBroken, FileEvent, FileSource, FileUpdate
 from meshlib.xds.idling import Idling
 from meshlib.xds.note_log import NoteLog
 from meshlib.xds.protocol import Missing, Removed, Unsubscribed
@@ -66,7 +67,7 @@ class _Close:
     """Ends the thread."""
 
 
-_Event = StreamEvent | Callable[[], None] | _Close
+_Event = StreamEvent | FileEvent | Callable[[], None] | _Close
 
 
 class XdsClient:
@@ -122,8 +123,13 @@ class XdsClient:
         self._thread: threading.Thread | None = None
         # Within the client's thread only.
         self._assembly = Assembly(
-            bootstrap.style, wildcards=bootstrap.wildcards, on_demand=on_demand, pause=self._pause
+            bootstrap.style,
+            wildcards=bootstrap.wildcards | bootstrap.files.keys(),
+            on_demand=on_demand,
+            pause=self._pause,
         )
+        self._files = [FileSource(url, source, self._inbox.put) for url, source in bootstrap.files.items()]
+        self._in_files: dict[str, frozenset[str]] = {}
         self._authorities: Mapping[str, Authority] = authorities_of(bootstrap, self, reconnect)
         self._idling = Idling(self._assembly, usage)
         self._idle_after = idle_after
@@ -156,7 +162,7 @@ class XdsClient:
     def demand(self, host: str, port: int) -> None:
         """Ask for ``host:port``, where listeners are asked for by name; returns at once."""
         if self._bootstrap.style is Style.GRPC:
-            self._inbox.put(partial(self._demand, self._bootstrap.listener_name(host, port)))
+            self._inbox.put(partial(self._demand, self._listener_name(host, port)))
 
     def wake(self, cluster: str) -> None:
         """Ask for a cluster that a call needs, and its endpoints; returns at once."""
@@ -169,8 +175,11 @@ class XdsClient:
         asked for by name, that is once a snapshot has been published.
         """
         if self._bootstrap.style is Style.GRPC:
-            return self._bootstrap.listener_name(host, port) in self._answered
+            return self._listener_name(host, port) in self._answered
         return self._published is not None
+
+    def _listener_name(self, host: str, port: int) -> str:
+        return listener_name(self._bootstrap.listener_template, f"{host}:{port}")
 
     def notes(self) -> tuple[Note, ...]:
         """Return what of the resources in force is not, or only nearly, honoured."""
@@ -198,6 +207,8 @@ class XdsClient:
     def _run(self) -> None:
         self._take_static()
         self._settle()
+        for file in self._files:
+            file.start()
         for authority in self._authorities.values():
             authority.start()
         if self._idle_after:
@@ -219,16 +230,35 @@ class XdsClient:
                     channel.fail(f"internal error: {type(error).__name__}: {error}")
         for channel in self._channels():
             channel.close()
+        for file in self._files:
+            file.close()
         self._status = replace(self._status, connected=False)
 
-    def _handle(self, event: StreamEvent | Callable[[], None]) -> None:
+    def _handle(self, event: StreamEvent | FileEvent | Callable[[], None]) -> None:
         if isinstance(event, StreamOpened | StreamData | StreamEnded):
             for channel in self._channels():
                 if channel.expects(event.stream):
                     channel.handle(event)
                     break
+        elif isinstance(event, FileUpdate):
+            self._read_file(event)
+        elif isinstance(event, FileBroken):
+            _log.warning("file=%s cannot be used, what it held stays: %s", event.path, event.reason)
         else:
             event()
+
+    def _read_file(self, event: FileUpdate) -> None:
+        url = event.type_url
+        resources = [packed.SerializeToString() for packed in event.resources]
+        offered = self._assembly.offer(url, event.version, resources)
+        for name in self._in_files.get(url, frozenset()).difference(offered.names):
+            self._assembly.absent(url, name)
+        self._assembly.complete(url)
+        self._in_files[url] = frozenset(offered.names)
+        if offered.faults:
+            said = "; ".join(map(str, offered.faults))
+            _log.warning("file=%s refused, last good kept: %s", event.path, said)
+        self._settle()
 
     def _channels(self) -> list[Channel]:
         found = (channel for authority in self._authorities.values() for channel in authority.channels)
@@ -336,11 +366,10 @@ class XdsClient:
 
     def _settle(self) -> None:
         """Ask for what is needed now, and publish when that is due."""
-        changes = self._assembly.dependencies.take()
+        added, gone = self._assembly.dependencies.take_names()
         for url in ALL_TYPE_URLS:
-            added, gone = changes.added[url], changes.gone[url]
-            if added or gone:
-                self._subscribe(url, added, gone)
+            if added[url] or gone[url]:
+                self._subscribe(url, added[url], gone[url])
         whole = self._assembly.dependencies.whole
         if self._published is not None or (whole and self._status.connected):
             self._publish()
@@ -355,10 +384,12 @@ class XdsClient:
         )
 
     def _subscribe(self, type_url: str, added: set[str], gone: set[str]) -> None:
+        if type_url in self._bootstrap.files:
+            return
         static = self._bootstrap.static.get(type_url, {})
         for authority in self._authorities.values():
             mine = authority.own(added) - static.keys()
-            not_mine = authority.own(gone)
+            not_mine = authority.own(gone) - static.keys()
             if mine or not_mine:
                 authority.change(type_url, mine, not_mine)
         strangers = {name for name in added if not any(a.owns(name) for a in self._authorities.values())}

@@ -13,7 +13,7 @@ from meshlib.model.listener import Listener
 from meshlib.model.route import RouteConfiguration
 from meshlib.model.snapshot import Snapshot, Style
 from meshlib.xds.cache import ResourceCache, State
-from meshlib.xds.dependencies import Changes, Dependencies
+from meshlib.xds.dependencies import Dependencies, Names
 from meshlib.xds.resource import Resource
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
@@ -152,12 +152,11 @@ class Compiler:
         self._known: dict[str, Resource] = {}
         self._made = False
 
-    def compile(self, changes: Changes, version: str) -> Snapshot:
-        """Return the snapshot after ``changes``: the current one itself when there are none.
+    def compile(self, changed: Names, version: str) -> Snapshot:
+        """Return the snapshot after names ``changed``: the current one itself when there are none.
 
         ``version`` therefore is that of the update which last changed something.
         """
-        changed = changes.changed
         if not any(changed.values()) and self._made:
             return self._current
         self._made = True

@@ -17,26 +17,18 @@ it names are woken with it, before a table that names them is used.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from meshlib.xds.cache import Entry, ResourceCache, State
 from meshlib.xds.resource import Reference, Resource
 from meshlib.xds.type_urls import CLUSTER, ROUTE, ALL_TYPE_URLS, WILDCARD
 
 
-@dataclass(slots=True)
-class Changes:
-    """What came of some inputs, by type URL.
+Names = dict[str, set[str]]  # by type URL
 
-    Attributes:
-        added: names to subscribe to.
-        gone: names to unsubscribe from.
-        changed: names whose version in use is another one, or none any more.
-    """
 
-    added: dict[str, set[str]] = field(default_factory=lambda: {url: set() for url in ALL_TYPE_URLS})
-    gone: dict[str, set[str]] = field(default_factory=lambda: {url: set() for url in ALL_TYPE_URLS})
-    changed: dict[str, set[str]] = field(default_factory=lambda: {url: set() for url in ALL_TYPE_URLS})
+def _no_names() -> Names:
+    return {url: set() for url in ALL_TYPE_URLS}
 
 
 @dataclass(slots=True)
@@ -62,11 +54,13 @@ class Dependencies:
         self._wildcards = frozenset(wildcards)
         self.on_demand = on_demand and CLUSTER in self._wildcards
         self._counts: dict[str, dict[str, int]] = {url: {} for url in ALL_TYPE_URLS}
-        self._dropped: dict[str, set[str]] = {url: set() for url in ALL_TYPE_URLS}
+        self._dropped = _no_names()
         self._waiters: dict[Reference, list[tuple[Reference, _Warming]]] = {}
         self._warming: dict[Reference, _Warming] = {}
         self._roots: set[Reference] = set()
-        self._changes = Changes()
+        self._added = _no_names()
+        self._gone = _no_names()
+        self._changed = _no_names()
         self.awake: set[str] = set()
         """The clusters in use, with ``on_demand``."""
         self.patience: dict[Reference, float] = {}
@@ -74,7 +68,7 @@ class Dependencies:
         # What is not used any more but still subscribed to: the server will not send it again.
         self._shelf: dict[Reference, Entry] = {}
         for url in self._wildcards:
-            self._changes.added[url].add(WILDCARD)
+            self._added[url].add(WILDCARD)
 
     # Inputs.
 
@@ -100,7 +94,7 @@ class Dependencies:
         self._shelf.pop((type_url, name), None)
         if name != WILDCARD and not (entry is not None and entry.state is State.MISSING):
             self._unuse(type_url, name, entry)
-            self._changes.changed[type_url].add(name)  # who waits for it is to look again
+            self._changed[type_url].add(name)  # who waits for it is to look again
             if type_url in self._wildcards:
                 self._cache.forget(type_url, name)
             else:
@@ -155,7 +149,7 @@ class Dependencies:
             self.awake.discard(cluster)
             self._warming.pop((CLUSTER, cluster), None)
             entry.used = entry.resource
-            self._changes.changed[CLUSTER].add(cluster)
+            self._changed[CLUSTER].add(cluster)
             self._notify((CLUSTER, cluster))
         self.awake.discard(cluster)
 
@@ -172,15 +166,25 @@ class Dependencies:
 
     # Outputs.
 
-    def take(self) -> Changes:
-        """Return what came of the inputs since the last time."""
+    def take_names(self) -> tuple[Names, Names]:
+        """Return the names to subscribe to, and those to unsubscribe from, since the last time."""
+        self._forget_dropped()
+        names = self._added, self._gone
+        self._added, self._gone = _no_names(), _no_names()
+        return names
+
+    def take_changed(self) -> Names:
+        """Return the names whose version in use is another one, or none any more, since the last time."""
+        self._forget_dropped()
+        changed, self._changed = self._changed, _no_names()
+        return changed
+
+    def _forget_dropped(self) -> None:
         while any(self._dropped.values()):
-            for url in ALL_TYPE_URLS:
-                names, self._dropped[url] = self._dropped[url], set()
+            dropped, self._dropped = self._dropped, _no_names()
+            for url, names in dropped.items():
                 for name in names:
                     self._forget(url, name)
-        changes, self._changes = self._changes, Changes()
-        return changes
 
     def wants(self, type_url: str, name: str) -> bool:
         """Tell whether a name is asked for, by itself or as one of all."""
@@ -241,7 +245,7 @@ class Dependencies:
             if name in self._dropped[url]:
                 self._dropped[url].remove(name)
                 return
-            self._changes.added[url].add(name)
+            self._added[url].add(name)
             kept = self._shelf.pop(reference, None)
             if kept is not None and kept.resource is not None:
                 self.accepted(url, self._cache.accept(url, kept.resource, kept.version, kept.at), None)
@@ -257,10 +261,10 @@ class Dependencies:
             self._dropped[url].add(name)
 
     def _forget(self, type_url: str, name: str) -> None:
-        if name in self._changes.added[type_url]:
-            self._changes.added[type_url].remove(name)
+        if name in self._added[type_url]:
+            self._added[type_url].remove(name)
         else:
-            self._changes.gone[type_url].add(name)
+            self._gone[type_url].add(name)
         entry = self._cache.entry(type_url, name)
         self._unuse(type_url, name, entry)
         self._cache.forget(type_url, name)
@@ -274,7 +278,7 @@ class Dependencies:
         if entry is None:
             return
         if entry.used is not None:
-            self._changes.changed[type_url].add(name)
+            self._changed[type_url].add(name)
             self._release(type_url, entry.used)
         if entry.resource is not None and entry.resource is not entry.used:
             self._release(type_url, entry.resource)
@@ -295,7 +299,7 @@ class Dependencies:
     def _use(self, reference: Reference, entry: Entry) -> None:
         before, entry.used = entry.used, entry.resource
         self._warming.pop(reference, None)
-        self._changes.changed[reference[0]].add(reference[1])
+        self._changed[reference[0]].add(reference[1])
         if before is not None and before is not entry.used:
             self._release(reference[0], before)
         self._notify(reference)

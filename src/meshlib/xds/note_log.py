@@ -22,13 +22,9 @@ class NoteLog:
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
         self._said: set[tuple[str, str, str]] = set()
-        self._seen: tuple[Note, ...] = ()
 
-    def log(self, notes: tuple[Note, ...]) -> None:
+    def log(self, notes: Iterable[Note]) -> None:
         """Warn of the kinds of note that are new."""
-        if notes == self._seen:
-            return
-        self._seen = notes
         for kind, alike in _by_kind(notes).items():
             if kind not in self._said:
                 self._said.add(kind)

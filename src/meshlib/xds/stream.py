@@ -16,7 +16,14 @@ from dataclasses import dataclass
 
 import grpc
 
-METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+from meshlib.errors import BootstrapError
+from meshlib.xds import diagnosis
+from meshlib.xds.bootstrap_parts import Server
+from meshlib.xds.credentials import Metadata
+
+SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+SOTW = "StreamAggregatedResources"
+DELTA = "DeltaAggregatedResources"
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # a full push to a sidecar is easily over the default 4 MiB
@@ -49,10 +56,18 @@ class StreamData:
 
 @dataclass(frozen=True, slots=True)
 class StreamEnded:
-    """The stream is over, or never came about; ``reason`` is for people."""
+    """The stream is over, or never came about.
+
+    Attributes:
+        stream: which one.
+        reason: why, for people.
+        code: the gRPC status's name ("UNIMPLEMENTED"; "OK" when the server ended it), empty where
+            it did not come to a call.
+    """
 
     stream: AdsStream
     reason: str
+    code: str = ""
 
 
 StreamEvent = StreamOpened | StreamData | StreamEnded
@@ -62,20 +77,22 @@ class AdsStream:
     """One attempt: connects, streams, ends. The owner makes a new one to reconnect.
 
     Args:
-        address: gRPC target of the server.
+        server: whom to connect to, and how; its files are read at this connect.
+        method: :data:`SOTW` or :data:`DELTA`.
         post: takes events; called on the reader thread, must not block.
     """
 
-    def __init__(self, address: str, post: Callable[[StreamEvent], None]) -> None:
+    def __init__(self, server: Server, method: str, post: Callable[[StreamEvent], None]) -> None:
+        self._server = server
+        self._method = method
         self._post = post
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         self._call: grpc.Call | None = None
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None ends the stream
         self._turn = threading.Semaphore(0)  # released once for each response dealt with
         self._decided = threading.Event()  # connected, refused or closed
         self._connected = False
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name=f"meshlib-ads-{address}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"meshlib-ads-{server.address}", daemon=True)
 
     def start(self) -> None:
         """Connect, in the reader thread."""
@@ -99,26 +116,36 @@ class AdsStream:
             self._call.cancel()
 
     def _run(self) -> None:
+        channel = None
+        code = ""
         try:
-            self._connect()
-            reason = self._read()
+            credentials = self._server.credentials
+            metadata = (*self._server.metadata, *credentials.metadata())
+            channel = credentials.channel(self._server.address, _OPTIONS)
+            self._connect(channel)
+            self._read(channel, metadata)
+            reason, code = "the server ended the stream", "OK"
         except grpc.RpcError as error:
-            reason = describe(error)
+            code = error.code().name
+            reason = diagnosis.reason(code, error.details() or "", self._server)
+        except BootstrapError as error:
+            reason = str(error)
         except Exception as error:  # noqa: BLE001  whatever it was, the owner must hear that the stream is over
             reason = f"{type(error).__name__}: {error}"
-        self._post(StreamEnded(self, reason))
-        # After unsubscribing, a thread of grpcio's looks at the channel for another 0.2 s, and
-        # throws its traceback at stderr should the channel be closed by then.
-        time.sleep(_POLLED)
-        self._channel.close()
+        self._post(StreamEnded(self, reason, code))
+        if channel is not None:
+            # After unsubscribing, a thread of grpcio's looks at the channel for another 0.2 s, and
+            # throws its traceback at stderr should the channel be closed by then.
+            time.sleep(_POLLED)
+            channel.close()
 
-    def _connect(self) -> None:
+    def _connect(self, channel: grpc.Channel) -> None:
         """Wait until the channel is ready or failed: does-not-exist timers may only run on a
         connection that stands (gRFC A57), and a stream object alone does not tell.
         """
-        self._channel.subscribe(self._on_connectivity, try_to_connect=True)
+        channel.subscribe(self._on_connectivity, try_to_connect=True)
         self._decided.wait()
-        self._channel.unsubscribe(self._on_connectivity)
+        channel.unsubscribe(self._on_connectivity)
 
     def _on_connectivity(self, state: grpc.ChannelConnectivity) -> None:
         if state is grpc.ChannelConnectivity.READY:
@@ -126,11 +153,12 @@ class AdsStream:
         if state in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
             self._decided.set()
 
-    def _read(self) -> str:
-        """Stream until it ends; returns why. Raises ``grpc.RpcError`` when it fails."""
+    def _read(self, channel: grpc.Channel, metadata: Metadata) -> None:
+        """Stream until it ends; raises ``grpc.RpcError`` when it fails."""
         # No (de)serialisers: bytes go through as they are, so that the owner can say what was wrong with them.
         # On a channel that is not connected the call fails at once and says why.
-        self._call = call = self._channel.stream_stream(METHOD)(iter(self._outgoing.get, None))
+        stream = channel.stream_stream(f"/{SERVICE}/{self._method}")
+        self._call = call = stream(iter(self._outgoing.get, None), metadata=metadata)
         if self._closed:
             call.cancel()
         elif self._connected:
@@ -138,13 +166,3 @@ class AdsStream:
         for data in call:
             self._post(StreamData(self, data))
             self._turn.acquire()
-        return "the server ended the stream"
-
-
-def describe(error: grpc.RpcError) -> str:
-    """Return a gRPC error in words: the innermost reason of a failed connection, else code and details."""
-    code, details = error.code(), error.details() or ""
-    if code is grpc.StatusCode.UNAVAILABLE and ("connect" in details or "resolving" in details):
-        reason = str(details.rpartition(": ")[2]).strip(" ].")
-        return reason[:1].lower() + reason[1:]
-    return f"{code.name}: {details}" if details else str(code.name)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from meshlib.controlplane import watch
+from meshlib import watch
 
 
 class Watcher:
