@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from meshlib.model.names import search_list
 from meshlib.model.snapshot import Snapshot, Style
 from meshlib.settings import Identity
 
@@ -46,7 +47,7 @@ class DirectorySource:
             ip=identity.ip,
             labels={"app": identity.app, **identity.labels},
         )
-        assembly = Assembly(Style.SIDECAR)
+        assembly = Assembly(Style.SIDECAR, search=search_list(node.id))
 
         def apply() -> None:
             faults = assembly.apply(directory.version, directory.resources(node).by_type)

@@ -17,7 +17,7 @@ from meshlib.xds.compiler import Compiler
 from meshlib.xds.dependencies import Closure, resolve
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.resource_type import RESOURCE_TYPES, Received, ResourceType
-from meshlib.xds.type_urls import LISTENER, TYPE_URLS
+from meshlib.xds.type_urls import ALL_TYPE_URLS, LISTENER
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Assembly:
     Args:
         style: how destinations are looked up.
         listener: of a static bootstrap, the listener to use whatever the port.
+        search: suffixes under which short host names are looked up in the name table; see
+            :func:`~meshlib.model.names.search_list`.
         wildcards: the types whose whole state is known or asked for; by default all of them,
             as with :meth:`apply`.
         pause: called between resources, so that decoding many does not hold the GIL.
@@ -55,12 +57,13 @@ class Assembly:
         style: Style,
         listener: str = "",
         *,
-        wildcards: Collection[str] = TYPE_URLS,
+        search: tuple[str, ...] = (),
+        wildcards: Collection[str] = ALL_TYPE_URLS,
         pause: Callable[[], None] = _no_pause,
     ) -> None:
         self._cache = ResourceCache()
         self._closure = Closure()
-        self._compiler = Compiler(style, listener)
+        self._compiler = Compiler(style, listener, search)
         self._wildcards = frozenset(wildcards)
         self._pause = pause
         self._roots: set[str] = set()
@@ -79,7 +82,7 @@ class Assembly:
             Every fault. A resource with one keeps its last good value; the others are in force.
         """
         faults: list[Fault] = []
-        for url in TYPE_URLS:
+        for url in ALL_TYPE_URLS:
             messages = resources.get(url, {})
             received = (Received(name, m.SerializeToString(deterministic=True), m) for name, m in messages.items())
             faults += self.offer(url, version, received).faults
@@ -158,7 +161,7 @@ class Assembly:
     def resolve(self) -> Closure:
         """Follow the references anew; forgets what nothing refers to any more."""
         closure = resolve(self._cache, wildcards=self._wildcards, roots=self._roots, previous=self._closure)
-        for url in TYPE_URLS:
+        for url in ALL_TYPE_URLS:
             if url not in self._wildcards:
                 self._cache.retain(url, closure.wanted[url])
         self._closure = closure

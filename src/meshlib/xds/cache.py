@@ -8,12 +8,14 @@ from enum import Enum
 
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import ClusterLoadAssignment
-from meshlib.model.listener import HttpConnectionManager, Listener
+from meshlib.model.filter_chain import HttpConnectionManager
+from meshlib.model.listener import Listener
+from meshlib.model.names import NameTable
 from meshlib.model.route import RouteAction, RouteConfiguration
 from meshlib.xds.faults import Fault, Note
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, ROUTE, TYPE_URLS, WILDCARD
+from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, ENDPOINT, ROUTE, WILDCARD
 
-Value = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment
+Value = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment | NameTable
 Reference = tuple[str, str]  # type URL and name
 
 
@@ -57,7 +59,7 @@ class ResourceCache:
     """
 
     def __init__(self) -> None:
-        self._entries: dict[str, dict[str, Entry]] = {url: {} for url in TYPE_URLS}
+        self._entries: dict[str, dict[str, Entry]] = {url: {} for url in ALL_TYPE_URLS}
         self._answered: set[str] = set()  # wildcard types whose whole state has come
 
     def entry(self, type_url: str, name: str) -> Entry | None:
@@ -149,7 +151,8 @@ def _listener_references(listener: Listener) -> Iterable[Reference]:
         if chain.http is not None:
             yield from _http_references(chain.http)
         if chain.tcp is not None:
-            yield CLUSTER, chain.tcp.cluster
+            for target in chain.tcp.clusters:
+                yield CLUSTER, target.name
 
 
 def _http_references(http: HttpConnectionManager) -> Iterable[Reference]:

@@ -17,6 +17,7 @@ from tenacity import RetryCallState, Retrying
 from tenacity.wait import wait_base, wait_fixed, wait_random_exponential
 
 from meshlib.clock import Clock, system_clock
+from meshlib.model.names import search_list
 from meshlib.model.snapshot import Snapshot, Style
 from meshlib.xds.ads import AdsProtocol, Missing, Output, Removed, Request, StartTimer
 from meshlib.xds.assembly import Assembly
@@ -120,7 +121,12 @@ class XdsClient:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         # Within the client's thread only.
-        self._assembly = Assembly(bootstrap.style, wildcards=bootstrap.wildcards, pause=self._pause)
+        self._assembly = Assembly(
+            bootstrap.style,
+            search=search_list(bootstrap.node.id),
+            wildcards=bootstrap.wildcards,
+            pause=self._pause,
+        )
         self._protocol = AdsProtocol()
         self._stream: AdsStream | None = None
         self._timers: list[tuple[float, int, Callable[[], None]]] = []

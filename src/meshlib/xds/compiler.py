@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from typing import TypeVar
 
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import ClusterLoadAssignment
 from meshlib.model.listener import Listener
+from meshlib.model.names import NameTable
 from meshlib.model.route import RouteConfiguration
-from meshlib.model.snapshot import Snapshot, Style
+from meshlib.model.snapshot import Bindings, Snapshot, Style, is_ip
 from meshlib.xds.dependencies import Closure
 
 _Value = TypeVar("_Value")
@@ -32,10 +32,13 @@ class Compiler:
     Args:
         style: how destinations are looked up.
         listener: the listener to use whatever the port; see :class:`Snapshot`.
+        search: the search list of the name table.
     """
 
-    def __init__(self, style: Style, listener: str = "") -> None:
+    def __init__(self, style: Style, listener: str = "", search: tuple[str, ...] = ()) -> None:
         self._current = Snapshot(style=style, listener=listener)
+        self._search = search
+        self._names: NameTable | None = None  # as received, without the search list
         self._made = False
         self._joined: dict[str, _Joined] = {}
 
@@ -48,14 +51,20 @@ class Compiler:
         listeners = _kept(closure.listeners(), current.listeners)
         routes = _kept(closure.routes(), current.routes)
         clusters = _kept(self._join(closure.clusters(), closure.assignments()), current.clusters)
-        same_lookup = listeners is current.listeners and routes is current.routes
+        received = closure.names()
+        same_lookup = listeners is current.listeners and routes is current.routes and received is self._names
         if same_lookup and clusters is current.clusters and self._made:
             return current
         self._made = True
         self._current = replace(current, version=version, listeners=listeners, routes=routes, clusters=clusters)
         if not same_lookup and current.style is Style.SIDECAR:
-            addresses, bound = _addresses(listeners, routes), _bound(listeners)
-            self._current = replace(self._current, addresses=addresses, bound=bound)
+            if received is not self._names:
+                self._names, names = received, replace(received, search=self._search)
+            else:
+                names = current.names
+            bindings = current.bindings if listeners is current.listeners else Bindings.of(listeners)
+            addresses = _addresses(bindings, routes, names)
+            self._current = replace(self._current, names=names, addresses=addresses, bindings=bindings)
         return self._current
 
     def _join(
@@ -81,35 +90,19 @@ def _kept(new: Mapping[str, _Value], old: Mapping[str, _Value]) -> Mapping[str, 
     return old if same else new
 
 
-def _bound(listeners: Mapping[str, Listener]) -> dict[str, str]:
-    """Return the listeners by what they are bound to, where their name does not say it."""
-    return {
-        key: name
-        for name, listener in listeners.items()
-        if listener.port and (key := f"{listener.address}_{listener.port}") not in listeners
-    }
-
-
-def _addresses(listeners: Mapping[str, Listener], routes: Mapping[str, RouteConfiguration]) -> dict[str, str]:
-    """Return host -> service address, for the addresses that some listener is bound to.
+def _addresses(bindings: Bindings, routes: Mapping[str, RouteConfiguration], names: NameTable) -> dict[str, str]:
+    """Return host -> service address, for addresses that some listener is bound to and hosts without a name.
 
     Istio lists a service's address among the domains of its virtual host, beside its names.
     """
-    bound = {listener.address for listener in listeners.values() if listener.address}
+    bound = {address for address, _ in bindings.names}
     found: dict[str, str] = {}
     for table in routes.values():
         for host in table.virtual_hosts:
-            address = next((d.strip("[]") for d in host.domains if d.strip("[]") in bound and _is_ip(d)), None)
-            if address is not None:
-                for domain in host.domains:
-                    if "*" not in domain and not _is_ip(domain):
-                        found.setdefault(domain.lower(), address)
+            address = next((d.strip("[]") for d in host.domains if d.strip("[]") in bound and is_ip(d.strip("[]"))), "")
+            if not address:
+                continue
+            for domain in map(str.lower, host.domains):
+                if "*" not in domain and not is_ip(domain.strip("[]")) and not names.lookup(domain):
+                    found.setdefault(domain, address)
     return found
-
-
-def _is_ip(domain: str) -> bool:
-    try:
-        ip_address(domain.strip("[]"))
-    except ValueError:
-        return False
-    return True

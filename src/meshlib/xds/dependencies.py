@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import ClusterLoadAssignment
 from meshlib.model.listener import Listener
+from meshlib.model.names import NameTable
 from meshlib.model.route import RouteConfiguration
 from meshlib.xds.cache import Reference, ResourceCache, Value, references
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE, WILDCARD
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, ROUTE, SINGLETON, WILDCARD
 
 # From what is named to what names it: readiness is worked out in this order.
-_ORDER = (ENDPOINT, CLUSTER, ROUTE, LISTENER)
+_ORDER = (NAME_TABLE, ENDPOINT, CLUSTER, ROUTE, LISTENER)
+
+NO_NAMES = NameTable()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,11 @@ class Closure:
     def assignments(self) -> Mapping[str, ClusterLoadAssignment]:
         """Return the usable endpoints, by EDS name."""
         return {name: v for name, v in self.usable[ENDPOINT].items() if isinstance(v, ClusterLoadAssignment)}
+
+    def names(self) -> NameTable:
+        """Return the usable name table, an empty one where there is none."""
+        found = self.usable[NAME_TABLE].get(SINGLETON)
+        return found if isinstance(found, NameTable) else NO_NAMES
 
 
 def resolve(cache: ResourceCache, *, wildcards: Collection[str], roots: Collection[str], previous: Closure) -> Closure:

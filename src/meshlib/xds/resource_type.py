@@ -16,17 +16,20 @@ from google.protobuf.message import DecodeError
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import ClusterLoadAssignment
 from meshlib.model.listener import Listener
+from meshlib.model.names import NameTable
 from meshlib.model.route import RouteConfiguration
+from meshlib.nds import NameTable as NameTableMessage
 from meshlib.xds import type_urls
 from meshlib.xds.decode_cds import cluster
 from meshlib.xds.decode_eds import load_assignment
 from meshlib.xds.decode_lds import listener
+from meshlib.xds.decode_nds import name_table
 from meshlib.xds.decode_rds import route_configuration
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.protos import cluster_pb2, discovery_pb2, endpoint_pb2, listener_pb2, route_pb2
 from meshlib.xds.scope import Scope
 
-Value = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment
+Value = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment | NameTable
 _log = logging.getLogger("meshlib.xds")
 _WRAPPER = type_urls.PREFIX + discovery_pb2.Resource.DESCRIPTOR.full_name
 
@@ -70,7 +73,7 @@ class ResourceType:
     Attributes:
         url: its type URL.
         message: its protobuf class.
-        name_field: the field that names a resource.
+        name_field: the field that names a resource; empty where there is only one of the type.
         decoder: message to model value; faults and notes go to the scope.
     """
 
@@ -91,7 +94,8 @@ class ResourceType:
             message = self.message.FromString(packed.value)
         except DecodeError as error:
             return self._unread(name, packed.value, f"does not parse: {error}")
-        return Received(getattr(message, self.name_field), packed.value, message)
+        name = getattr(message, self.name_field) if self.name_field else type_urls.SINGLETON
+        return Received(name, packed.value, message)
 
     def decode(self, name: str, message: Any) -> Decoded:
         """Return the model value of a message, or every fault in it. Never raises."""
@@ -116,5 +120,6 @@ RESOURCE_TYPES: Mapping[str, ResourceType] = {
         ResourceType(type_urls.ROUTE, route_pb2.RouteConfiguration, "name", route_configuration),
         ResourceType(type_urls.CLUSTER, cluster_pb2.Cluster, "name", cluster),
         ResourceType(type_urls.ENDPOINT, endpoint_pb2.ClusterLoadAssignment, "cluster_name", load_assignment),
+        ResourceType(type_urls.NAME_TABLE, NameTableMessage, "", name_table),
     )
 }
