@@ -260,9 +260,7 @@ def _fault(fault: FaultInjection | None, http: HttpConnectionManager | None) -> 
     return ", ".join(parts)
 
 
-def _cluster(
-    live: LiveSnapshot, name: str, weight: int, destination: Destination, view: RequestView
-) -> ClusterView:
+def _cluster(live: LiveSnapshot, name: str, weight: int, destination: Destination, view: RequestView) -> ClusterView:
     state = live.clusters.get(name)
     if state is None:
         return ClusterView(name, weight, exists=False)

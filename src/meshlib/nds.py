@@ -11,8 +11,6 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _PACKAGE = "istio.networking.nds.v1"
-NAME_TABLE = f"type.googleapis.com/{_PACKAGE}.NameTable"
-
 _STRING = descriptor_pb2.FieldDescriptorProto.TYPE_STRING
 _MESSAGE = descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE
 

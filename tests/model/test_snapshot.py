@@ -35,18 +35,20 @@ def cluster_of(destination):
 
 
 class TestSidecar:
-    ALL = Listener(
-        "virtualOutbound", "0.0.0.0", 15001, chains=(tcp("PassthroughCluster"),), use_original_dst=True
-    )
+    ALL = Listener("virtualOutbound", "0.0.0.0", 15001, chains=(tcp("PassthroughCluster"),), use_original_dst=True)
     SNAPSHOT = sidecar(
         {
             **listeners("10.1.0.5_80", "0.0.0.0_80", "0.0.0.0_8080", "127.0.0.1_81", "fd00::5_80", "::_8080"),
             **listeners("0.0.0.0_9000", inbound=True),
-            "named": Listener("named", "10.1.0.6", 80, (("10.1.0.7", 81), ("2001:db8:0:0::1", 81)), chains=(http("n"),)),
+            "named": Listener(
+                "named", "10.1.0.6", 80, (("10.1.0.7", 81), ("2001:db8:0:0::1", 81)), chains=(http("n"),)
+            ),
             "all": ALL,
         },
         addresses={"catalog": "10.1.0.5"},
-        names=NameTable({"six.shop.svc.cluster.local": ("fd00::5",)}, search=search_list("a~b~c~shop.svc.cluster.local")),
+        names=NameTable(
+            {"six.shop.svc.cluster.local": ("fd00::5",)}, search=search_list("a~b~c~shop.svc.cluster.local")
+        ),
     )
 
     @pytest.mark.parametrize(

@@ -234,7 +234,9 @@ def test_a_host_of_several_addresses_is_drawn_and_dialled_where_it_was():
         Style.SIDECAR,
         listeners,
         clusters={"headless": Cluster("headless", Discovery.ORIGINAL_DST)},
-        names=NameTable({"headless.shop.svc.cluster.local": ("10.244.3.1", "10.244.3.2")}, search=(".shop.svc.cluster.local",)),
+        names=NameTable(
+            {"headless.shop.svc.cluster.local": ("10.244.3.1", "10.244.3.2")}, search=(".shop.svc.cluster.local",)
+        ),
         bindings=Bindings.of(listeners),
     )
     for drawn, address in ((0.1, "10.244.3.1"), (0.6, "10.244.3.2")):

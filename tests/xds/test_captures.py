@@ -134,7 +134,7 @@ def test_a_cluster_of_a_sidecar(replay):
 )
 def test_what_is_not_http_goes_by_bytes(replay, host, port, tls, listener, tcp_cluster):
     found = replay(DATA / "default-sidecar-webapp.pb")[0].snapshot().destination(host, port, tls=tls)
-    assert (found.listener, found.tcp_cluster, found.routes) == (listener, tcp_cluster, None)
+    assert (found.listener, found.tcp.clusters[0].name, found.routes) == (listener, tcp_cluster, None)
 
 
 def test_hosts_outside_pass_through(replay):
@@ -252,7 +252,7 @@ def test_outlier_detection_and_connection_pool(istiod_snapshot):
 def test_registry_only_blocks(istiod_snapshot):
     snapshot = istiod_snapshot("registry-only/sidecar-webapp")
     assert chosen(snapshot, "example.com")[2].action == DirectResponse(502)
-    assert snapshot.destination("example.com", 9999).tcp_cluster == "BlackHoleCluster"
+    assert snapshot.destination("example.com", 9999).tcp.clusters[0].name == "BlackHoleCluster"
 
 
 def test_a_sniffed_port_is_found_by_its_service_address(istiod_snapshot):

@@ -605,7 +605,7 @@ def test_filters_that_are_not_run_are_noted():
     }
 
 
-def test_a_split_of_bytes_goes_to_the_heaviest_and_is_noted():
+def test_a_split_of_bytes_keeps_its_weights():
     clusters = [{"name": "a", "weight": 1}, {"name": "b", "weight": 2}]
     proxy = {
         "@type": EXT + "filters.network.tcp_proxy.v3.TcpProxy",
@@ -613,8 +613,8 @@ def test_a_split_of_bytes_goes_to_the_heaviest_and_is_noted():
         "weighted_clusters": {"clusters": clusters},
     }
     data = {"name": "l", "filter_chains": [{"filters": [{"name": "tcp", "typed_config": proxy}]}]}
-    assert value(LISTENER, data).chains[0].tcp.cluster == "b"
-    assert list(noted(LISTENER, data).values()) == ["bytes are not split: all go to 'b'"]
+    assert value(LISTENER, data).chains[0].tcp.clusters == (WeightedCluster("a", 1), WeightedCluster("b", 2))
+    assert noted(LISTENER, data) == {}
 
 
 # Reading

@@ -182,11 +182,14 @@ _CRITERIA: tuple[_Criterion, ...] = (
     _Criterion(lambda c: (c.destination_port,) if c.destination_port else (), lambda ks, c: _exactly(c.port, ks)),
     _Criterion(lambda c: _ranges(c.prefix_ranges), lambda ks, c: _within(c.address, ks)),
     _Criterion(lambda c: c.server_names, _server_name),
-    _Criterion(lambda c: (c.transport_protocol,) if c.transport_protocol else (), lambda ks, c: _exactly(c.transport, ks)),
+    _Criterion(
+        lambda c: (c.transport_protocol,) if c.transport_protocol else (), lambda ks, c: _exactly(c.transport, ks)
+    ),
     _Criterion(lambda c: c.application_protocols, lambda ks, c: next((p for p in c.protocols if p in ks), None)),
     _Criterion(lambda c: _ranges(c.direct_source_prefix_ranges), lambda ks, _: _within(SOURCE_ADDRESS, ks)),
     _Criterion(
-        lambda c: (c.source_type,) if c.source_type is not SourceType.ANY else (), lambda ks, _: _exactly(SOURCE_TYPE, ks)
+        lambda c: (c.source_type,) if c.source_type is not SourceType.ANY else (),
+        lambda ks, _: _exactly(SOURCE_TYPE, ks),
     ),
     _Criterion(lambda c: _ranges(c.source_prefix_ranges), lambda ks, _: _within(SOURCE_ADDRESS, ks)),
     _Criterion(lambda c: c.source_ports, lambda _ks, _c: None),

@@ -12,7 +12,7 @@ from meshlib.model.listener import Listener
 from meshlib.model.names import NameTable
 from meshlib.model.route import RouteConfiguration
 from meshlib.model.snapshot import Bindings, Snapshot, Style, is_ip
-from meshlib.xds.dependencies import Closure
+from meshlib.xds.dependencies import NO_NAMES, Closure
 
 _Value = TypeVar("_Value")
 
@@ -38,7 +38,7 @@ class Compiler:
     def __init__(self, style: Style, listener: str = "", search: tuple[str, ...] = ()) -> None:
         self._current = Snapshot(style=style, listener=listener)
         self._search = search
-        self._names: NameTable | None = None  # as received, without the search list
+        self._names = NO_NAMES  # as received, without the search list
         self._made = False
         self._joined: dict[str, _Joined] = {}
 
@@ -58,13 +58,13 @@ class Compiler:
         self._made = True
         self._current = replace(current, version=version, listeners=listeners, routes=routes, clusters=clusters)
         if not same_lookup and current.style is Style.SIDECAR:
+            names = current.names
             if received is not self._names:
-                self._names, names = received, replace(received, search=self._search)
-            else:
-                names = current.names
+                names = replace(received, search=self._search)
             bindings = current.bindings if listeners is current.listeners else Bindings.of(listeners)
             addresses = _addresses(bindings, routes, names)
             self._current = replace(self._current, names=names, addresses=addresses, bindings=bindings)
+        self._names = received
         return self._current
 
     def _join(

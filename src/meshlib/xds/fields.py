@@ -402,4 +402,9 @@ FIELDS: Mapping[str, Fields] = {
         "name weight",
         metadata_match="endpoints are not narrowed to a subset",
     ),
+    "istio.networking.nds.v1.NameTable": _fields("table", name_info="names are looked up in the table alone"),
+    "istio.networking.nds.v1.NameTable.NameInfo": _fields(
+        "ips alt_hosts",
+        dict.fromkeys(("registry", "shortname", "namespace"), "short names are found by the resolver's search list"),
+    ),
 }

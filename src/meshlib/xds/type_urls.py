@@ -7,8 +7,10 @@ LISTENER = PREFIX + "envoy.config.listener.v3.Listener"
 ROUTE = PREFIX + "envoy.config.route.v3.RouteConfiguration"
 CLUSTER = PREFIX + "envoy.config.cluster.v3.Cluster"
 ENDPOINT = PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
-# Istio's DNS table: asked only of Istio, by sidecar nodes; one resource, which names itself nowhere.
 NAME_TABLE = PREFIX + "istio.networking.nds.v1.NameTable"
+
+# The name of the one resource of Istio's NameTable type, which names itself nowhere. It is to be
+# asked only of Istio, by sidecar nodes.
 SINGLETON = "nds"
 
 # The order in which the requests of a new stream go out: what is named before what names it.
