@@ -69,7 +69,7 @@ CASES = [
     Case("the narrowest address", [NEAR, NEARER, {}], "http", "", 1),
     Case("another address", [ELSEWHERE, {}], "http", "", 1),
     Case("the narrowest address, and no way back", [NEAR, {**NEARER, **NAMED}], "tls", "other", DEFAULT),
-    Case("the name, and no way back", [WIDER, {**SUFFIX, "transport_protocol": "raw_buffer"}], "tls", "a.b.test", DEFAULT),
+    Case("the name, and no way back", [WIDER, {**SUFFIX, **HTTP}], "tls", "a.b.test", DEFAULT),
     Case("the name before the transport", [TLS, {**NAMED}], "tls", "a.b.test", 1),
     Case("the transport before the protocol", [TLS, {"application_protocols": ["http/1.1"]}], "tls", "x", 0),
     Case("the protocol, and no way back", [{**TLS}, {**TLS, "application_protocols": ["other"]}], "tls", "x", 0),

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import TypeVar
 
 from meshlib.model.headers import FilterMutations
 from meshlib.model.route import RouteConfiguration, WeightedCluster
@@ -117,7 +116,6 @@ class Connection:
 
 Key = str | int | SourceType | Network
 Find = Callable[[Collection[Key], Connection], Key | None]
-_Any = TypeVar("_Any", bound=Key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import ClusterLoadAssignment
-from meshlib.model.listener import Listener
 from meshlib.model.names import NameTable
 from meshlib.model.route import RouteConfiguration
 from meshlib.model.snapshot import Bindings, Snapshot, Style, is_ip

@@ -102,7 +102,7 @@ def _as_ipv4(address: str, port: int) -> list[tuple[str, int]]:
     except ValueError:
         return []
     if ip == ipaddress.IPv6Address("::"):
-        return [("0.0.0.0", port)]  # noqa: S104  the address of somebody else's listener, not bound here
+        return [("0.0.0.0", port)]
     return [(str(ip.ipv4_mapped), port)] if ip.ipv4_mapped is not None else []
 
 
