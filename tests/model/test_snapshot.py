@@ -45,7 +45,7 @@ class TestSidecar:
             ),
             "all": ALL,
         },
-        addresses={"catalog": "10.1.0.5"},
+        inferred=NameTable({"catalog": ("10.1.0.5",)}),
         names=NameTable(
             {"six.shop.svc.cluster.local": ("fd00::5",)}, search=search_list("a~b~c~shop.svc.cluster.local")
         ),
@@ -132,9 +132,11 @@ class TestNames:
     def test_a_node_that_is_not_istios_searches_nothing_of_kubernetes(self, node):
         assert not any("svc" in suffix for suffix in search_list(node))
 
-    def test_before_the_domains_of_virtual_hosts(self):
+    def test_before_what_is_inferred(self):
         found = listeners("10.1.0.5_80", "10.9.9.9_80")
-        snapshot = sidecar(found, names=self.TABLE, addresses={"catalog": "10.9.9.9", "alias": "10.9.9.9"})
+        snapshot = sidecar(
+            found, names=self.TABLE, inferred=NameTable({"catalog": ("10.9.9.9",), "alias": ("10.9.9.9",)})
+        )
         assert snapshot.destination("catalog", 80).listener == "10.1.0.5_80"
         assert snapshot.destination("alias", 80).listener == "10.9.9.9_80"
 

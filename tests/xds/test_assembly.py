@@ -68,7 +68,7 @@ def test_what_did_not_change_is_the_same_object(resources):
     assert after.clusters["a"] is before.clusters["a"]
     assert (after.routes, after.listeners) == (before.routes, before.listeners)
     assert after.routes is before.routes
-    assert after.addresses is before.addresses
+    assert after.inferred is before.inferred
 
 
 def test_a_fault_keeps_the_last_good_value_and_lets_the_others_through(resources):
@@ -158,7 +158,12 @@ def test_hosts_are_found_by_the_service_address_some_listener_is_bound_to(parse)
     assembly = Assembly(Style.SIDECAR)
     assert assembly.apply("1", vip_table(parse)) == ()
     snapshot = assembly.snapshot()
-    assert snapshot.addresses == {"db.ns": "10.0.0.1", "db": "10.0.0.1", "db.ns:80": "10.0.0.1", "six": "fd00::1"}
+    assert snapshot.inferred.addresses == {
+        "db.ns": ("10.0.0.1",),
+        "db": ("10.0.0.1",),
+        "db.ns:80": ("10.0.0.1",),
+        "six": ("fd00::1",),
+    }
     for host in ("db.ns", "db", "10.0.0.1"):
         assert snapshot.destination(host, 5432).tcp.clusters[0].name == "db"
     assert snapshot.destination("six", 1).tcp.clusters[0].name == "db"

@@ -102,7 +102,7 @@ class Snapshot:
         routes: RDS tables by name.
         clusters: by name, endpoints included.
         names: host -> addresses, as the control plane's DNS has them.
-        addresses: the same by the domains of virtual hosts, for hosts that ``names`` lacks.
+        inferred: the same for hosts that ``names`` lacks, as far as listeners and virtual hosts tell.
         bindings: the listeners by address.
         listener: the listener to use whatever the port (``listener=`` of a static bootstrap).
     """
@@ -113,7 +113,7 @@ class Snapshot:
     routes: Mapping[str, RouteConfiguration] = field(default_factory=dict)
     clusters: Mapping[str, Cluster] = field(default_factory=dict)
     names: NameTable = field(default_factory=NameTable)
-    addresses: Mapping[str, str] = field(default_factory=dict)
+    inferred: NameTable = field(default_factory=NameTable)
     bindings: Bindings = field(default_factory=Bindings)
     listener: str = ""
 
@@ -121,8 +121,7 @@ class Snapshot:
         """Return the addresses a lower-case host stands for: the host itself where nothing says."""
         if self.style is not Style.SIDECAR:
             return (host,)
-        found = self.names.lookup(host)
-        return found or (self.addresses.get(host, host),)
+        return self.names.lookup(host) or self.inferred.lookup(host) or (host,)
 
     def find_listener(self, address: str, port: int) -> Listener | None:
         """Return the outbound listener that Envoy would take for ``address:port``, or None.

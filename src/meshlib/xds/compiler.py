@@ -8,9 +8,8 @@ from typing import TypeVar
 
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import ClusterLoadAssignment
-from meshlib.model.names import NameTable
-from meshlib.model.route import RouteConfiguration
-from meshlib.model.snapshot import Bindings, Snapshot, Style, is_ip
+from meshlib.model.snapshot import Bindings, Snapshot, Style
+from meshlib.xds.addresses import infer
 from meshlib.xds.dependencies import NO_NAMES, Closure
 
 _Value = TypeVar("_Value")
@@ -61,8 +60,8 @@ class Compiler:
             if received is not self._names:
                 names = replace(received, search=self._search)
             bindings = current.bindings if listeners is current.listeners else Bindings.of(listeners)
-            addresses = _addresses(bindings, routes, names)
-            self._current = replace(self._current, names=names, addresses=addresses, bindings=bindings)
+            inferred = infer(listeners, routes, names)
+            self._current = replace(self._current, names=names, inferred=inferred, bindings=bindings)
         self._names = received
         return self._current
 
@@ -87,21 +86,3 @@ def _kept(new: Mapping[str, _Value], old: Mapping[str, _Value]) -> Mapping[str, 
     """Return ``old`` when ``new`` holds the same objects under the same names."""
     same = len(new) == len(old) and all(old.get(name) is value for name, value in new.items())
     return old if same else new
-
-
-def _addresses(bindings: Bindings, routes: Mapping[str, RouteConfiguration], names: NameTable) -> dict[str, str]:
-    """Return host -> service address, for addresses that some listener is bound to and hosts without a name.
-
-    Istio lists a service's address among the domains of its virtual host, beside its names.
-    """
-    bound = {address for address, _ in bindings.names}
-    found: dict[str, str] = {}
-    for table in routes.values():
-        for host in table.virtual_hosts:
-            address = next((d.strip("[]") for d in host.domains if d.strip("[]") in bound and is_ip(d.strip("[]"))), "")
-            if not address:
-                continue
-            for domain in map(str.lower, host.domains):
-                if "*" not in domain and not is_ip(domain.strip("[]")) and not names.lookup(domain):
-                    found.setdefault(domain, address)
-    return found
