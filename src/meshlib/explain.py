@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from meshlib.clock import Randomness
 from meshlib.model.cluster import Discovery
-from meshlib.model.listener import HttpConnectionManager
+from meshlib.model.endpoint import Endpoint
+from meshlib.model.filter_chain import HttpConnectionManager
 from meshlib.model.request import RequestView
 from meshlib.model.route import DirectResponse, Redirect, Route, RouteAction
+from meshlib.model.snapshot import Destination
 from meshlib.model.traffic import FaultInjection
 from meshlib.policy import routing
 from meshlib.policy.deadlines import Deadlines
@@ -51,6 +53,7 @@ class ClusterView:
     endpoints: tuple[EndpointView, ...] = ()
 
 
+_PASSED = "no service has this name: passed through to where the URL says"
 DEFAULT_ROUTE = "default"  # istiod's name for the route of a host that no VirtualService names
 
 
@@ -139,14 +142,16 @@ def explain(live: LiveSnapshot, view: RequestView, chance: Randomness) -> Explan
     if destination is None:
         return replace(base, notes=(f"no listener takes {view.host}:{view.port}: NR, 404",))
     base = replace(base, listener=destination.listener)
-    if destination.tcp_cluster:
-        return replace(
-            base,
-            action="bytes to a cluster",
-            clusters=(_cluster(live, destination.tcp_cluster, 1, view),),
-            notes=("TCP, or TLS of the application's own: HTTP policies (retries, timeouts, faults) do not apply",),
-        )
-    base = replace(base, route_config=destination.routes.name if destination.routes else "")
+    if destination.tcp is not None:
+        clusters = tuple(_cluster(live, each.name, each.weight, destination, view) for each in destination.tcp.clusters)
+        what = "TLS of the application's own" if view.scheme == "https" else "a TCP filter chain"
+        note = f"{what}: HTTP policies (routes, retries, timeouts, faults) do not apply"
+        passed = any(_passes_through(live, cluster.name) for cluster in clusters)
+        notes = (note, *_trouble(clusters, 503), *((_PASSED,) if passed else ()))
+        return replace(base, action="bytes to a cluster", clusters=clusters, notes=notes)
+    if destination.routes is None:
+        return replace(base, notes=(f"{routing.dead_end(view, destination)}: NR, 404",))
+    base = replace(base, route_config=destination.routes.name)
     if host is None:
         return replace(base, notes=("no virtual host takes this authority: NR, 404",))
     base = replace(base, virtual_host=host.name)
@@ -164,30 +169,36 @@ def explain(live: LiveSnapshot, view: RequestView, chance: Randomness) -> Explan
     )
     if not isinstance(route.action, RouteAction):
         return base
-    forwarding = _forwarding(base, live, route.action, view, destination.http)
+    forwarding = _forwarding(base, live, route.action, view, destination)
     passed = any(_passes_through(live, cluster.name) for cluster in forwarding.clusters)
     if not passed:
         return forwarding
-    note = f"no service has this name: passed through to where the URL says{routing.near_miss(view, choice)}"
-    return replace(forwarding, notes=(*forwarding.notes, note))
+    return replace(forwarding, notes=(*forwarding.notes, _PASSED + routing.near_miss(view, choice)))
 
 
 def _forwarding(
-    base: Explanation, live: LiveSnapshot, action: RouteAction, view: RequestView, http: HttpConnectionManager | None
+    base: Explanation, live: LiveSnapshot, action: RouteAction, view: RequestView, destination: Destination
 ) -> Explanation:
     clusters = tuple(
-        replace(_cluster(live, routing.cluster_of(target, view), target.weight, view), fault=_fault(target.fault, http))
+        replace(
+            _cluster(live, routing.cluster_of(target, view), target.weight, destination, view),
+            fault=_fault(target.fault, destination.http),
+        )
         for target in action.clusters
     )
-    missing = [c.name for c in clusters if not c.exists]
-    notes = [f"cluster {name!r} does not exist: NC, {action.cluster_not_found_code}" for name in missing]
-    notes += [f"cluster {c.name!r} has no endpoints: UH, 503" for c in clusters if c.exists and not c.endpoints]
+    notes = _trouble(clusters, action.cluster_not_found_code)
     deadlines = Deadlines(action, 0.0)
     if action.retry is not None and action.retry.per_try_timeout and not deadlines.per_try:
         notes.append(
             f"perTryTimeout {action.retry.per_try_timeout:g}s is ignored: not below the timeout {action.timeout:g}s"
         )
     return replace(base, timeout=action.timeout, retries=_retries(action), clusters=clusters, notes=tuple(notes))
+
+
+def _trouble(clusters: Sequence[ClusterView], not_found: int) -> list[str]:
+    """Say of each cluster why it could not take a call."""
+    missing = [f"cluster {c.name!r} does not exist: NC, {not_found}" for c in clusters if not c.exists]
+    return missing + [f"cluster {c.name!r} has no endpoints: UH, 503" for c in clusters if c.exists and not c.endpoints]
 
 
 def _named(route: Route) -> str:
@@ -249,12 +260,12 @@ def _fault(fault: FaultInjection | None, http: HttpConnectionManager | None) -> 
     return ", ".join(parts)
 
 
-def _cluster(live: LiveSnapshot, name: str, weight: int, view: RequestView) -> ClusterView:
+def _cluster(live: LiveSnapshot, name: str, weight: int, destination: Destination, view: RequestView) -> ClusterView:
     state = live.clusters.get(name)
     if state is None:
         return ClusterView(name, weight, exists=False)
     config = state.config
-    endpoints = tuple(_endpoint(s) for s in state.endpoints.values()) or _original(state, view)
+    endpoints = tuple(_endpoint(s) for s in state.endpoints.values()) or _original(state, destination, view)
     return ClusterView(name, weight, True, config.lb_policy.value, config.source, endpoints=endpoints)
 
 
@@ -263,10 +274,10 @@ def _passes_through(live: LiveSnapshot, cluster: str) -> bool:
     return state is not None and state.config.discovery is Discovery.ORIGINAL_DST
 
 
-def _original(state: ClusterState, view: RequestView) -> tuple[EndpointView, ...]:
+def _original(state: ClusterState, destination: Destination, view: RequestView) -> tuple[EndpointView, ...]:
     if state.config.discovery is not Discovery.ORIGINAL_DST:
         return ()
-    return (EndpointView(f"{view.host}:{view.port}", "UNKNOWN", False, 0, 1, "passed through"),)
+    return (EndpointView(str(Endpoint(destination.address, view.port)), "UNKNOWN", False, 0, 1, "passed through"),)
 
 
 def _endpoint(state: EndpointState) -> EndpointView:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from meshlib.model.names import search_list
 from meshlib.model.snapshot import Snapshot, Style
 from meshlib.settings import Identity
 
@@ -49,7 +50,7 @@ class DirectorySource:
             ip=identity.ip,
             labels={"app": identity.app, **identity.labels},
         )
-        assembly = Assembly(Style.SIDECAR)
+        assembly = Assembly(Style.SIDECAR, search=search_list(node.id))
 
         def apply() -> None:
             faults = assembly.apply(directory.version, directory.resources(node).by_type)

@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from meshlib.controlplane.documents import read
 from meshlib.controlplane.node import Node, NodeKind
 from meshlib.controlplane.options import DEFAULTS, MeshOptions
-from meshlib.controlplane.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from meshlib.controlplane.resources import CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, ROUTE
 from meshlib.controlplane.translate import translate
 
 ENVOY = Path(sys.executable).parent / "envoy"
@@ -127,7 +127,7 @@ def bootstrap(resources, node):
             cluster["type"] = "STATIC"
             cluster["load_assignment"] = as_json(resources.endpoints[eds["service_name"]])
         clusters.append(cluster)
-    assert set(resources.by_type) == {LISTENER, ROUTE, CLUSTER, ENDPOINT}
+    assert set(resources.by_type) == {LISTENER, ROUTE, CLUSTER, ENDPOINT, NAME_TABLE}
     return {
         "node": {"id": node.id or "x", "cluster": "x"},
         "static_resources": {"listeners": listeners, "clusters": clusters},

@@ -2,9 +2,11 @@
 
 import pytest
 
-from meshlib.model.listener import FilterChain, HttpConnectionManager, Listener, TcpProxy
-from meshlib.model.route import RouteConfiguration
-from meshlib.model.snapshot import Snapshot, Style
+from meshlib.model.filter_chain import FilterChain, HttpConnectionManager, TcpProxy
+from meshlib.model.listener import Listener
+from meshlib.model.names import NameTable, search_list
+from meshlib.model.route import RouteConfiguration, WeightedCluster
+from meshlib.model.snapshot import Bindings, Snapshot, Style
 
 
 def http(name):
@@ -12,27 +14,45 @@ def http(name):
 
 
 def tcp(cluster, **match):
-    return FilterChain(tcp=TcpProxy(cluster), **match)
+    return FilterChain(tcp=TcpProxy((WeightedCluster(cluster),)), **match)
+
+
+def listener(name, **fields):
+    address, _, port = name.rpartition("_")
+    return Listener(name, address, int(port), chains=(http(name),), **fields)
 
 
 def listeners(*names, **fields):
-    return {n: Listener(n, port=int(n.rpartition("_")[2] or 0), chains=(http(n),), **fields) for n in names}
+    return {name: listener(name, **fields) for name in names}
+
+
+def sidecar(found, **fields):
+    return Snapshot("1", Style.SIDECAR, found, bindings=Bindings.of(found), **fields)
+
+
+def cluster_of(destination):
+    return destination.tcp.clusters[0].name
 
 
 class TestSidecar:
-    SNAPSHOT = Snapshot(
-        "1",
-        Style.SIDECAR,
+    ALL = Listener("virtualOutbound", "0.0.0.0", 15001, chains=(tcp("PassthroughCluster"),), use_original_dst=True)
+    SNAPSHOT = sidecar(
         {
-            **listeners("10.1.0.5_80", "0.0.0.0_80", "0.0.0.0_8080"),
-            "virtualOutbound": Listener("virtualOutbound", port=15001, chains=(tcp("PassthroughCluster"),)),
-            "0.0.0.0_9000": Listener("0.0.0.0_9000", port=9000, chains=(http("in"),), inbound=True),
+            **listeners("10.1.0.5_80", "0.0.0.0_80", "0.0.0.0_8080", "127.0.0.1_81", "fd00::5_80", "::_8080"),
+            **listeners("0.0.0.0_9000", inbound=True),
+            "named": Listener(
+                "named", "10.1.0.6", 80, (("10.1.0.7", 81), ("2001:db8:0:0::1", 81)), chains=(http("n"),)
+            ),
+            "all": ALL,
         },
-        addresses={"catalog": "10.1.0.5"},
+        inferred=NameTable({"catalog": ("10.1.0.5",)}),
+        names=NameTable(
+            {"six.shop.svc.cluster.local": ("fd00::5",)}, search=search_list("a~b~c~shop.svc.cluster.local")
+        ),
     )
 
     @pytest.mark.parametrize(
-        ("host", "port", "listener"),
+        ("host", "port", "found"),
         [
             ("catalog", 80, "10.1.0.5_80"),
             ("catalog", 8080, "0.0.0.0_8080"),
@@ -40,13 +60,85 @@ class TestSidecar:
             ("10.1.0.5", 80, "10.1.0.5_80"),
             ("catalog", 443, "virtualOutbound"),
             ("catalog", 9000, "virtualOutbound"),  # inbound listeners are not for calls out
+            ("catalog", 81, "virtualOutbound"),  # a loopback listener is for who calls that
+            ("127.0.0.1", 81, "127.0.0.1_81"),
+            ("six", 80, "fd00::5_80"),
+            ("fd00:0::5", 80, "fd00::5_80"),
+            ("six", 8080, "::_8080"),
+            ("fd00::9", 80, "virtualOutbound"),  # 0.0.0.0 takes no IPv6
+            ("10.1.0.6", 80, "named"),
+            ("10.1.0.7", 81, "named"),
+            ("2001:db8::1", 81, "named"),
         ],
     )
-    def test_listener(self, host, port, listener):
-        assert self.SNAPSHOT.destination(host, port).listener == listener
+    def test_listener(self, host, port, found):
+        assert self.SNAPSHOT.destination(host, port).listener == found
 
     def test_nowhere(self):
         assert Snapshot("1", Style.SIDECAR).destination("a", 80) is None
+
+    def test_where_nothing_takes_all_the_sidecars_own_address_is_called(self):
+        snapshot = sidecar(listeners("127.0.0.1_80", "::1_81"))
+        assert snapshot.destination("catalog", 80).listener == "127.0.0.1_80"
+        assert snapshot.destination("catalog", 81).listener == "::1_81"
+        assert snapshot.destination("catalog", 82) is None
+
+    def test_an_ipv6_wildcard_takes_names_and_ipv6(self):
+        snapshot = sidecar(listeners("::_80"))
+        assert snapshot.destination("catalog", 80).listener == "::_80"
+        assert snapshot.destination("fd00::1", 80).listener == "::_80"
+        assert snapshot.destination("10.0.0.1", 80) is None
+
+
+class TestNames:
+    TABLE = NameTable(
+        {
+            "catalog.shop.svc.cluster.local": ("10.1.0.5",),
+            "forum.other.svc.cluster.local": ("10.1.0.6",),
+            "pod-0.db.shop.svc.cluster.local": ("10.2.0.1",),
+            "api.example.com": ("192.0.2.1",),
+            "a.shop": ("192.0.2.3",),
+            "a.shop.svc.cluster.local": ("10.1.0.7",),
+        },
+        {".example.org": ("192.0.2.2",)},
+        search_list("sidecar~127.0.0.1~webapp-1.shop~shop.svc.cluster.local"),
+    )
+
+    @pytest.mark.parametrize(
+        ("host", "address"),
+        [
+            ("catalog", "10.1.0.5"),
+            ("catalog.shop", "10.1.0.5"),
+            ("catalog.shop.svc", "10.1.0.5"),
+            ("catalog.shop.svc.cluster.local", "10.1.0.5"),
+            ("catalog.shop.svc.cluster.local.", "10.1.0.5"),
+            ("catalog.", None),
+            ("forum", None),
+            ("forum.other", "10.1.0.6"),
+            ("pod-0.db", "10.2.0.1"),
+            ("pod-1.db", None),
+            ("api.example.com", "192.0.2.1"),
+            ("www.example.org", "192.0.2.2"),
+            ("a.b.example.org", "192.0.2.2"),
+            ("example.org", None),
+            ("a.shop", "10.1.0.7"),  # the search list comes first
+            ("a.shop.", "192.0.2.3"),
+        ],
+    )
+    def test_lookup(self, host, address):
+        assert self.TABLE.lookup(host) == ((address,) if address else ())
+
+    @pytest.mark.parametrize("node", ["webapp-1", "", "a~b~c~", "a~b~c~x"])
+    def test_a_node_that_is_not_istios_searches_nothing_of_kubernetes(self, node):
+        assert not any("svc" in suffix for suffix in search_list(node))
+
+    def test_before_what_is_inferred(self):
+        found = listeners("10.1.0.5_80", "10.9.9.9_80")
+        snapshot = sidecar(
+            found, names=self.TABLE, inferred=NameTable({"catalog": ("10.9.9.9",), "alias": ("10.9.9.9",)})
+        )
+        assert snapshot.destination("catalog", 80).listener == "10.1.0.5_80"
+        assert snapshot.destination("alias", 80).listener == "10.9.9.9_80"
 
 
 class TestStatic:
@@ -71,32 +163,15 @@ def test_grpc_style_looks_up_host_and_port():
 
 def test_routes_by_name():
     manager = HttpConnectionManager(route_name="80")
-    listener = Listener("l", port=80, chains=(FilterChain(http=manager),))
+    found = {"l": Listener("l", port=80, chains=(FilterChain(http=manager),))}
     table = RouteConfiguration("80", ())
-    assert Snapshot("1", Style.STATIC, {"l": listener}, {"80": table}).destination("a", 80).routes is table
-    missing = Snapshot("1", Style.STATIC, {"l": listener}).destination("a", 80)
+    assert Snapshot("1", Style.STATIC, found, {"80": table}).destination("a", 80).routes is table
+    missing = Snapshot("1", Style.STATIC, found).destination("a", 80)
     assert missing.routes.virtual_hosts == ()
 
 
-class TestChains:
-    def destination(self, *chains, host="a.test", tls=True, default=None):
-        listener = Listener("l", port=443, chains=chains, default_chain=default)
-        return Snapshot("1", Style.STATIC, {"l": listener}).destination(host, 443, tls=tls)
-
-    def test_server_name_decides(self):
-        chains = (tcp("any", transport_protocol="tls"), tcp("a", transport_protocol="tls", server_names=("a.test",)))
-        assert self.destination(*chains).tcp_cluster == "a"
-        assert self.destination(*chains, host="b.test").tcp_cluster == "any"
-
-    def test_wildcard_server_name(self):
-        chain = tcp("w", transport_protocol="tls", server_names=("*.test",))
-        assert self.destination(chain).tcp_cluster == "w"
-        assert self.destination(chain, host="a.other") is None
-
-    def test_the_applications_tls_gets_no_http_chain(self):
-        assert self.destination(http("r")) is None
-        assert self.destination(http("r"), tls=False).routes.name == "r"
-
-    def test_default_chain(self):
-        chain = tcp("tls-only", transport_protocol="tls", server_names=("b.test",))
-        assert self.destination(chain, default=tcp("rest")).tcp_cluster == "rest"
+def test_an_http_chain_cannot_read_the_applications_tls():
+    snapshot = Snapshot("1", Style.STATIC, listeners("l_443"))
+    assert snapshot.destination("a", 443).routes.name == "l_443"
+    found = snapshot.destination("a", 443, tls=True)
+    assert (found.routes, found.tcp) == (None, None)

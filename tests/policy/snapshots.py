@@ -7,7 +7,8 @@ from typing import Any
 
 from meshlib.model.cluster import Cluster, Discovery
 from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, LocalityEndpoints
-from meshlib.model.listener import FilterChain, HttpConnectionManager, Listener
+from meshlib.model.filter_chain import FilterChain, HttpConnectionManager
+from meshlib.model.listener import Listener
 from meshlib.model.match import PathMatch, RouteMatch, StringOp
 from meshlib.model.request import RequestView
 from meshlib.model.route import Route, RouteAction, RouteConfiguration, VirtualHost, WeightedCluster

@@ -156,6 +156,7 @@ def lab(policy=None, fail_max=2):
     test_clock = ManualClock()
     test = Lab(snapshot(cluster(endpoints(1)), routes=[forward(retry=policy, timeout=1.0)]), breaker=breaker)
     test.clock = test.state.clock = test_clock
+    assert test.live.clusters["c"]  # gets its state, and with it its breaker, when it is first used
     return test, gates["c"]
 
 

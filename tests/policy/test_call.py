@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from meshlib.model.cluster import Discovery, OutlierDetection, Thresholds, TransportSocket, TransportSocketMatch
 from meshlib.model.endpoint import Endpoint
-from meshlib.model.listener import FilterChain, Listener, TcpProxy
-from meshlib.model.snapshot import Snapshot, Style
+from meshlib.model.filter_chain import FilterChain, TcpProxy
+from meshlib.model.listener import Listener
+from meshlib.model.names import NameTable
+from meshlib.model.route import WeightedCluster
+from meshlib.model.snapshot import Bindings, Snapshot, Style
 from meshlib.model.traffic import FaultDelay, FaultInjection
 from meshlib.policy.effects import Attempt, BodyEnd, Discard, ErrorKind, Outcome, Park, Reply, Respond, Sleep
 from policy.driving import Lab, Met, ScriptedRandom
@@ -195,13 +198,51 @@ def test_how_a_body_ends(error, flags, detail):
 
 
 def test_tcp_clusters_get_no_http_policy():
-    chain = FilterChain(tcp=TcpProxy("c"))
+    chain = FilterChain(tcp=TcpProxy((WeightedCluster("c"),)))
     snap = Snapshot(
         "1", Style.STATIC, {"l": Listener("l", "0.0.0.0", 80, chains=(chain,))}, {}, {"c": cluster(endpoints(1))}
     )
     run = Lab(snap).run(Met(503, after=60.0))
     assert (run.status, len(run.attempts), run.attempts[0].timeout) == (503, 1, None)
     assert (run.record.route, run.record.cluster_name) == ("", "c")
+
+
+def test_a_tcp_cluster_is_drawn_by_weight_once_a_call():
+    targets = tuple(WeightedCluster(name, weight) for name, weight in (("a", 1), ("b", 0), ("c", 3)))
+    listener = Listener("l", "0.0.0.0", 80, chains=(FilterChain(tcp=TcpProxy(targets)),))
+    clusters = {name: cluster(endpoints(2), name=name) for name in "abc"}
+    snap = Snapshot("1", Style.STATIC, {"l": listener}, {}, clusters)
+    for drawn, name in ((0.0, "a"), (0.2, "a"), (0.25, "c"), (0.99, "c")):
+        run = Lab(snap, chance=ScriptedRandom(drawn)).run(200)
+        assert run.record.cluster_name == name
+
+
+def test_a_host_of_several_addresses_is_drawn_and_dialled_where_it_was():
+    from meshlib.model.cluster import Cluster
+
+    listeners = {
+        f"10.244.3.{n}_7001": Listener(
+            f"10.244.3.{n}_7001",
+            f"10.244.3.{n}",
+            7001,
+            chains=(FilterChain(tcp=TcpProxy((WeightedCluster("headless"),))),),
+        )
+        for n in (1, 2)
+    }
+    snap = Snapshot(
+        "1",
+        Style.SIDECAR,
+        listeners,
+        clusters={"headless": Cluster("headless", Discovery.ORIGINAL_DST)},
+        names=NameTable(
+            {"headless.shop.svc.cluster.local": ("10.244.3.1", "10.244.3.2")}, search=(".shop.svc.cluster.local",)
+        ),
+        bindings=Bindings.of(listeners),
+    )
+    for drawn, address in ((0.1, "10.244.3.1"), (0.6, "10.244.3.2")):
+        run = Lab(snap, chance=ScriptedRandom(drawn)).run(200, view=request(host="headless", port=7001))
+        assert run.attempts[0].endpoint.key == (address, 7001)
+        assert run.record.listener == f"{address}_7001"
 
 
 def test_passed_through_where_the_caller_said():

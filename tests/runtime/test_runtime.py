@@ -11,7 +11,8 @@ import anyio
 import pytest
 
 from meshlib.errors import MeshClosed, MeshNotReady
-from meshlib.model.listener import HttpConnectionManager, Listener
+from meshlib.model.filter_chain import HttpConnectionManager
+from meshlib.model.listener import Listener
 from meshlib.model.route import RouteConfiguration
 from meshlib.model.snapshot import Snapshot, Style
 from meshlib.runtime.store import SnapshotStore

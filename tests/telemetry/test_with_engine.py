@@ -12,10 +12,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from meshlib.model.endpoint import ClusterLoadAssignment, LocalityEndpoints
-from meshlib.model.listener import FilterChain, HttpConnectionManager, Listener
+from meshlib.model.filter_chain import FilterChain, HttpConnectionManager
+from meshlib.model.listener import Listener
 from meshlib.model.match import PathMatch, RouteMatch, StringOp
 from meshlib.model.route import Route, RouteAction, RouteConfiguration, VirtualHost, WeightedCluster
-from meshlib.model.snapshot import Snapshot
+from meshlib.model.snapshot import Bindings, Snapshot
 from meshlib.model.traffic import RetryPolicy
 from meshlib.policy.call import Call, execute
 from meshlib.policy.effects import Attempt, BodyEnd, ErrorKind, Outcome, Respond, Sleep
@@ -86,7 +87,8 @@ def snapshot(endpoints) -> Snapshot:
     listener = Listener(
         "0.0.0.0_80", "0.0.0.0", 80, chains=(FilterChain(http=HttpConnectionManager(route_config=table)),)
     )
-    return Snapshot(listeners={listener.name: listener}, clusters={cluster.name: cluster})
+    listeners = {listener.name: listener}
+    return Snapshot(listeners=listeners, clusters={cluster.name: cluster}, bindings=Bindings.of(listeners))
 
 
 def test_a_call_that_a_retry_saved():

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 
 from meshlib.model.cluster import Cluster, Discovery
 from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, LocalityEndpoints
-from meshlib.model.listener import FilterChain, HttpConnectionManager, Listener
+from meshlib.model.filter_chain import FilterChain, HttpConnectionManager
+from meshlib.model.listener import Listener
 from meshlib.model.match import PathMatch, StringOp
 from meshlib.model.route import (
     Action,

@@ -149,7 +149,9 @@ def test_application_tls_goes_to_the_chosen_endpoint(caller, upstreams, tmp_path
     import trustme
 
     from meshlib.model.endpoint import Endpoint
-    from meshlib.model.listener import FilterChain, Listener, TcpProxy
+    from meshlib.model.filter_chain import FilterChain, TcpProxy
+    from meshlib.model.listener import Listener
+    from meshlib.model.route import WeightedCluster
     from meshlib.model.snapshot import Snapshot, Style
 
     authority = trustme.CA()
@@ -177,7 +179,9 @@ def test_application_tls_goes_to_the_chosen_endpoint(caller, upstreams, tmp_path
     try:
         trusting = ssl.create_default_context()
         authority.configure_trust(trusting)
-        chain = FilterChain(tcp=TcpProxy("c"), transport_protocol="tls", server_names=("secure.test",))
+        chain = FilterChain(
+            tcp=TcpProxy((WeightedCluster("c"),)), transport_protocol="tls", server_names=("secure.test",)
+        )
         listener = Listener("l", "0.0.0.0", 443, chains=(chain,))
         config = cluster([Endpoint("127.0.0.1", server.server_port)])
         mesh = runtime(Snapshot("1", Style.STATIC, {"l": listener}, {}, {"c": config}))

@@ -1,10 +1,13 @@
 """One path for every source: what is good is in force, what is not never replaces it, what is the same stays."""
 
 import pytest
+from google.protobuf.any_pb2 import Any
 
 from meshlib.model.snapshot import Style
+from meshlib.nds import NameTable
 from meshlib.xds.assembly import Assembly, pack
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from meshlib.xds.resource_type import RESOURCE_TYPES
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, ROUTE, SINGLETON
 
 ADS = {"ads": {}}
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -65,7 +68,7 @@ def test_what_did_not_change_is_the_same_object(resources):
     assert after.clusters["a"] is before.clusters["a"]
     assert (after.routes, after.listeners) == (before.routes, before.listeners)
     assert after.routes is before.routes
-    assert after.addresses is before.addresses
+    assert after.inferred is before.inferred
 
 
 def test_a_fault_keeps_the_last_good_value_and_lets_the_others_through(resources):
@@ -154,45 +157,50 @@ def test_hosts_are_found_by_the_service_address_some_listener_is_bound_to(parse)
     assembly = Assembly(Style.SIDECAR)
     assert assembly.apply("1", vip_table(parse)) == ()
     snapshot = assembly.snapshot()
-    assert snapshot.addresses == {"db.ns": "10.0.0.1", "db": "10.0.0.1", "db.ns:80": "10.0.0.1", "six": "fd00::1"}
+    assert snapshot.inferred.addresses == {
+        "db.ns": ("10.0.0.1",),
+        "db": ("10.0.0.1",),
+        "db.ns:80": ("10.0.0.1",),
+        "six": ("fd00::1",),
+    }
     for host in ("db.ns", "db", "10.0.0.1"):
-        assert snapshot.destination(host, 5432).tcp_cluster == "db"
-    assert snapshot.destination("six", 1).tcp_cluster == "db"
+        assert snapshot.destination(host, 5432).tcp.clusters[0].name == "db"
+    assert snapshot.destination("six", 1).tcp.clusters[0].name == "db"
     assert snapshot.destination("web", 5432) is None
 
 
-def chain(name, **match):
-    proxy = {"@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", "cluster": name}
-    return {"filter_chain_match": match, "filters": [{"name": "tcp", "typed_config": proxy}]}
+def test_a_name_table_comes_before_the_domains_of_virtual_hosts(parse):
+    assembly = Assembly(Style.SIDECAR, search=(".ns.svc.cluster.local",))
+    table = NameTable()
+    for host, ips in {
+        "db.ns.svc.cluster.local": ["10.0.0.9"],
+        "six": ["no address"],
+        "*.Example.org": ["10.0.0.1"],
+    }.items():
+        table.table[host].ips.extend(ips)
+    resources = vip_table(parse) | {NAME_TABLE: {SINGLETON: table}}
+    assert assembly.apply("1", resources) == ()
+    assert [str(note) for note in assembly.notes] == ["NDS nds: table[six].ips: what is no IP address is left out"]
+    snapshot = assembly.snapshot()
+    assert snapshot.resolve("db") == ("10.0.0.9",)
+    assert snapshot.resolve("db.ns") == ("10.0.0.1",), "where the table knows nothing, the domains do"
+    assert snapshot.resolve("six") == ("fd00::1",)
+    assert snapshot.destination("www.example.org", 5432).tcp.clusters[0].name == "db"
+    assert assembly.apply("2", resources) == ()
+    assert assembly.snapshot() is snapshot
+    del table.table["db.ns.svc.cluster.local"]
+    assembly.apply("3", resources)
+    assert assembly.snapshot().resolve("db") == ("10.0.0.1",)
+    assert assembly.snapshot().listeners is snapshot.listeners
 
 
-@pytest.mark.parametrize(
-    ("host", "port", "tls", "cluster"),
-    [
-        ("a.example.com", 443, True, "exact"),
-        ("b.example.com", 443, True, "wildcard"),
-        ("c.b.example.com", 443, True, "longer"),
-        ("other", 443, True, "default"),
-        ("a.example.com", 443, False, "default"),
-        ("10.1.2.3", 443, False, "range"),
-        ("10.1.9.9", 443, False, "wide"),
-        ("10.1.2.3", 15001, True, "port"),
-    ],
-)
-def test_the_most_specific_chain_takes_a_connection(parse, host, port, tls, cluster):
-    listener = {
-        "name": "virtualOutbound",
-        "filter_chains": [
-            chain("exact", server_names=["a.example.com"], transport_protocol="tls"),
-            chain("wildcard", server_names=["*.example.com"]),
-            chain("longer", server_names=["*.b.example.com"]),
-            chain("wide", prefix_ranges=[{"address_prefix": "10.1.0.0", "prefix_len": 16}]),
-            chain("range", prefix_ranges=[{"address_prefix": "10.1.2.0", "prefix_len": 24}]),
-            chain("port", destination_port=15001),
-            chain("istio", application_protocols=["istio"]),
-        ],
-        "default_filter_chain": chain("default"),
-    }
-    assembly = Assembly(Style.SIDECAR)
-    assert assembly.apply("1", {LISTENER: {"virtualOutbound": parse(LISTENER, listener)}}) == ()
-    assert assembly.snapshot().destination(host, port, tls=tls).tcp_cluster == cluster
+def test_a_name_table_has_no_name_and_parses_from_the_wire():
+    message = NameTable()
+    message.table["a"].ips.append("10.0.0.1")
+    kind = RESOURCE_TYPES[NAME_TABLE]
+    received = kind.examine(pack(NAME_TABLE, message))
+    assert (received.name, received.faults) == (SINGLETON, ())
+    assert received.resource.value.addresses == {"a": ("10.0.0.1",)}
+    broken = kind.examine(Any(type_url=NAME_TABLE, value=b"\xff").SerializeToString())
+    assert broken.resource is None
+    assert broken.faults

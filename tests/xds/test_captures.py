@@ -12,7 +12,7 @@ from meshlib.model.snapshot import Style
 from meshlib.model.traffic import FaultAbort, FaultDelay
 from meshlib.xds.assembly import Assembly
 from meshlib.xds.resource_type import RESOURCE_TYPES
-from meshlib.xds.type_urls import CLUSTER, FULL_STATE, LISTENER, ROUTE
+from meshlib.xds.type_urls import CLUSTER, FULL_STATE, LISTENER, ROUTE, SINGLETON
 
 DATA = Path(__file__).parents[1] / "data" / "xds"
 CATALOG = "catalog.istioinaction.svc.cluster.local"
@@ -37,7 +37,7 @@ def replay(responses):
                 continue  # NDS and the like
             messages = [kind.message.FromString(packed.value) for packed in response.resources]
             assert all(packed.type_url == kind.url for packed in response.resources)
-            got = {getattr(message, kind.name_field): message for message in messages}
+            got = {getattr(message, kind.name_field or 'x', SINGLETON): message for message in messages}
             before = {} if kind.url in FULL_STATE else state.get(kind.url, {})
             state[kind.url] = {**before, **got}
         style = Style.GRPC if path.name.startswith("grpc") or "-grpc-" in path.name else Style.SIDECAR
@@ -134,7 +134,7 @@ def test_a_cluster_of_a_sidecar(replay):
 )
 def test_what_is_not_http_goes_by_bytes(replay, host, port, tls, listener, tcp_cluster):
     found = replay(DATA / "default-sidecar-webapp.pb")[0].snapshot().destination(host, port, tls=tls)
-    assert (found.listener, found.tcp_cluster, found.routes) == (listener, tcp_cluster, None)
+    assert (found.listener, found.tcp.clusters[0].name, found.routes) == (listener, tcp_cluster, None)
 
 
 def test_hosts_outside_pass_through(replay):
@@ -252,7 +252,7 @@ def test_outlier_detection_and_connection_pool(istiod_snapshot):
 def test_registry_only_blocks(istiod_snapshot):
     snapshot = istiod_snapshot("registry-only/sidecar-webapp")
     assert chosen(snapshot, "example.com")[2].action == DirectResponse(502)
-    assert snapshot.destination("example.com", 9999).tcp_cluster == "BlackHoleCluster"
+    assert snapshot.destination("example.com", 9999).tcp.clusters[0].name == "BlackHoleCluster"
 
 
 def test_a_sniffed_port_is_found_by_its_service_address(istiod_snapshot):

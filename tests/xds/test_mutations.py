@@ -37,9 +37,8 @@ def test_a_damaged_response_harms_nothing(capture, seed, responses, caplog):
 
     def offer(response):
         kind = RESOURCE_TYPES[response.type_url]
-        offered = assembly.offer(kind.url, "1", map(kind.read, response.resources))
+        offered = assembly.offer(kind.url, "1", [packed.SerializeToString() for packed in response.resources])
         assembly.complete(kind.url)
-        assembly.resolve()
         return offered, assembly.snapshot()
 
     for response in good:

@@ -5,12 +5,12 @@ protocol, and where it leaves room, istiod's:
 
 - A type's first request on a stream, or one with an empty nonce, is answered. One with a nonce
   that is not the type's latest is stale and ignored.
-- Listeners and Clusters are answered whole: absence there is deletion. RouteConfigurations and
+- Listeners, Clusters and the name table are answered whole: absence there is deletion. RouteConfigurations and
   ClusterLoadAssignments are answered by name, to a sidecar or gateway only those that are new
   or changed. A gRPC node always gets the whole set it asked for.
 - A name that does not exist is left out of LDS and CDS. In EDS and RDS it is answered empty, so
   that a client neither waits for it nor keeps what was there before.
-- An update pushes the types whose content changed, in the order CDS, EDS, LDS, RDS.
+- An update pushes the types whose content changed, in the order CDS, EDS, LDS, RDS, NDS.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import any_pb2
 
 from meshlib.controlplane.node import Node, NodeKind
-from meshlib.controlplane.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, TYPE_URLS, Resources
+from meshlib.controlplane.resources import CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, ROUTE, TYPE_URLS, Resources
 
 logger = logging.getLogger("meshlib.controlplane")
 
-_WILDCARD_TYPES = frozenset({LISTENER, CLUSTER})
-_SHORT = {LISTENER: "LDS", CLUSTER: "CDS", ROUTE: "RDS", ENDPOINT: "EDS"}
+_WILDCARD_TYPES = frozenset({LISTENER, CLUSTER, NAME_TABLE})
+_SHORT = {LISTENER: "LDS", CLUSTER: "CDS", ROUTE: "RDS", ENDPOINT: "EDS", NAME_TABLE: "NDS"}
 
 
 @dataclass(slots=True)
@@ -124,7 +124,7 @@ class AdsSession:
         Envoy warms a changed cluster (listener) until its endpoints (routes) arrive *after* it,
         and asks for them with the names and nonce it already had, which is no news to a server.
         """
-        if not changed or self._whole:
+        if not changed or self._whole or url == NAME_TABLE:
             return frozenset()
         if url == LISTENER:
             return self.watches[ROUTE].names if ROUTE in self.watches else frozenset()

@@ -12,9 +12,12 @@ LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
 ROUTE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 ENDPOINT = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+NAME_TABLE = "type.googleapis.com/istio.networking.nds.v1.NameTable"
 
 # Order of a push, as istiod's: what is named comes before what names it.
-TYPE_URLS = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
+TYPE_URLS = (CLUSTER, ENDPOINT, LISTENER, ROUTE, NAME_TABLE)
+
+_ONLY = "nds"  # a name table names itself nowhere, and there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,18 @@ class Resources:
         routes: Iterable[Message],
         clusters: Iterable[Message],
         endpoints: Iterable[Message],
+        names: Message | None = None,
     ) -> Resources:
-        """Return the resources under their own names; the first of a name wins."""
+        """Return the resources under their own names; the first of a name wins.
+
+        ``names`` is the name table, for nodes that have one.
+        """
         by_type = {
             CLUSTER: _by_name(clusters, "name"),
             ENDPOINT: _by_name(endpoints, "cluster_name"),
             LISTENER: _by_name(listeners, "name"),
             ROUTE: _by_name(routes, "name"),
+            NAME_TABLE: MappingProxyType({} if names is None else {_ONLY: names}),
         }
         return cls(MappingProxyType(by_type))
 

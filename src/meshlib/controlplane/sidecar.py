@@ -16,6 +16,7 @@ from envoy.config.route.v3 import route_pb2 as table_pb2
 from meshlib.controlplane import clusters, hosts, listeners, precedence, tracing
 from meshlib.controlplane.documents.virtual_service import MESH
 from meshlib.controlplane.endpoints import assignment
+from meshlib.controlplane.name_table import name_table
 from meshlib.controlplane.precedence import Routing
 from meshlib.controlplane.protobuf import duration
 from meshlib.controlplane.resources import Resources
@@ -43,6 +44,7 @@ def resources(view: View) -> Resources:
             for service, port, rule, subset, message in made
             if message.HasField("eds_cluster_config")
         ],
+        names=name_table(view),
     )
 
 

@@ -1,60 +1,10 @@
-"""Listeners: how a destination finds its route table."""
+"""Listeners: where connections go by their destination."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from meshlib.model.headers import FilterMutations
-from meshlib.model.route import RouteConfiguration
-from meshlib.model.traffic import FaultInjection
-
-
-@dataclass(frozen=True, slots=True)
-class HttpConnectionManager:
-    """``HttpConnectionManager``: a route table by name (RDS) or inline, and the fault filter.
-
-    Attributes:
-        route_name: the RDS resource, empty when ``route_config`` is inline.
-        route_config: the inline table.
-        fault_filter: whether the fault filter is in the chain; per-route faults need it.
-        fault: the filter's own fault, for routes that set none.
-        header_mutation: the header_mutation filter, None where it is not in the chain.
-    """
-
-    route_name: str = ""
-    route_config: RouteConfiguration | None = None
-    fault_filter: bool = False
-    fault: FaultInjection | None = None
-    header_mutation: FilterMutations | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TcpProxy:
-    """``TcpProxy``: bytes to a cluster; HTTP policies do not apply."""
-
-    cluster: str
-
-
-@dataclass(frozen=True, slots=True)
-class FilterChain:
-    """One filter chain: its match and what ends it.
-
-    Attributes:
-        transport_protocol: "raw_buffer", "tls" or "" for any.
-        application_protocols: ALPN or sniffed protocols, empty for any.
-        server_names: SNI names, empty for any.
-        prefix_ranges: destination CIDRs, empty for any.
-        destination_port: the port asked for, 0 for any.
-    """
-
-    http: HttpConnectionManager | None = None
-    tcp: TcpProxy | None = None
-    name: str = ""
-    transport_protocol: str = ""
-    application_protocols: tuple[str, ...] = ()
-    server_names: tuple[str, ...] = ()
-    prefix_ranges: tuple[str, ...] = ()
-    destination_port: int = 0
+from meshlib.model.filter_chain import ChainMatcher, Connection, FilterChain, HttpConnectionManager
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +15,54 @@ class Listener:
         name: its resource name (``0.0.0.0_80``, ``catalog:80``).
         address: bound address, empty for an API listener.
         port: bound port, 0 for an API listener.
+        additional: further addresses and ports it is bound to (``additional_addresses``); with
+            ``ipv4_compat`` also the IPv4 form of an IPv6 one.
         api: the connection manager of an ``api_listener`` (gRPC style).
-        chains: filter chains, in order.
+        chains: filter chains, in order; no two may match the same (``OverlappingChains``).
         default_chain: taken when no chain matches.
         inbound: whether ``traffic_direction`` is INBOUND; never used for outbound calls.
+        use_original_dst: hands connections to the listener of their destination and keeps those
+            that none has.
+        sniffs_http: whether an HTTP inspector tells the protocol of plaintext.
+        sniffs_tls: whether a TLS inspector tells TLS, its server name and its ALPN.
     """
 
     name: str
     address: str = ""
     port: int = 0
+    additional: tuple[tuple[str, int], ...] = ()
     api: HttpConnectionManager | None = None
     chains: tuple[FilterChain, ...] = ()
     default_chain: FilterChain | None = None
     inbound: bool = False
+    use_original_dst: bool = False
+    sniffs_http: bool = True
+    sniffs_tls: bool = True
+    _matcher: ChainMatcher = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_matcher", ChainMatcher(self.chains))
+
+    @property
+    def bound(self) -> tuple[tuple[str, int], ...]:
+        """Every address and port it is bound to."""
+        return ((self.address, self.port), *self.additional) if self.port else self.additional
+
+    def choose(self, address: str, port: int, host: str, *, tls: bool, http2: bool = False) -> FilterChain | None:
+        """Return the chain for a call from this process, None when none takes it.
+
+        Args:
+            address: the destination, an IP or a name that nothing resolved.
+            port: the destination's port.
+            host: the server name that the application's own TLS asks for.
+            tls: whether the application speaks TLS itself.
+            http2: whether it speaks HTTP/2: prior knowledge in plaintext, else ALPN.
+        """
+        if tls and self.sniffs_tls:
+            protocols = ("h2",) if http2 else ("http/1.1",)
+            connection = Connection(address, port, host, "tls", protocols)
+        elif not tls and self.sniffs_http:
+            connection = Connection(address, port, protocols=("h2c",) if http2 else ("http/1.1",))
+        else:
+            connection = Connection(address, port)  # an Envoy that does not look calls it raw_buffer
+        return self._matcher.choose(connection) or self.default_chain

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
+from meshlib.clock import Randomness
 from meshlib.model.cluster import Cluster
-from meshlib.model.listener import FilterChain, HttpConnectionManager, Listener
+from meshlib.model.filter_chain import HttpConnectionManager, TcpProxy
+from meshlib.model.listener import Listener
+from meshlib.model.names import NameTable
 from meshlib.model.route import RouteConfiguration
 
 NO_ROUTES: RouteConfiguration = RouteConfiguration(name="", virtual_hosts=())
@@ -17,26 +20,75 @@ NO_ROUTES: RouteConfiguration = RouteConfiguration(name="", virtual_hosts=())
 class Style(Enum):
     """How a destination finds its listener."""
 
-    SIDECAR = "sidecar"  # VIP_port, 0.0.0.0_port, virtualOutbound
+    SIDECAR = "sidecar"  # by service address, as behind an Envoy that takes every connection
     GRPC = "grpc"  # host:port API listeners
     STATIC = "static"  # an Envoy bootstrap: by port, else the only one
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a host and port lead: a listener and an HTTP route table, or a TCP cluster.
+    """Where a host and port lead: a listener and an HTTP route table, or TCP clusters.
+
+    With neither, the filter chain cannot take the call: it reads HTTP and the application speaks
+    TLS, or it ends in a filter that is not run here.
 
     Attributes:
         listener: the listener's name.
+        address: where the call would go without the mesh: the service address, or the host as it
+            was written where no name table knows it. ORIGINAL_DST clusters dial it.
+        chain: the filter chain's name, empty for most.
         routes: its route table; None for a TCP chain.
         http: the connection manager; None for a TCP chain.
-        tcp_cluster: the cluster of a TCP chain, else empty.
+        tcp: the clusters of a TCP chain, else None.
     """
 
     listener: str
+    address: str
+    chain: str = ""
     routes: RouteConfiguration | None = None
     http: HttpConnectionManager | None = None
-    tcp_cluster: str = ""
+    tcp: TcpProxy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bindings:
+    """The outbound listeners by what they are bound to, as an Envoy looks them up.
+
+    Attributes:
+        names: (address, port) -> listener; IPv6 addresses in their short form.
+        original_dst: the listener that takes all connections first and keeps those that no other
+            is bound for (``use_original_dst``); empty where there is none.
+    """
+
+    names: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    original_dst: str = ""
+
+    @classmethod
+    def of(cls, listeners: Mapping[str, Listener]) -> Bindings:
+        """Return the bindings of ``listeners``; the first of an address wins."""
+        names: dict[tuple[str, int], str] = {}
+        original_dst = ""
+        for name, listener in listeners.items():
+            if listener.inbound:
+                continue
+            for address, port in listener.bound:
+                names.setdefault((_short(address), port), name)
+            if listener.use_original_dst and not original_dst:
+                original_dst = name
+        return cls(names, original_dst)
+
+    def find(self, address: str, port: int) -> str:
+        """Return the listener that takes connections to ``address:port``, empty for none.
+
+        As Envoy: the one bound to the very address, else to the wildcard of its family, else the
+        one that takes all. Where none does, the application of a sidecar has to call the
+        sidecar's own address instead; here that is done for it (``127.0.0.1``, ``::1``).
+        """
+        names = self.names
+        found = names.get((_short(address), port)) or names.get(("::" if ":" in address else "0.0.0.0", port))
+        if found is None and ":" not in address and not is_ip(address):
+            found = names.get(("::", port))  # a name that nothing resolved may be of either family
+        return found or self.original_dst or names.get(("127.0.0.1", port)) or names.get(("::1", port)) or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +101,9 @@ class Snapshot:
         listeners: by name.
         routes: RDS tables by name.
         clusters: by name, endpoints included.
-        addresses: lower-case host -> service address (VIP), for listeners bound to ``VIP:port``.
-        bound: ``address_port`` -> listener, for those that are not named so.
+        names: host -> addresses, as the control plane's DNS has them.
+        inferred: the same for hosts that ``names`` lacks, as far as listeners and virtual hosts tell.
+        bindings: the listeners by address.
         listener: the listener to use whatever the port (``listener=`` of a static bootstrap).
         dormant: clusters that exist and whose endpoints are asked for when a call first needs them.
         changed: clusters, and names of endpoint assignments, that differ from the snapshot before;
@@ -62,24 +115,31 @@ class Snapshot:
     listeners: Mapping[str, Listener] = field(default_factory=dict)
     routes: Mapping[str, RouteConfiguration] = field(default_factory=dict)
     clusters: Mapping[str, Cluster] = field(default_factory=dict)
-    addresses: Mapping[str, str] = field(default_factory=dict)
-    bound: Mapping[str, str] = field(default_factory=dict)
+    names: NameTable = field(default_factory=NameTable)
+    inferred: NameTable = field(default_factory=NameTable)
+    bindings: Bindings = field(default_factory=Bindings)
     listener: str = ""
     dormant: Container[str] = ()
     changed: tuple[frozenset[str], frozenset[str]] | None = field(default=None, compare=False, repr=False)
 
-    def find_listener(self, host: str, port: int) -> Listener | None:
-        """Return the outbound listener that Envoy would take for ``host:port``, or None."""
+    def resolve(self, host: str) -> tuple[str, ...]:
+        """Return the addresses a lower-case host stands for: the host itself where nothing says."""
+        if self.style is not Style.SIDECAR:
+            return (host,)
+        return self.names.lookup(host) or self.inferred.lookup(host) or (host,)
+
+    def find_listener(self, address: str, port: int) -> Listener | None:
+        """Return the outbound listener that Envoy would take for ``address:port``, or None.
+
+        Args:
+            address: one of :meth:`resolve`; the host itself in gRPC style.
+            port: the URL's.
+        """
         if self.style is Style.GRPC:
-            return self.listeners.get(f"{host}:{port}")
+            return self.listeners.get(f"{address}:{port}")
         if self.style is Style.STATIC:
             return self._static_listener(port)
-        address = self.addresses.get(host, host)
-        for name in (f"{address}_{port}", f"0.0.0.0_{port}", f"127.0.0.1_{port}", "virtualOutbound"):
-            found = self.listeners.get(self.bound.get(name, name))
-            if found is not None and not found.inbound:
-                return found
-        return None
+        return self.listeners.get(self.bindings.find(address, port))
 
     def _static_listener(self, port: int) -> Listener | None:
         if self.listener:
@@ -87,82 +147,58 @@ class Snapshot:
         outbound = [listener for listener in self.listeners.values() if not listener.inbound]
         if len(outbound) == 1:
             return outbound[0]
-        return next((listener for listener in outbound if listener.port == port), None)
+        return next((listener for listener in outbound if any(port == bound for _, bound in listener.bound)), None)
 
-    def destination(self, host: str, port: int, *, tls: bool = False) -> Destination | None:
+    def destination(
+        self, host: str, port: int, *, tls: bool = False, http2: bool = False, chance: Randomness | None = None
+    ) -> Destination | None:
         """Return where ``host:port`` leads, or None when no listener takes it.
 
-        ``tls`` says that the application speaks TLS itself: HTTP policies do not apply then
-        and the chain is chosen by SNI.
+        Args:
+            host: lower case, without port and brackets.
+            port: the URL's.
+            tls: whether the application speaks TLS itself: the chain is chosen by SNI, and HTTP
+                policies do not apply.
+            http2: whether the call is known to be HTTP/2.
+            chance: draws one address where the host has several (headless services), as DNS
+                clients do; without it the first counts.
         """
-        listener = self.find_listener(host, port)
+        addresses = self.resolve(host)
+        address = addresses[0]
+        if chance is not None and len(addresses) > 1:
+            address = addresses[int(chance.random() * len(addresses))]
+        listener = self.find_listener(address, port)
         if listener is None:
             return None
         if listener.api is not None:
-            return self._http(listener, listener.api)
-        chain = _choose_chain(listener, host, port, self.addresses.get(host, host), tls=tls)
+            return self._http(listener, address, "", listener.api)
+        chain = listener.choose(address, port, host, tls=tls, http2=http2)
         if chain is None:
             return None
         if chain.http is not None and not tls:
-            return self._http(listener, chain.http)
-        return Destination(listener.name, tcp_cluster=chain.tcp.cluster) if chain.tcp else None
+            return self._http(listener, address, chain.name, chain.http)
+        return Destination(listener.name, address, chain.name, tcp=chain.tcp)
 
-    def _http(self, listener: Listener, http: HttpConnectionManager) -> Destination:
+    def _http(self, listener: Listener, address: str, chain: str, http: HttpConnectionManager) -> Destination:
         inline = http.route_config
         table = inline if inline is not None else self.routes.get(http.route_name, NO_ROUTES)
-        return Destination(listener.name, routes=table, http=http)
+        return Destination(listener.name, address, chain, routes=table, http=http)
 
 
-_HTTP_PROTOCOLS = frozenset({"http/1.0", "http/1.1", "h2c", "h2"})
-
-
-def _choose_chain(listener: Listener, host: str, port: int, address: str, *, tls: bool) -> FilterChain | None:
-    """Choose as Envoy's filter chain match does: the most specific chain that takes the connection."""
-    best: FilterChain | None = None
-    best_rank: tuple[int, ...] = ()
-    for chain in listener.chains:
-        rank = _rank(chain, host, port, address, tls)
-        if rank is not None and (best is None or rank > best_rank):
-            best, best_rank = chain, rank
-    return best if best is not None else listener.default_chain
-
-
-def _rank(chain: FilterChain, host: str, port: int, address: str, tls: bool) -> tuple[int, ...] | None:
-    """Return how specific a chain's match is, None when it does not match.
-
-    In the order of ``FilterChainMatch``: port, address, server name, transport protocol,
-    application protocols.
-    """
-    if chain.destination_port not in (0, port):
-        return None
-    if chain.transport_protocol not in ("", "tls" if tls else "raw_buffer"):
-        return None
-    if tls and chain.http is not None and not chain.transport_protocol:
-        return None  # an HTTP chain cannot read the application's own TLS
-    if chain.application_protocols and not _HTTP_PROTOCOLS.intersection(chain.application_protocols):
-        return None
-    prefix = _longest_prefix(chain.prefix_ranges, address) if chain.prefix_ranges else 0
-    name = _longest_name(chain.server_names, host) if tls else 0
-    if prefix is None or name is None or (chain.server_names and not tls):
-        return None
-    named = bool(chain.destination_port), prefix, name
-    return (*named, bool(chain.transport_protocol), bool(chain.application_protocols))
-
-
-def _longest_prefix(ranges: tuple[str, ...], address: str) -> int | None:
-    """Return the length of the longest range that contains ``address`` (plus one), else None."""
+def is_ip(text: str) -> bool:
+    """Tell whether ``text`` is an IP address."""
     try:
-        ip = ip_address(address)
+        ip_address(text)
     except ValueError:
-        return None
-    networks = (ip_network(cidr, strict=False) for cidr in ranges)
-    return max((network.prefixlen + 1 for network in networks if ip in network), default=None)
+        return False
+    return True
 
 
-def _longest_name(names: tuple[str, ...], host: str) -> int | None:
-    """Return how closely a server name takes ``host``: the whole of it, or a ``*.`` suffix."""
-    if not names:
-        return 0
-    if host in names:
-        return len(host) + 1
-    return max((len(n) - 1 for n in names if n[:2] == "*." and host.endswith(n[1:])), default=None)
+def _short(address: str) -> str:
+    """Return an IPv6 address in the one form it is looked up by; anything else as it is."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        return address

@@ -110,10 +110,10 @@ def _route(call: Call) -> Policy:
         record.route_config = destination.routes.name if destination.routes else ""
     if choice.virtual_host is not None:
         record.virtual_host = choice.virtual_host.name
-    if destination is not None and destination.tcp_cluster:
+    if destination is not None and destination.tcp is not None:
         # Bytes to a cluster: HTTP policies do not apply (a TCP chain, or TLS of the application's own).
-        action = RouteAction((WeightedCluster(destination.tcp_cluster),), timeout=0.0)
-        yield from _forward(call, choice, action, action.clusters[0])
+        action = RouteAction(destination.tcp.clusters, timeout=0.0)
+        yield from _forward(call, choice, action, routing.draw_cluster(action, call.chance))
         return
     if route is None:
         yield _local(call, choice, replies.no_route(record, call.hint(view, choice)))
@@ -294,7 +294,8 @@ class _Attempts:
     def _pick(self) -> EndpointState | None:
         cluster, view, tried, key = self.cluster, self.call.view, self.tried, self.call.key
         if cluster.config.discovery is Discovery.ORIGINAL_DST:
-            return cluster.original(view.host, view.port)
+            destination = self.choice.destination
+            return cluster.original(destination.address if destination else view.host, view.port)
         retry = self.action.retry
         if tried and retry is not None:
             return cluster.pick(self.call.clock(), avoided(retry, tried), retry.host_selection_max_attempts, key)

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from itertools import accumulate
 
 from meshlib.clock import Randomness
-from meshlib.model.match import StringOp
+from meshlib.model.match import StringOp, is_grpc
 from meshlib.model.request import RequestView
 from meshlib.model.route import (
     Redirect,
@@ -26,7 +26,7 @@ class Choice:
     """What routing found; fields stay None from where it found nothing.
 
     Attributes:
-        destination: the listener and its route table, or a TCP cluster.
+        destination: the listener and its route table, or TCP clusters.
         virtual_host: whose domains match.
         route: the first route that matches.
     """
@@ -38,7 +38,9 @@ class Choice:
 
 def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
     """Return the destination, virtual host and route of a request; first match wins."""
-    destination = snapshot.destination(view.host, view.port, tls=view.scheme == "https")
+    destination = snapshot.destination(
+        view.host, view.port, tls=view.scheme == "https", http2=is_grpc(view), chance=chance
+    )
     if destination is None or destination.routes is None:
         return Choice(destination)
     host = destination.routes.virtual_host(view)
@@ -102,6 +104,13 @@ def location(redirect: Redirect, route: Route, view: RequestView) -> str:
     elif redirect.regex_rewrite is not None:
         target = redirect.regex_rewrite.replace(view.path) + target[len(view.path) :]
     return f"{scheme}://{authority}{target}"
+
+
+def dead_end(view: RequestView, destination: Destination) -> str:
+    """Say why a filter chain that is neither HTTP nor TCP for this call cannot take it."""
+    chain = f"filter chain {destination.chain!r}" if destination.chain else "the filter chain"
+    why = "reads HTTP and cannot read TLS of the application's own" if view.scheme == "https" else "has no end run here"
+    return f"{chain} of listener {destination.listener!r} {why}"
 
 
 def near_miss(view: RequestView, choice: Choice) -> str:

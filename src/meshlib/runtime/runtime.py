@@ -17,7 +17,7 @@ from meshlib.policy.call import Call
 from meshlib.policy.events import Observer
 from meshlib.policy.record import CallRecord
 from meshlib.policy.retrying import PlanFor
-from meshlib.policy.routing import Choice, near_miss
+from meshlib.policy.routing import Choice, dead_end, near_miss
 from meshlib.policy.state import LiveSnapshot, MeshState
 from meshlib.runtime.store import SnapshotStore
 from meshlib.runtime.waking import wait_until
@@ -172,7 +172,9 @@ class Runtime:
             return f"no listener takes {view.host}:{view.port}; which services and ports does {self.name} define?"
         if choice.virtual_host is not None:
             return f"virtual host {choice.virtual_host.name!r} has no route for {view.method} {view.path}"
-        table = choice.destination.routes.name if choice.destination.routes else ""
+        if choice.destination.routes is None:
+            return dead_end(view, choice.destination)
+        table = choice.destination.routes.name
         return f"no virtual host for {view.authority!r} in route table {table!r}{near_miss(view, choice)}"
 
 

@@ -53,6 +53,8 @@ class Assembly:
     Args:
         style: how destinations are looked up.
         listener: of a static bootstrap, the listener to use whatever the port.
+        search: suffixes under which short host names are looked up in the name table; see
+            :func:`~meshlib.model.names.search_list`.
         wildcards: the types whose whole state is known or asked for; by default all of them,
             as with :meth:`apply`.
         on_demand: whether clusters sleep until they are used; see :mod:`~meshlib.xds.dependencies`.
@@ -65,6 +67,7 @@ class Assembly:
         style: Style,
         listener: str = "",
         *,
+        search: tuple[str, ...] = (),
         wildcards: Collection[str] = ALL_TYPE_URLS,
         on_demand: bool = False,
         pause: Callable[[], None] = _no_pause,
@@ -72,7 +75,7 @@ class Assembly:
     ) -> None:
         self.cache = ResourceCache()
         self.dependencies = Dependencies(self.cache, wildcards, on_demand=on_demand)
-        self._compiler = Compiler(style, self.cache, self.dependencies, listener)
+        self._compiler = Compiler(style, self.cache, self.dependencies, listener, search)
         self._wildcards = frozenset(wildcards)
         self._pause = pause
         self._clock = clock

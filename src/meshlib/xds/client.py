@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from tenacity.wait import wait_base
 
 from meshlib.clock import Clock, system_clock
+from meshlib.model.names import search_list
 from meshlib.model.snapshot import Snapshot, Style
 from meshlib.xds.assembly import Assembly, Offered, pack
 from meshlib.xds.authority import Authority, authorities_of
@@ -124,6 +125,7 @@ class XdsClient:
         # Within the client's thread only.
         self._assembly = Assembly(
             bootstrap.style,
+            search=search_list(bootstrap.node.id),
             wildcards=bootstrap.wildcards | bootstrap.files.keys(),
             on_demand=on_demand,
             pause=self._pause,

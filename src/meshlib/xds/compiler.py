@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from typing import TypeVar, overload
 
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import ClusterLoadAssignment
 from meshlib.model.listener import Listener
 from meshlib.model.route import RouteConfiguration
-from meshlib.model.snapshot import Snapshot, Style
+from meshlib.model.names import NameTable
+from meshlib.model.snapshot import Bindings, Snapshot, Style
+from meshlib.xds.addresses import infer
 from meshlib.xds.cache import ResourceCache, State
 from meshlib.xds.dependencies import Dependencies, Names
 from meshlib.xds.resource import Resource
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, ROUTE, SINGLETON
 
 _Value = TypeVar("_Value", Listener, RouteConfiguration)
 _Default = TypeVar("_Default")
@@ -142,9 +143,18 @@ class Compiler:
         cache: what is known.
         dependencies: what of it may be used.
         listener: the listener to use whatever the port; see :class:`Snapshot`.
+        search: the search list of the name table.
     """
 
-    def __init__(self, style: Style, cache: ResourceCache, dependencies: Dependencies, listener: str = "") -> None:
+    def __init__(
+        self,
+        style: Style,
+        cache: ResourceCache,
+        dependencies: Dependencies,
+        listener: str = "",
+        search: tuple[str, ...] = (),
+    ) -> None:
+        self._search = search
         self._cache = cache
         self._dependencies = dependencies
         self._current = Snapshot(style=style, listener=listener)
@@ -167,9 +177,8 @@ class Compiler:
             current = replace(current, listeners=self._values(LISTENER, Listener))
         if changed[ROUTE]:
             current = replace(current, routes=self._values(ROUTE, RouteConfiguration))
-        if (changed[LISTENER] or changed[ROUTE]) and current.style is Style.SIDECAR:
-            addresses, bound = _addresses(current.listeners, current.routes), _bound(current.listeners)
-            current = replace(current, addresses=addresses, bound=bound)
+        if (changed[LISTENER] or changed[ROUTE] or changed[NAME_TABLE]) and current.style is Style.SIDECAR:
+            current = self._with_names(current, rebound=bool(changed[LISTENER]), renamed=bool(changed[NAME_TABLE]))
         if changed[CLUSTER] or changed[ENDPOINT]:
             self._change_clusters(changed[CLUSTER], changed[ENDPOINT])
             current = replace(current, clusters=self._clusters, dormant=self._dormant())
@@ -180,6 +189,19 @@ class Compiler:
         used = ((name, entry.used) for name, entry in self._cache.entries(type_url).items())
         values = ((name, resource.value) for name, resource in used if resource is not None)
         return {name: value for name, value in values if isinstance(value, kind)}
+
+    def _with_names(self, current: Snapshot, *, rebound: bool, renamed: bool) -> Snapshot:
+        """Return the snapshot with what finds a host's listener."""
+        bindings = Bindings.of(current.listeners) if rebound else current.bindings
+        names = current.names
+        if renamed:
+            used = self._used(NAME_TABLE, SINGLETON)
+            received = used.value if used is not None else NameTable()
+            assert isinstance(received, NameTable)
+            names = replace(received, search=self._search)
+        return replace(
+            current, names=names, inferred=infer(current.listeners, current.routes, names), bindings=bindings
+        )
 
     def _change_clusters(self, names: set[str], eds_names: set[str]) -> None:
         dependencies = self._dependencies
@@ -201,37 +223,3 @@ class Compiler:
     def _used(self, type_url: str, name: str) -> Resource | None:
         entry = self._cache.entry(type_url, name)
         return entry.used if entry is not None else None
-
-
-def _bound(listeners: Mapping[str, Listener]) -> dict[str, str]:
-    """Return the listeners by what they are bound to, where their name does not say it."""
-    return {
-        key: name
-        for name, listener in listeners.items()
-        if listener.port and (key := f"{listener.address}_{listener.port}") not in listeners
-    }
-
-
-def _addresses(listeners: Mapping[str, Listener], routes: Mapping[str, RouteConfiguration]) -> dict[str, str]:
-    """Return host -> service address, for the addresses that some listener is bound to.
-
-    Istio lists a service's address among the domains of its virtual host, beside its names.
-    """
-    bound = {listener.address for listener in listeners.values() if _is_ip(listener.address)}
-    found: dict[str, str] = {}
-    for table in routes.values():
-        for host in table.virtual_hosts:
-            address = next((stripped for d in host.domains if (stripped := d.strip("[]")) in bound), None)
-            if address is not None:
-                for domain in host.domains:
-                    if "*" not in domain and not _is_ip(domain):
-                        found.setdefault(domain.lower(), address)
-    return found
-
-
-def _is_ip(domain: str) -> bool:
-    try:
-        ip_address(domain.strip("[]"))
-    except ValueError:
-        return False
-    return True

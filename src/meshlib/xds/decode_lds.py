@@ -5,7 +5,16 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from meshlib.model.listener import FilterChain, HttpConnectionManager, Listener, TcpProxy
+from meshlib.model.filter_chain import (
+    SOURCE_ADDRESS,
+    FilterChain,
+    HttpConnectionManager,
+    OverlappingChains,
+    SourceType,
+    TcpProxy,
+)
+from meshlib.model.listener import Listener
+from meshlib.model.route import WeightedCluster
 from meshlib.xds.decode_cds import check_config_source
 from meshlib.xds.decode_eds import socket_address
 from meshlib.xds.decode_fault import HTTP_FAULT, fault_injection
@@ -20,6 +29,10 @@ _HCM = http_connection_manager_pb2.HttpConnectionManager.DESCRIPTOR.full_name
 _TCP_PROXY = tcp_proxy_pb2.TcpProxy.DESCRIPTOR.full_name
 _ROUTER = "envoy.extensions.filters.http.router.v3.Router"
 _TYPED_STRUCTS = ("udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct")
+_HTTP_INSPECTOR = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
+_TLS_INSPECTOR = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+_SOURCE_FIELDS = ("direct_source_prefix_ranges", "source_type", "source_prefix_ranges", "source_ports")
+_SOURCE = f"a call from this process counts as coming from {SOURCE_ADDRESS}, from no port that could be known"
 _INBOUND = 1  # core.v3.TrafficDirection
 # HttpConnectionManager.PathWithEscapedSlashesAction that leave the path alone.
 _KEEP_SLASHES = (0, 1)
@@ -35,9 +48,6 @@ def listener(scope: Scope, message: Any) -> Listener:
     scope.audit(message)
     if message.HasField("filter_chain_matcher"):
         scope.fault("filter_chain_matcher", "is not supported: expected filter_chain_match in each chain")
-    address, port = "", 0
-    if message.HasField("address"):
-        address, port = socket_address(scope.at("address"), message.address, names=False)
     if message.HasField("api_listener"):
         scope.at("api_listener").audit(message.api_listener)
         place = scope.at("api_listener.api_listener")
@@ -46,33 +56,106 @@ def listener(scope: Scope, message: Any) -> Listener:
         return Listener(message.name, api=_http(place, hcm) if hcm is not None else None)
     if not message.filter_chains and not message.HasField("default_filter_chain"):
         scope.fault("filter_chains", "must not be empty, nor api_listener be missing")
-    default = scope.at("default_filter_chain")
-    return Listener(
-        name=message.name,
-        address=address,
-        port=port,
-        chains=tuple(_chain(scope.at("filter_chains", i), chain) for i, chain in enumerate(message.filter_chains)),
-        default_chain=_chain(default, message.default_filter_chain)
-        if message.HasField("default_filter_chain")
-        else None,
-    )
+    address, port, additional = _bound(scope, message)
+    default, chains = scope.at("default_filter_chain"), message.filter_chains
+    try:
+        return Listener(
+            name=message.name,
+            address=address,
+            port=port,
+            additional=additional,
+            chains=tuple(_chain(scope.at("filter_chains", i), chain) for i, chain in enumerate(chains)),
+            default_chain=_chain(default, message.default_filter_chain)
+            if message.HasField("default_filter_chain")
+            else None,
+            use_original_dst=message.use_original_dst.value,
+            sniffs_http=_inspects(scope, message, _HTTP_INSPECTOR),
+            sniffs_tls=_inspects(scope, message, _TLS_INSPECTOR),
+        )
+    except OverlappingChains as error:
+        scope.fault("", str(error))
+        return Listener(message.name, address, port)
+
+
+def _bound(scope: Scope, message: Any) -> tuple[str, int, tuple[tuple[str, int], ...]]:
+    """Return the address, the port and the further addresses that a listener is bound to."""
+    found = []
+    places = [(scope.at("address"), message.address)] if message.HasField("address") else []
+    for i, additional in enumerate(message.additional_addresses):
+        place = scope.at("additional_addresses", i)
+        place.audit(additional)
+        places.append((place.at("address"), additional.address))
+    for place, packed in places:
+        bound = socket_address(place, packed, names=False)
+        found.append(bound)
+        if packed.socket_address.ipv4_compat:
+            found += _as_ipv4(*bound)
+    if not message.HasField("address"):
+        found.insert(0, ("", 0))
+    return (*found[0], tuple(found[1:]))
+
+
+def _as_ipv4(address: str, port: int) -> list[tuple[str, int]]:
+    """Return what an IPv6 socket with ``ipv4_compat`` takes of IPv4."""
+    try:
+        ip = ipaddress.IPv6Address(address)
+    except ValueError:
+        return []
+    if ip == ipaddress.IPv6Address("::"):
+        return [("0.0.0.0", port)]
+    return [(str(ip.ipv4_mapped), port)] if ip.ipv4_mapped is not None else []
+
+
+def _inspects(scope: Scope, message: Any, inspector: str) -> bool:
+    """Tell whether a listener filter is there. Without it an Envoy knows less of a connection."""
+    for i, listener_filter in enumerate(message.listener_filters):
+        if any_type(listener_filter.typed_config) == inspector:
+            if listener_filter.HasField("filter_disabled"):
+                scope.at("listener_filters", i).note("filter_disabled", "the filter runs for every connection")
+            return True
+    return False
 
 
 def _chain(scope: Scope, chain: Any) -> FilterChain:
     scope.audit(chain)
     match, place = chain.filter_chain_match, scope.at("filter_chain_match")
     place.audit(match)
+    for field in _SOURCE_FIELDS:
+        if getattr(match, field):
+            place.note(field, _SOURCE)
     http, tcp = _ending(scope, chain.filters)
     return FilterChain(
         http=http,
         tcp=tcp,
         name=chain.name,
+        destination_port=number(place, match, "destination_port", 0, minimum=1, maximum=65535),
+        prefix_ranges=_cidrs(place, match, "prefix_ranges"),
+        server_names=tuple(_server_name(place.at("server_names", i), n) for i, n in enumerate(match.server_names)),
         transport_protocol=match.transport_protocol,
         application_protocols=tuple(match.application_protocols),
-        server_names=tuple(match.server_names),
-        prefix_ranges=tuple(_cidr(place.at("prefix_ranges", i), r) for i, r in enumerate(match.prefix_ranges)),
-        destination_port=number(place, match, "destination_port", 0, minimum=1, maximum=65535),
+        direct_source_prefix_ranges=_cidrs(place, match, "direct_source_prefix_ranges"),
+        source_type=_source_type(place, match.source_type),
+        source_prefix_ranges=_cidrs(place, match, "source_prefix_ranges"),
+        source_ports=tuple(match.source_ports),
     )
+
+
+def _server_name(scope: Scope, name: str) -> str:
+    if "*" in name.removeprefix("*."):
+        scope.fault("", f"{name!r} has a star in the middle: expected a name or *.suffix")
+    return name.lower()
+
+
+def _source_type(scope: Scope, value: int) -> SourceType:
+    try:
+        return SourceType(value)
+    except ValueError:
+        scope.fault("source_type", f"{value} is no ConnectionSourceType")
+        return SourceType.ANY
+
+
+def _cidrs(scope: Scope, match: Any, field: str) -> tuple[str, ...]:
+    return tuple(_cidr(scope.at(field, i), cidr) for i, cidr in enumerate(getattr(match, field)))
 
 
 def _cidr(scope: Scope, cidr: Any) -> str:
@@ -81,6 +164,7 @@ def _cidr(scope: Scope, cidr: Any) -> str:
         ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         scope.fault("", f"is no address range: {error}")
+        return "0.0.0.0/0"
     return text
 
 
@@ -108,14 +192,19 @@ def _tcp(scope: Scope, proxy: Any) -> TcpProxy:
         clusters = proxy.weighted_clusters.clusters
         if not clusters or not 0 < sum(c.weight for c in clusters) <= UINT32_MAX:
             scope.fault(kind, f"must be clusters whose weights sum to 1 to {UINT32_MAX}")
-            return TcpProxy("")
-        heaviest = max(clusters, key=lambda c: c.weight)
-        if len(clusters) > 1:
-            scope.note(kind, f"bytes are not split: all go to {heaviest.name!r}")
-        return TcpProxy(heaviest.name)
+        return TcpProxy(tuple(_weighted(scope.at(f"{kind}.clusters", i), c) for i, c in enumerate(clusters)))
     if not proxy.cluster:
         scope.fault("cluster", "must not be empty")
-    return TcpProxy(proxy.cluster)
+    return TcpProxy((WeightedCluster(proxy.cluster),))
+
+
+def _weighted(scope: Scope, target: Any) -> WeightedCluster:
+    scope.audit(target)
+    if not target.name:
+        scope.fault("name", "must not be empty")
+    if not target.weight:
+        scope.fault("weight", "must be 1 or more")
+    return WeightedCluster(target.name, target.weight)
 
 
 def _http(scope: Scope, hcm: Any) -> HttpConnectionManager:

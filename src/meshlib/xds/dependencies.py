@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from meshlib.xds.cache import Entry, ResourceCache, State
 from meshlib.xds.resource import Reference, Resource
-from meshlib.xds.type_urls import CLUSTER, ROUTE, ALL_TYPE_URLS, WILDCARD
+from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, NAME_TABLE, ROUTE, WILDCARD
 
 
 Names = dict[str, set[str]]  # by type URL
@@ -196,7 +196,7 @@ class Dependencies:
 
     def waiting(self) -> list[Reference]:
         """Return the names asked for that are not settled."""
-        found = [(url, WILDCARD) for url in ALL_TYPE_URLS if url in self._wildcards and not self._cache.answered(url)]
+        found = [(url, WILDCARD) for url in ALL_TYPE_URLS if url in self._wildcards - {NAME_TABLE} and not self._cache.answered(url)]
         for url in ALL_TYPE_URLS:
             if url not in self._wildcards:
                 entries = self._cache.entries(url)
@@ -205,8 +205,11 @@ class Dependencies:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is awaited; the cheap question."""
-        if not all(self._cache.answered(url) for url in self._wildcards):
+        """Whether nothing is awaited; the cheap question.
+
+        The name table, which only Istio has, is not waited for.
+        """
+        if not all(self._cache.answered(url) or url == NAME_TABLE for url in self._wildcards):
             return False
         named = (url for url in ALL_TYPE_URLS if url not in self._wildcards)
         return all(len(self._counts[url]) <= len(self._cache.entries(url)) for url in named) and not self._warming

@@ -291,7 +291,8 @@ FIELDS: Mapping[str, Fields] = {
     ),
     "envoy.config.core.v3.Pipe": _fields("path", {"mode": _SOCKET}),
     _LISTENER + "Listener": _fields(
-        "name address filter_chains default_filter_chain api_listener traffic_direction filter_chain_matcher",
+        "name address additional_addresses filter_chains default_filter_chain api_listener traffic_direction "
+        "filter_chain_matcher use_original_dst listener_filters",
         {
             **dict.fromkeys(
                 (
@@ -311,19 +312,17 @@ FIELDS: Mapping[str, Fields] = {
                     "tcp_backlog_size",
                     "tcp_fast_open_queue_length",
                     "transparent",
-                    "use_original_dst",
                 ),
                 _SOCKET,
             ),
-            "listener_filters": "find out protocol and SNI of a connection; a call in the process says them",
             "stat_prefix": _STATS,
             "metadata": "says where it came from",
         },
-        additional_addresses="the listener is found by its first address alone",
         access_log="calls are logged by meshlib's own access log",
         udp_listener_config="UDP does not pass through the mesh",
         internal_listener="nothing in the process connects to it",
     ),
+    _LISTENER + "AdditionalAddress": _fields("address", {"socket_options": _SOCKET, "tcp_keepalive": _SOCKET}),
     _LISTENER + "ApiListener": _fields("api_listener"),
     _LISTENER + "FilterChain": _fields(
         "filter_chain_match filters name",
@@ -335,13 +334,10 @@ FIELDS: Mapping[str, Fields] = {
         },
     ),
     _LISTENER + "FilterChainMatch": _fields(
-        "destination_port prefix_ranges server_names transport_protocol application_protocols",
+        "destination_port prefix_ranges server_names transport_protocol application_protocols "
+        "direct_source_prefix_ranges source_type source_prefix_ranges source_ports",
         address_suffix="the chain matches whatever the address",
         suffix_len="the chain matches whatever the address",
-        source_type="the chain matches whoever calls",
-        source_prefix_ranges="the chain matches whoever calls",
-        direct_source_prefix_ranges="the chain matches whoever calls",
-        source_ports="the chain matches whoever calls",
     ),
     _HCM + "HttpConnectionManager": _fields(
         "rds route_config scoped_routes http_filters merge_slashes path_with_escaped_slashes_action",
@@ -401,5 +397,14 @@ FIELDS: Mapping[str, Fields] = {
         tunneling_config="bytes are not tunnelled",
         hash_policy="connections are not hashed to an endpoint",
         metadata_match="endpoints are not narrowed to a subset",
+    ),
+    "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight": _fields(
+        "name weight",
+        metadata_match="endpoints are not narrowed to a subset",
+    ),
+    "istio.networking.nds.v1.NameTable": _fields("table", name_info="names are looked up in the table alone"),
+    "istio.networking.nds.v1.NameTable.NameInfo": _fields(
+        "ips alt_hosts",
+        dict.fromkeys(("registry", "shortname", "namespace"), "short names are found by the resolver's search list"),
     ),
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from meshlib.model.cluster import Cluster
-from meshlib.model.listener import HttpConnectionManager, Listener
+from meshlib.model.filter_chain import HttpConnectionManager
+from meshlib.model.listener import Listener
 from meshlib.model.route import RouteAction, RouteConfiguration
 from meshlib.xds.resource import Reference, Value
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, ROUTE
@@ -39,7 +40,8 @@ def _listener_references(listener: Listener) -> Iterable[Reference]:
         if chain.http is not None:
             yield from _http_references(chain.http)
         if chain.tcp is not None:
-            yield CLUSTER, chain.tcp.cluster
+            for target in chain.tcp.clusters:
+                yield CLUSTER, target.name
 
 
 def _http_references(http: HttpConnectionManager) -> Iterable[Reference]:

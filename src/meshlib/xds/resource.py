@@ -8,10 +8,11 @@ from typing import NamedTuple
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import ClusterLoadAssignment
 from meshlib.model.listener import Listener
+from meshlib.model.names import NameTable
 from meshlib.model.route import RouteConfiguration
 from meshlib.xds.faults import Fault, Note
 
-Value = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment
+Value = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment | NameTable
 Reference = tuple[str, str]  # type URL and name
 
 class Resource:

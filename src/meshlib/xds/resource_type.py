@@ -15,10 +15,12 @@ from typing import Any
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
 
+from meshlib.nds import NameTable as NameTableMessage
 from meshlib.xds import type_urls
 from meshlib.xds.decode_cds import cluster
 from meshlib.xds.decode_eds import load_assignment
 from meshlib.xds.decode_lds import listener
+from meshlib.xds.decode_nds import name_table
 from meshlib.xds.decode_rds import route_configuration
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.protos import cluster_pb2, discovery_pb2, endpoint_pb2, listener_pb2, route_pb2
@@ -55,7 +57,7 @@ class ResourceType:
     Attributes:
         url: its type URL.
         message: its protobuf class.
-        name_field: the field that names a resource.
+        name_field: the field that names a resource; empty where there is only one of the type.
         decoder: message to model value; faults and notes go to the scope.
         shape: what of a message is alike in many; None where there is no such thing, or it has to
             be looked at closer. Spoils the message.
@@ -89,7 +91,7 @@ class ResourceType:
             message = self.message.FromString(packed.value)
         except DecodeError as error:
             return self._refused(name, f"does not parse: {error}")
-        name = getattr(message, self.name_field)
+        name = getattr(message, self.name_field) if self.name_field else type_urls.SINGLETON
         if not name:
             return self._refused("", "must not be empty", self.name_field)
         return self._validated(name, message, packed.value, raw)
@@ -158,5 +160,6 @@ RESOURCE_TYPES: Mapping[str, ResourceType] = {
         ResourceType(
             type_urls.ENDPOINT, endpoint_pb2.ClusterLoadAssignment, "cluster_name", load_assignment, assignment_shape
         ),
+        ResourceType(type_urls.NAME_TABLE, NameTableMessage, "", name_table),
     )
 }

@@ -1,0 +1,69 @@
+"""The name table: host names and their addresses, as Istio's DNS answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class NameTable:
+    """``istio.networking.nds.v1.NameTable``: what names stand for.
+
+    A workload asks its DNS through a resolver with Kubernetes' search list (``ndots:5``); so
+    short names are found without being in the table: ``catalog`` and ``catalog.shop`` as
+    ``catalog.shop.svc.cluster.local``.
+
+    Attributes:
+        addresses: lower-case host -> IPs.
+        wildcards: the same for hosts like ``*.example.com``, by what follows the star.
+        search: the suffixes tried first, each with its leading dot, for names with fewer than
+            five dots.
+    """
+
+    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    wildcards: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    search: tuple[str, ...] = ()
+
+    def lookup(self, host: str) -> tuple[str, ...]:
+        """Return the addresses of ``host`` (lower case), empty when it is not known here."""
+        for name in self._queries(host):
+            found = self.addresses.get(name) or (self._wildcard(name) if self.wildcards else None)
+            if found:
+                return found
+        return ()
+
+    def _queries(self, host: str) -> Iterator[str]:
+        if host.endswith("."):
+            yield host[:-1]
+            return
+        if host.count(".") < _NDOTS:
+            for suffix in self.search:
+                yield host + suffix
+        yield host
+
+    def _wildcard(self, name: str) -> tuple[str, ...] | None:
+        at = name.find(".")
+        while at != -1:
+            found = self.wildcards.get(name[at:])
+            if found:
+                return found
+            at = name.find(".", at + 1)
+        return None
+
+
+_NDOTS = 5  # Kubernetes' resolv.conf: names with fewer dots are tried with the search list first
+
+
+def search_list(node_id: str) -> tuple[str, ...]:
+    """Return the search list of a pod from its Istio node id, ``sidecar~IP~POD.NS~NS.svc.cluster.local``.
+
+    It is Kubernetes': the namespace's services, all services, the cluster. Empty where the id is
+    not Istio's.
+    """
+    parts = node_id.split("~")
+    domain = parts[3].strip(".").lower() if len(parts) == 4 else ""
+    labels = domain.split(".")
+    if len(labels) < 3 or labels[1] != "svc":
+        return (f".{domain}",) if domain else ()
+    return tuple(f".{'.'.join(labels[start:])}" for start in range(3))

@@ -1,0 +1,91 @@
+"""The name table: what istiod's DNS would answer, served to sidecars that ask."""
+
+import json
+
+import pytest
+from envoy.service.discovery.v3 import discovery_pb2
+
+from controlplane import captures
+from meshlib.controlplane.ads import AdsSession
+from meshlib.controlplane.documents import read
+from meshlib.controlplane.node import Node, NodeKind
+from meshlib.controlplane.resources import NAME_TABLE
+from meshlib.controlplane.translate import translate
+from meshlib.nds import NameTable
+
+YAML = """
+apiVersion: v1
+kind: Service
+metadata: {name: catalog, namespace: shop}
+spec: {clusterIP: 10.96.0.10, ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless, namespace: shop}
+spec: {clusterIP: None, ports: [{name: tcp, port: 7001}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db, namespace: shop}
+spec:
+  hosts: [db.example.com]
+  addresses: [10.96.0.20, 10.97.0.0/16, 10.96.0.21]
+  resolution: STATIC
+  ports: [{number: 5432, name: tcp, protocol: TCP}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: hidden, namespace: other}
+spec: {hosts: [hidden.example.com], addresses: [10.96.0.30], exportTo: ["."], ports: [{number: 80, name: http}]}
+"""
+SIDECAR = Node(kind=NodeKind.SIDECAR, namespace="shop")
+
+
+def translated(text, node=SIDECAR):
+    documents, faults = read({"mesh.yaml": text.encode()})
+    assert [str(fault) for fault in faults] == []
+    return translate(documents, node)[0]
+
+
+def table(resources):
+    (message,) = resources.by_type[NAME_TABLE].values()
+    return {host: (tuple(info.ips), info.registry, info.shortname) for host, info in message.table.items()}
+
+
+def test_the_addresses_of_what_the_node_sees():
+    assert table(translated(YAML)) == {
+        "catalog.shop.svc.cluster.local": (("10.96.0.10",), "Kubernetes", "catalog"),
+        "db.example.com": (("10.96.0.20", "10.96.0.21"), "External", ""),
+    }
+
+
+@pytest.mark.parametrize("kind", [NodeKind.GRPC, NodeKind.ROUTER])
+def test_other_nodes_have_none(kind):
+    assert translated(YAML, Node(kind=kind, namespace="shop")).by_type[NAME_TABLE] == {}
+
+
+def test_served_when_asked_and_pushed_when_changed():
+    session = AdsSession(SIDECAR)
+    (response,) = session.on_request(discovery_pb2.DiscoveryRequest(type_url=NAME_TABLE), translated(YAML), "1")
+    message = NameTable.FromString(response.resources[0].value)
+    assert message.table["catalog.shop.svc.cluster.local"].ips == ["10.96.0.10"]
+    ack = discovery_pb2.DiscoveryRequest(type_url=NAME_TABLE, response_nonce=response.nonce, version_info="1")
+    assert session.on_request(ack, translated(YAML), "1") == []
+    assert session.on_update(translated(YAML), "2") == []
+    (response,) = session.on_update(translated(YAML.replace("10.96.0.10", "10.96.0.11")), "3")
+    assert response.type_url == NAME_TABLE
+    message = NameTable.FromString(response.resources[0].value)
+    assert message.table["catalog.shop.svc.cluster.local"].ips == ["10.96.0.11"]
+
+
+def test_istiod_says_the_same():
+    paths = [path for path in captures.find("istiod/default", "sidecar-webapp") if "NameTable" in path.read_text()]
+    if not paths:
+        pytest.skip("no capture with a name table stands beside the checkout")
+    (path,) = paths
+    rows = map(json.loads, path.read_text().splitlines())
+    theirs = next(row for row in rows if row["dir"] == "received" and row["type"] == "NDS")["message"]["resources"][0]
+    capture = captures.load(path)
+    documents, _ = read(capture.files)
+    ours = translate(documents, capture.node)[0].by_type[NAME_TABLE]["nds"]
+    assert captures.plain(ours)["table"] == theirs["table"]
