@@ -27,16 +27,21 @@ class Answer(asyncio.Protocol):
             self._transport.write(RESPONSE * heads)
 
 
-async def serve() -> None:
-    server = await asyncio.get_running_loop().create_server(Answer, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
+async def serve(hosts: list[str]) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Answer, hosts[0], 0)
+    port = server.sockets[0].getsockname()[1]
+    if hosts[1:]:
+        await loop.create_server(Answer, hosts[1:], port)
+    print(port, flush=True)
     await server.serve_forever()
 
 
 @contextmanager
-def running() -> Iterator[int]:
-    """Run the upstream; yields its port."""
-    process = subprocess.Popen([sys.executable, __file__], stdout=subprocess.PIPE, text=True)
+def running(*hosts: str) -> Iterator[int]:
+    """Run the upstream on these loopback addresses, 127.0.0.1 by default; yields its port."""
+    command = [sys.executable, __file__, *(hosts or ("127.0.0.1",))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         yield int(process.stdout.readline())
@@ -47,4 +52,4 @@ def running() -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    asyncio.run(serve(sys.argv[1:]))
