@@ -35,7 +35,9 @@ class AdsServer:
     every request. With ``answers`` False it only listens.
     """
 
-    def __init__(self, port: int = 0, socket: Path | None = None) -> None:
+    def __init__(
+        self, port: int = 0, socket: Path | None = None, credentials: grpc.ServerCredentials | None = None
+    ) -> None:
         self.resources: dict[str, dict[str, object]] = {url: {} for url in TYPE_URLS}
         self.version = "1"
         self.answers = True
@@ -51,7 +53,11 @@ class AdsServer:
             response_serializer=lambda message: message if isinstance(message, bytes) else message.SerializeToString(),
         )
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {SOTW: handler}),))
-        self.port = self._server.add_insecure_port(f"unix://{socket}" if socket else f"127.0.0.1:{port}")
+        address = f"unix://{socket}" if socket else f"127.0.0.1:{port}"
+        if credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, credentials)
         self.address = f"unix://{socket}" if socket else f"127.0.0.1:{self.port}"
         self._server.start()
 
@@ -132,8 +138,10 @@ class _ServedStream:
 def ads_server() -> Iterator[Callable[..., AdsServer]]:
     servers = []
 
-    def start(port: int = 0, socket: Path | None = None) -> AdsServer:
-        servers.append(AdsServer(port, socket))
+    def start(
+        port: int = 0, socket: Path | None = None, credentials: grpc.ServerCredentials | None = None
+    ) -> AdsServer:
+        servers.append(AdsServer(port, socket, credentials))
         return servers[-1]
 
     yield start

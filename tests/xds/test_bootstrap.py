@@ -9,6 +9,8 @@ from meshlib.model.snapshot import Style
 from meshlib.settings import Identity
 from meshlib.xds.assembly import Assembly
 from meshlib.xds.bootstrap import Server, for_address, from_env, load
+from meshlib.xds.bootstrap_parts import Authority, CertificateFiles, PathSource, listener_name
+from meshlib.xds.credentials import Insecure, Local, Pem, Tls, Token
 from meshlib.xds.type_urls import CLUSTER, LISTENER
 
 EXT = "type.googleapis.com/envoy.extensions."
@@ -308,3 +310,385 @@ def test_an_address_that_is_none(address):
 @pytest.mark.parametrize("address", ["a:1", "[::1]:80", "unix:///x", "dns:///a:1"])
 def test_addresses(address):
     assert for_address(address, Identity()).servers == (Server(address),)
+
+
+# gRPC's bootstrap: TLS, tokens, authorities, templates, certificate providers.
+
+TLS_FILES = {"certificate_file": "/c", "private_key_file": "/k", "ca_certificate_file": "/r"}
+
+
+def grpc_server(*creds, **fields):
+    return {"server_uri": "istiod:15012", "channel_creds": list(creds)} | fields
+
+
+@pytest.mark.parametrize(
+    ("server", "credentials"),
+    [
+        (grpc_server({"type": "tls"}), Tls()),
+        (
+            grpc_server({"type": "tls", "config": {**TLS_FILES, "refresh_interval": "1.5s"}}),
+            Tls(Pem("/r"), Pem("/c"), Pem("/k")),
+        ),
+        (grpc_server({"type": "alts"}, {"type": "tls", "config": {}}, {"type": "insecure"}), Tls()),
+        (grpc_server({"type": "insecure"}, {"type": "tls"}), Insecure()),
+        (
+            grpc_server(
+                {"type": "tls"},
+                call_creds=[{"type": "other"}, {"type": "jwt_token_file", "config": {"jwt_token_file": "/t"}}],
+            ),
+            Tls(token=Token("/t")),
+        ),
+    ],
+)
+def test_grpc_s_credentials(server, credentials):
+    assert load(grpc_bootstrap(xds_servers=[server])).servers == (Server("istiod:15012", credentials),)
+
+
+def test_several_servers_are_kept_in_order_with_their_features():
+    features = ["ignore_resource_deletion", "fail_on_data_errors"]
+    first = {"server_uri": "a:1", "channel_creds": INSECURE, "server_features": features}
+    second = {"server_uri": "b:1", "channel_creds": INSECURE}
+    found = load(grpc_bootstrap(xds_servers=[first, second]))
+    assert found.servers == (Server("a:1", features=frozenset(features)), Server("b:1"))
+
+
+def test_authorities():
+    own = [{"server_uri": "other:1", "channel_creds": INSECURE}]
+    found = load(
+        grpc_bootstrap(
+            authorities={
+                "a.com": {},
+                "b.com": {"xds_servers": own, "client_listener_resource_name_template": "xdstp://b.com/L/%s?p=1"},
+                "": {},
+            },
+            client_default_listener_resource_name_template="xdstp://a.com/envoy.config.listener.v3.Listener/%s",
+            server_listener_resource_name_template="xdstp:///envoy.config.listener.v3.Listener/%s",
+        )
+    )
+    listener = "envoy.config.listener.v3.Listener/%s"
+    assert found.authorities == {
+        "a.com": Authority(found.servers, f"xdstp://a.com/{listener}"),
+        "b.com": Authority((Server("other:1"),), "xdstp://b.com/L/%s?p=1"),
+        "": Authority(found.servers, f"xdstp:///{listener}"),
+    }
+    assert found.listener_template == f"xdstp://a.com/{listener}"
+    assert found.server_listener_template == f"xdstp:///{listener}"
+
+
+@pytest.mark.parametrize(
+    ("template", "target", "name"),
+    [
+        ("%s", "catalog:80", "catalog:80"),
+        ("x/%s/%s", "a b", "x/a b/a b"),
+        ("fixed", "catalog:80", "fixed"),
+        ("xdstp://a/L/%s", "catalog.ns:80", "xdstp://a/L/catalog.ns:80"),
+        ("xdstp://a/L/%s?x=%s", "[::1]:80", "xdstp://a/L/%5B::1%5D:80?x=%5B::1%5D:80"),
+        ("xdstp://a/L/%s", "a/b?c#d%e é", "xdstp://a/L/a/b%3Fc%23d%25e%20%C3%A9"),
+        ("xdstp:L/%s", "a:@!$&'()*+,;=-._~", "xdstp:L/a:@!$&'()*+,;=-._~"),
+    ],
+)
+def test_names_by_template(template, target, name):
+    assert listener_name(template, target) == name
+
+
+def test_certificate_providers(caplog):
+    providers = {
+        "default": {"plugin_name": "file_watcher", "config": {**TLS_FILES, "refresh_interval": "900s"}},
+        "ca": {"plugin_name": "file_watcher", "config": {"ca_certificate_file": "/r"}},
+        "other": {"plugin_name": "mine"},
+    }
+    found = load(grpc_bootstrap(certificate_providers=providers))
+    assert found.certificate_providers == {
+        "default": CertificateFiles("/c", "/k", "/r", 900.0),
+        "ca": CertificateFiles(ca_certificate_file="/r", refresh_interval=600.0),
+    }
+    assert "certificate_providers['other'] not honoured: plugin_name 'mine'" in caplog.text
+
+
+def tls_config(**config):
+    return grpc_bootstrap(xds_servers=[grpc_server({"type": "tls", "config": config})])
+
+
+CREDS = "xds_servers[0].channel_creds[0].config"
+JWT = {"type": "jwt_token_file", "config": {"jwt_token_file": "/t"}}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            tls_config(certificate_file="/c"),
+            f"{CREDS}: expected both certificate_file and private_key_file, or neither",
+        ),
+        (
+            tls_config(private_key_file="/k"),
+            f"{CREDS}: expected both certificate_file and private_key_file, or neither",
+        ),
+        (tls_config(ca_certificate_file=1), f"{CREDS}.ca_certificate_file: expected a string, not 1"),
+        (tls_config(spiffe_trust_bundle_map_file="/s"), f"{CREDS}.spiffe_trust_bundle_map_file: is not supported"),
+        (
+            tls_config(refresh_interval="soon"),
+            f"{CREDS}.refresh_interval: expected a duration like \"600s\", not 'soon'",
+        ),
+        (tls_config(refresh_interval="0s"), f"{CREDS}.refresh_interval: expected more than 0s, not '0s'"),
+        (tls_config(refresh_interval=6), f"{CREDS}.refresh_interval: expected a string, not 6"),
+        (
+            grpc_bootstrap(xds_servers=[grpc_server({"type": "tls"}, server_uri="unix:///x")]),
+            f"{CREDS}: TLS to a unix socket",
+        ),
+        (
+            grpc_bootstrap(xds_servers=[grpc_server({"type": "insecure"}, call_creds=[JWT])]),
+            "xds_servers[0].channel_creds[0]: insecure: the token of call_creds is never sent in plaintext",
+        ),
+        (
+            grpc_bootstrap(xds_servers=[grpc_server({"type": "tls"}, call_creds=[JWT, JWT])]),
+            "xds_servers[0].call_creds: expected one token, not 2",
+        ),
+        (
+            grpc_bootstrap(authorities={"a": {"client_listener_resource_name_template": "xdstp://b/%s"}}),
+            "authorities['a'].client_listener_resource_name_template: 'xdstp://b/%s' must start with 'xdstp://a/'",
+        ),
+        (
+            grpc_bootstrap(authorities={"a": {}}, client_default_listener_resource_name_template="xdstp://b/%s"),
+            "client_default_listener_resource_name_template: authority 'b' is not among authorities ('a')",
+        ),
+        (
+            grpc_bootstrap(server_listener_resource_name_template="xdstp:/L/%s"),
+            "server_listener_resource_name_template: authority '' is not among authorities (none)",
+        ),
+        (
+            grpc_bootstrap(certificate_providers={"a": {"plugin_name": "file_watcher", "config": {}}}),
+            "certificate_providers['a'].config: expected certificate_file or ca_certificate_file",
+        ),
+    ],
+)
+def test_what_a_grpc_bootstrap_may_not_say(data, message):
+    with pytest.raises(BootstrapError) as caught:
+        load(data)
+    assert str(caught.value).startswith(f"bootstrap: {message}")
+
+
+# Envoy's bootstrap: TLS to the server, tokens, several servers, files.
+
+
+def tls_socket(**context):
+    typed = {"@type": EXT + "transport_sockets.tls.v3.UpstreamTlsContext", **context}
+    return {"transport_socket": {"name": "tls", "typed_config": typed}}
+
+
+def validation(**fields):
+    return {"common_tls_context": {"validation_context": {"trusted_ca": {"filename": "/r"}, **fields}}}
+
+
+def typed_san(kind, **matcher):
+    return {"san_type": kind, "matcher": matcher}
+
+
+@pytest.mark.parametrize(
+    ("context", "credentials"),
+    [
+        (validation() | {"sni": "istiod.svc"}, Tls(Pem("/r"), server_name="istiod.svc")),
+        (validation(trusted_ca={"inline_string": "PEM"}), Tls(Pem(inline=b"PEM"))),
+        ({"common_tls_context": {"validation_context": {"system_root_certs": {}}}}, Tls()),
+        (validation(match_typed_subject_alt_names=[typed_san("DNS", exact="a")]), Tls(Pem("/r"), server_name="a")),
+        (
+            validation(match_subject_alt_names=[{"exact": "a"}, {"exact": "b"}]) | {"sni": "b"},
+            Tls(Pem("/r"), server_name="b"),
+        ),
+        (
+            {
+                "common_tls_context": {
+                    "alpn_protocols": ["h2"],
+                    "tls_params": {
+                        "tls_minimum_protocol_version": "TLSv1_2",
+                        "tls_maximum_protocol_version": "TLSv1_3",
+                    },
+                    "tls_certificates": [
+                        {"certificate_chain": {"filename": "/c"}, "private_key": {"inline_bytes": "a2V5"}}
+                    ],
+                    "validation_context": {"trusted_ca": {"filename": "/r"}},
+                }
+            },
+            Tls(Pem("/r"), Pem("/c"), Pem(inline=b"key")),
+        ),
+    ],
+)
+def test_tls_of_envoy_s_cluster(context, credentials):
+    assert load(with_ads(xds_cluster(**tls_socket(**context)))).servers == (
+        Server("127.0.0.1:15010", credentials, delta=False),
+    )
+
+
+def google(**fields):
+    service = {"google_grpc": {"target_uri": "a:1", "stat_prefix": "x", **fields}}
+    return with_ads(ads={"api_type": "DELTA_GRPC", "grpc_services": [service]})
+
+
+SSL = {"ssl_credentials": {"root_certs": {"filename": "/r"}}}
+FILE_TOKEN = {
+    "from_plugin": {
+        "name": "envoy.grpc_credentials.file_based_metadata",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.config.grpc_credential.v3.FileBasedMetadataConfig",
+            "secret_data": {"filename": "/var/run/secrets/tokens/istio-token"},
+            "header_prefix": "Bearer ",
+            "header_key": "Authorization",
+        },
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("data", "credentials"),
+    [
+        (google(), Insecure()),
+        (google(channel_credentials={"local_credentials": {}}), Local()),
+        (google(channel_credentials=SSL), Tls(Pem("/r"))),
+        (google(channel_credentials={"ssl_credentials": {}}), Tls()),
+        (
+            google(channel_credentials=SSL, call_credentials=[{"access_token": "secret"}]),
+            Tls(Pem("/r"), token=Token(inline="secret")),
+        ),
+        (
+            google(
+                channel_credentials=SSL,
+                call_credentials=[FILE_TOKEN],
+                credentials_factory_name="envoy.grpc_credentials.file_based_metadata",
+            ),
+            Tls(Pem("/r"), token=Token("/var/run/secrets/tokens/istio-token")),
+        ),
+    ],
+)
+def test_google_grpc_s_credentials(data, credentials):
+    assert load(data).servers == (Server("a:1", credentials, delta=True),)
+
+
+def test_several_services_and_their_metadata():
+    metadata = [{"key": "X-Tenant", "value": "one"}]
+    services = [
+        {"google_grpc": {"target_uri": "a:1", "stat_prefix": "x"}, "initial_metadata": metadata},
+        {"envoy_grpc": {"cluster_name": "xds"}},
+    ]
+    found = load(with_ads(ads={"api_type": "GRPC", "grpc_services": services}))
+    assert found.servers == (
+        Server("a:1", delta=False, metadata=(("x-tenant", "one"),)),
+        Server("127.0.0.1:15010", delta=False),
+    )
+
+
+def test_secrets_are_not_printed():
+    data = google(
+        channel_credentials={
+            "ssl_credentials": {"cert_chain": {"inline_string": "c"}, "private_key": {"inline_string": "SECRET-1"}}
+        },
+        call_credentials=[{"access_token": "SECRET-2"}],
+    )
+    data["dynamic_resources"]["ads_config"]["grpc_services"][0]["initial_metadata"] = [
+        {"key": "authorization", "value": "SECRET-3"}
+    ]
+    found = load(data)
+    assert "SECRET" in found.servers[0].credentials.private_key.inline.decode()
+    assert "SECRET" not in repr(found)
+
+
+def test_files_of_envoy_s(caplog):
+    path = {"path_config_source": {"path": "/etc/lds.yaml", "watched_directory": {"path": "/etc/x"}}}
+    data = with_ads(lds_config={**path, "initial_fetch_timeout": "0s", "resource_api_version": "V3"})
+    found = load(data)
+    assert found.files == {LISTENER: PathSource("/etc/lds.yaml", "/etc/x")}
+    assert (found.style, found.wildcards) == (Style.SIDECAR, {CLUSTER})
+    assert caplog.text == ""
+    only = load({"dynamic_resources": {"lds_config": path, "cds_config": {"path": "/etc/cds.yaml"}}})
+    assert only.files[CLUSTER] == PathSource("/etc/cds.yaml")
+    assert (only.style, only.servers) == (Style.STATIC, ())
+    load(with_ads(lds_config={"ads": {}, "initial_fetch_timeout": "5s"}))
+    assert "lds_config not honoured: initial_fetch_timeout" in caplog.text
+
+
+CLUSTER_TLS = f"{XDS}.grpc_services[0].envoy_grpc.cluster_name: cluster 'xds': transport_socket"
+VALIDATION = f"{CLUSTER_TLS}.common_tls_context.validation_context"
+GOOGLE = f"{XDS}.grpc_services[0].google_grpc"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            with_ads(xds_cluster(**tls_socket(**validation(verify_certificate_hash=["00"])))),
+            f"{VALIDATION}.verify_certificate_hash: cannot be honoured",
+        ),
+        (
+            with_ads(
+                xds_cluster(
+                    **tls_socket(**validation(match_typed_subject_alt_names=[typed_san("URI", exact="spiffe://a")]))
+                )
+            ),
+            f"{VALIDATION}.match_typed_subject_alt_names[0].san_type: gRPC checks DNS names and IP addresses alone",
+        ),
+        (
+            with_ads(xds_cluster(**tls_socket(**validation(match_subject_alt_names=[{"exact": "spiffe://a"}])))),
+            f"{VALIDATION}: gRPC checks DNS names and IP addresses alone, not spiffe://a",
+        ),
+        (
+            with_ads(xds_cluster(**tls_socket(**validation(match_subject_alt_names=[{"prefix": "a"}])))),
+            f"{VALIDATION}.match_subject_alt_names[0]: gRPC cannot check patterns: expected exact",
+        ),
+        (
+            with_ads(xds_cluster(**tls_socket(**validation(match_subject_alt_names=[{"exact": "a"}]), sni="b"))),
+            f"{VALIDATION}: gRPC checks the certificate for one name, which is the SNI: b is not among a",
+        ),
+        (
+            with_ads(
+                xds_cluster(
+                    **tls_socket(common_tls_context={"validation_context_sds_secret_config": {"name": "ROOTCA"}})
+                )
+            ),
+            f"{CLUSTER_TLS}.common_tls_context.validation_context_sds_secret_config: cannot be honoured",
+        ),
+        (
+            with_ads(
+                xds_cluster(
+                    **tls_socket(common_tls_context={"tls_params": {"tls_minimum_protocol_version": "TLSv1_3"}})
+                )
+            ),
+            f"{CLUSTER_TLS}.common_tls_context.tls_params.tls_minimum_protocol_version: gRPC speaks TLS 1.2 and 1.3",
+        ),
+        (
+            with_ads(xds_cluster(**tls_socket(**validation(trusted_ca={"environment_variable": "NO_SUCH_PEM"})))),
+            f"{VALIDATION}.trusted_ca.environment_variable: NO_SUCH_PEM is not set",
+        ),
+        (
+            with_ads(xds_cluster(transport_socket_matches=[{"name": "a", **tls_socket(**validation())}])),
+            f"{CLUSTER_TLS}_matches: is not supported here: expected transport_socket",
+        ),
+        (
+            google(call_credentials=[{"access_token": "x"}]),
+            f"{GOOGLE}.call_credentials: a token is never sent in plaintext",
+        ),
+        (
+            google(channel_credentials=SSL, call_credentials=[{"google_compute_engine": {}}]),
+            f"{GOOGLE}.call_credentials[0]: google_compute_engine is not supported",
+        ),
+        (
+            google(channel_credentials={"google_default": {}}),
+            f"{GOOGLE}.channel_credentials: google_default is not supported",
+        ),
+        (
+            google(channel_credentials={"ssl_credentials": {"private_key": {"filename": "/k"}}}),
+            f"{GOOGLE}.channel_credentials.ssl_credentials: expected both cert_chain and private_key, or neither",
+        ),
+        (google(credentials_factory_name="mine"), f"{GOOGLE}.credentials_factory_name: mine is not supported"),
+        (
+            with_ads(lds_config={"path_config_source": {}, "resource_api_version": "V2"}),
+            "dynamic_resources.lds_config.resource_api_version: V2 is gone: expected V3",
+        ),
+        (
+            with_ads(lds_resources_locator="xdstp://a/b"),
+            "dynamic_resources.lds_resources_locator: is not supported: expected lds_config",
+        ),
+    ],
+)
+def test_what_envoy_s_bootstrap_may_not_say(data, message):
+    with pytest.raises(BootstrapError) as caught:
+        load(data)
+    assert str(caught.value).startswith(f"bootstrap: {message}")

@@ -15,7 +15,7 @@ from typing import Any
 from meshlib.errors import BootstrapError
 from meshlib.model.cluster import Cluster
 from meshlib.xds.bootstrap_parts import Server, check_address, parse_message
-from meshlib.xds.credentials import Credentials, Insecure, Local, Pem, Tls, Token
+from meshlib.xds.credentials import PLAINTEXT, Credentials, Local, Pem, Tls, Token
 from meshlib.xds.protos import config_source_pb2, file_based_metadata_pb2, tls_common_pb2, tls_pb2
 from meshlib.xds.resource_type import RESOURCE_TYPES
 from meshlib.xds.type_urls import CLUSTER
@@ -101,7 +101,7 @@ def _of_cluster(name: str, message: Any, origin: str) -> Credentials:
     socket = message.transport_socket
     kind = socket.typed_config.type_url.rpartition("/")[2]
     if not message.HasField("transport_socket") or kind.endswith(".raw_buffer.v3.RawBuffer"):
-        return Insecure()
+        return PLAINTEXT
     context = tls_pb2.UpstreamTlsContext()
     if not socket.typed_config.Unpack(context):
         raise BootstrapError(f"{place}: {kind or socket.name} is not supported here: expected UpstreamTlsContext")
@@ -204,7 +204,7 @@ def _google(google: Any, origin: str) -> Credentials:
         raise BootstrapError(f"{place}: {kind} is not supported: expected ssl_credentials or local_credentials")
     if token is not None:
         raise BootstrapError(f"{origin}.call_credentials: a token is never sent in plaintext: give ssl_credentials")
-    return Insecure()
+    return PLAINTEXT
 
 
 def _call_credentials(credentials: Any, origin: str) -> Token | None:

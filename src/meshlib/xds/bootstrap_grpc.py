@@ -22,7 +22,7 @@ from meshlib.xds.bootstrap_parts import (
     parse_message,
     unused,
 )
-from meshlib.xds.credentials import Credentials, Insecure, Pem, Tls, Token
+from meshlib.xds.credentials import PLAINTEXT, Credentials, Pem, Tls, Token
 from meshlib.xds.protos import base_pb2
 
 _log = logging.getLogger("meshlib.xds")
@@ -87,7 +87,7 @@ def _channel_creds(server: Json, token: Token | None, origin: str) -> Credential
         if kind == "insecure":
             if token is not None:
                 raise BootstrapError(f"{place}: insecure: the token of call_creds is never sent in plaintext")
-            return Insecure()
+            return PLAINTEXT
         if kind == "tls":
             return _tls(cred.get("config", {}), server["server_uri"], token, f"{place}.config")
         kinds.append(repr(kind))

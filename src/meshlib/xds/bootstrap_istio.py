@@ -18,7 +18,7 @@ from meshlib.errors import BootstrapError
 from meshlib.model.snapshot import Style
 from meshlib.settings import Identity
 from meshlib.xds.bootstrap_parts import Bootstrap, Server, check_address
-from meshlib.xds.credentials import Credentials, Insecure, Local, Pem, Tls, Token
+from meshlib.xds.credentials import PLAINTEXT, Credentials, Local, Pem, Tls, Token
 from meshlib.xds.protos import base_pb2
 from meshlib.xds.type_urls import CLUSTER, LISTENER
 
@@ -151,18 +151,19 @@ def _credentials(address: str, identity: Identity, security: Security, around: S
     if address.startswith("unix:"):
         if security.root_ca or security.server_name or security.certificate:
             raise BootstrapError(f"{address}: a unix socket is not spoken to by TLS: leave root_ca and the like out")
-        return Local(Token(_existing(security.token_file, "token_file"))) if security.token_file else Insecure()
+        return Local(Token(_existing(security.token_file, "token_file"))) if security.token_file else PLAINTEXT
     port = address.rpartition(":")[2]
-    wants_tls = port in _TLS_PORTS
+    # Istio's agent speaks TLS to its discoveryAddress, whatever the port, unless told otherwise.
+    wants_tls = port in _TLS_PORTS or address == identity.proxy_config.get("discoveryAddress")
     if identity.proxy_config.get("controlPlaneAuthPolicy") == "NONE" and not security.given:
-        if wants_tls:
+        if port in _TLS_PORTS:
             raise BootstrapError(
                 f"{address}: PROXY_CONFIG says controlPlaneAuthPolicy NONE, and port {port} is for TLS: "
                 "nothing is sent there in plaintext; istiod's plaintext port is 15010"
             )
-        return Insecure()
+        return PLAINTEXT
     if not wants_tls and not security.given:
-        return Insecure()
+        return PLAINTEXT
     certificate = _certificate(identity, security, around)
     token = _token(security, around)
     return Tls(

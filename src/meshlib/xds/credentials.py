@@ -180,7 +180,7 @@ def _system_roots() -> bytes | None:
 def _check_roots(root: bytes, place: str) -> None:
     # gRPC would say "Failed to create security handshaker", and what is wrong only on stderr.
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=root.decode("latin-1"))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=root.decode("ascii", "ignore"))
     except (ssl.SSLError, ValueError) as error:
         raise BootstrapError(f"root CA: {place} holds no PEM certificate that can be read") from error
 

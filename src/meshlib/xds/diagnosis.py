@@ -118,7 +118,7 @@ def _described(token: Token, now: float) -> str:
     lasts = "it never expires"
     if isinstance(expiry, int | float):
         at = _time(expiry)
-        lasts = f"it expired {at}" if expiry <= now else f"it is valid until {at}"
+        lasts = f"it expired at {at}" if expiry <= now else f"it is valid until {at}"
     return f"{place}: {lasts}, its audience is {_list(found.get('aud'))}, its issuer {found.get('iss', 'not named')}"
 
 
@@ -137,9 +137,9 @@ def _identity(server: Server) -> str:
 
 def _time(seconds: float) -> str:
     try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("at %Y-%m-%d %H:%M:%SZ")
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     except (OverflowError, ValueError, OSError):
-        return "at no time a clock can show"
+        return "a time no clock can show"
 
 
 def _list(found: object) -> str:
