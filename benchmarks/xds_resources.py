@@ -13,6 +13,7 @@ from __future__ import annotations
 from envoy.extensions.filters.http.cors.v3 import cors_pb2
 from envoy.extensions.filters.http.fault.v3 import fault_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
+from envoy.extensions.filters.listener.http_inspector.v3 import http_inspector_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from google.protobuf import any_pb2, json_format, message
 
@@ -182,6 +183,12 @@ def listener(form: str) -> message.Message:
         "address": {"socket_address": {"address": "0.0.0.0", "port_value": 80}},
         "bind_to_port": False,
         "traffic_direction": "OUTBOUND",
+        "listener_filters": [
+            {
+                "name": "envoy.filters.listener.http_inspector",
+                "typed_config": _typed(http_inspector_pb2.HttpInspector()),
+            }
+        ],
         "filter_chains": [chain],
     }
     return json_format.ParseDict(made, listener_pb2.Listener())

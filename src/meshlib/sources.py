@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 from meshlib.model.names import search_list
 from meshlib.model.snapshot import Snapshot, Style
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from meshlib.xds.files import FileEvent, FileSource
 
 Publish = Callable[[Snapshot], None]
+Usage = Callable[[], Collection[str]]
 _log = logging.getLogger("meshlib")
 
 
@@ -35,7 +36,7 @@ class DirectorySource:
         self._identity = identity
         self._directory: Directory | None = None
 
-    def start(self, publish: Publish) -> None:
+    def start(self, publish: Publish, usage: Usage) -> None:  # noqa: ARG002  nothing is given up here
         """Read the folder and publish it at once; edits follow from the watching thread."""
         from meshlib.controlplane.directory import Directory
         from meshlib.controlplane.node import Node
@@ -76,23 +77,33 @@ class DirectorySource:
         """Nothing is ever awaited."""
         return False
 
+    def wake(self, cluster: str) -> None:
+        """Every cluster is there."""
+
     def forked(self) -> None:
         """Drop the parent's watching thread."""
         self._directory = None
 
 
 class XdsSource:
-    """A control plane over ADS."""
+    """A control plane over ADS.
 
-    def __init__(self, bootstrap: Bootstrap) -> None:
+    Args:
+        bootstrap: the servers and the node.
+        on_demand: whether the endpoints of a cluster are asked for when a call first needs it, and
+            given up when none has used it for a while; False asks for all of them at once.
+    """
+
+    def __init__(self, bootstrap: Bootstrap, *, on_demand: bool = True) -> None:
         self._bootstrap = bootstrap
+        self._on_demand = on_demand
         self._client: XdsClient | None = None
 
-    def start(self, publish: Publish) -> None:
+    def start(self, publish: Publish, usage: Usage) -> None:
         """Connect, in the client's own thread."""
         from meshlib.xds.client import XdsClient
 
-        self._client = XdsClient(self._bootstrap, publish)
+        self._client = XdsClient(self._bootstrap, publish, on_demand=self._on_demand, usage=usage)
         self._client.start()
 
     def close(self) -> None:
@@ -115,6 +126,11 @@ class XdsSource:
         client.demand(host, port)
         return not client.answered(host, port)
 
+    def wake(self, cluster: str) -> None:
+        """Ask for a cluster that a call needs."""
+        if self._client is not None:
+            self._client.wake(cluster)
+
     def forked(self) -> None:
         """Drop the parent's stream unclosed; it belongs to the parent."""
         self._client = None
@@ -132,7 +148,7 @@ class StaticSource:
         self._held: dict[str, list[bytes]] = {}
         self._broken: dict[str, str] = {}
 
-    def start(self, publish: Publish) -> None:
+    def start(self, publish: Publish, usage: Usage) -> None:  # noqa: ARG002  nothing is given up here
         """Publish the bootstrap's resources, when its files are read; raises ``BootstrapError`` naming every fault."""
         from meshlib.errors import BootstrapError
         from meshlib.xds.assembly import Assembly
@@ -167,6 +183,9 @@ class StaticSource:
     def demand(self, host: str, port: int) -> bool:  # noqa: ARG002  everything is there from the start
         """Nothing is ever awaited."""
         return False
+
+    def wake(self, cluster: str) -> None:
+        """Every cluster is there."""
 
     def forked(self) -> None:
         """Drop the parent's watching threads."""

@@ -34,6 +34,7 @@ from meshlib.policy.deadlines import Deadlines
 from meshlib.policy.effects import (
     Answer,
     Attempt,
+    Await,
     BodyEnd,
     Discard,
     Effect,
@@ -65,7 +66,8 @@ class Call:
 
     Attributes:
         view: the request.
-        live: the snapshot over live state, read once by the transport.
+        live: the snapshot over live state, read once by the transport; a newer one takes its place,
+            and routing begins anew, only where a cluster has to be waited for.
         record: the call's record.
         clock, chance, observer: the outside, handed in.
         plan_for: makes retry plans; carries the user's tenacity strategies.
@@ -102,8 +104,16 @@ def execute(call: Call) -> Policy:
 
 
 def _route(call: Call) -> Policy:
+    """Route, and again after a wait for a cluster: what is chosen is of one snapshot (gRFC A74)."""
+    while (cluster := (yield from _routed(call))) is not None:
+        yield Await(cluster)
+
+
+def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
+    """Route and run the call; returns the cluster that has to be waited for first, None when it is over."""
     record, view = call.record, call.view
-    choice = routing.choose(call.live.snapshot, view, call.chance)
+    snapshot = call.live.snapshot
+    choice = routing.choose(snapshot, view, call.chance)
     destination, route = choice.destination, choice.route
     if destination is not None:
         record.listener = destination.listener
@@ -113,11 +123,14 @@ def _route(call: Call) -> Policy:
     if destination is not None and destination.tcp is not None:
         # Bytes to a cluster: HTTP policies do not apply (a TCP chain, or TLS of the application's own).
         action = RouteAction(destination.tcp.clusters, timeout=0.0)
-        yield from _forward(call, choice, action, routing.draw_cluster(action, call.chance))
-        return
+        target = routing.draw_cluster(action, call.chance)
+        if target.name in snapshot.dormant:
+            return target.name
+        yield from _forward(call, choice, action, target)
+        return None
     if route is None:
         yield _local(call, choice, replies.no_route(record, call.hint(view, choice)))
-        return
+        return None
     record.route, record.source = route.name, route.source
     if isinstance(route.action, DirectResponse):
         yield _local(call, choice, replies.direct(record, route.action, routing.location(Redirect(), route, view)))
@@ -129,10 +142,13 @@ def _route(call: Call) -> Policy:
             call.key = request_key(route.action.hash_policies, view)
         target = routing.draw_cluster(route.action, call.chance, call.key)
         record.cluster_name = routing.cluster_of(target, view)
+        if record.cluster_name in snapshot.dormant:
+            return record.cluster_name
         if not (yield from _inject_faults(call, choice, target)):
             call.steering = steering.headers(view)
             action = steering.obeyed(route.action, view, call.steering) if call.steering else route.action
             yield from _forward(call, choice, action, target)
+    return None
 
 
 def _local(call: Call, choice: routing.Choice, reply: Reply, target: WeightedCluster | None = None) -> Reply:

@@ -8,6 +8,8 @@ effect         the driver                                                 sends 
 =============  =========================================================  ==================
 Attempt        dials ``endpoint``, sends the request, waits for the head  Outcome
 Sleep          sleeps                                                     None
+Await          waits until ``cluster`` is there; puts the newest        None
+               snapshot into ``Call.live``, or ends the call
 Park           waits until ``ticket`` is granted or ``deadline`` passes   None
 Discard        closes the response of an outcome that will be retried     None
 Respond        returns the response; the stream wrapper keeps the         BodyEnd, when the
@@ -114,6 +116,13 @@ class Sleep:
     seconds: float
 
 
+@dataclass(slots=True)
+class Await:
+    """Ask for ``cluster``, whose endpoints are asked for when they are first needed, and wait for it."""
+
+    cluster: str
+
+
 class Ticket(Protocol):
     """A place in the queue for a connection slot; see ``policy.limits``."""
 
@@ -213,5 +222,5 @@ class BodyEnd(NamedTuple):
     received: int = 0
 
 
-Effect = Attempt | Sleep | Park | Discard | Respond | Reply
+Effect = Attempt | Await | Sleep | Park | Discard | Respond | Reply
 Answer = Outcome | BodyEnd | None

@@ -6,7 +6,7 @@ import os
 import random
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from meshlib.clock import Clock, Randomness
@@ -28,8 +28,13 @@ FIRST_CONFIGURATION_TIMEOUT = 15.0  # as Envoy's initial_fetch_timeout
 class Source(Protocol):
     """Where snapshots come from: a folder, a control plane, a static bootstrap."""
 
-    def start(self, publish: Callable[[Snapshot], None]) -> None:
-        """Begin; ``publish`` is called from one thread, the source's own or this one."""
+    def start(self, publish: Callable[[Snapshot], None], usage: Callable[[], Collection[str]]) -> None:
+        """Begin.
+
+        Args:
+            publish: called from one thread, the source's own or this one.
+            usage: returns the clusters that calls used since it was last asked.
+        """
 
     def close(self) -> None:
         """Stop; idempotent."""
@@ -41,6 +46,9 @@ class Source(Protocol):
     def demand(self, host: str, port: int) -> bool:
         """Ask for ``host:port`` where the source serves by name; True while the answer is out."""
         ...
+
+    def wake(self, cluster: str) -> None:
+        """Ask for a cluster that the source gives only on demand; returns at once."""
 
     def forked(self) -> None:
         """Forget threads and streams of the parent process; :meth:`start` follows."""
@@ -89,7 +97,7 @@ class Runtime:
             if self._closed:
                 raise MeshClosed(f"{self.name} is closed; make a new Mesh")
             if not self._started:
-                self._source.start(self.publish)
+                self._source.start(self.publish, self.state.used)
                 self._started = True
 
     def close(self) -> None:
@@ -115,17 +123,26 @@ class Runtime:
             return None
         return current
 
-    def wait(self, view: RequestView | None, timeout: float) -> LiveSnapshot:
-        """Block until there is a snapshot (for ``view``); raises ``MeshNotReady`` after ``timeout`` seconds."""
-        self.start()
-        self.store.wait(lambda: self._closed or self._ready(view), timeout)
-        return self._waited(view, timeout)
+    def wait(self, view: RequestView | None, timeout: float, cluster: str = "") -> LiveSnapshot:
+        """Block until there is a snapshot (for ``view``, with ``cluster`` in it).
 
-    async def await_(self, view: RequestView | None, timeout: float) -> LiveSnapshot:
+        Raises:
+            MeshNotReady: after ``timeout`` seconds.
+        """
+        self._ask(cluster)
+        self.store.wait(lambda: self._closed or self._ready(view, cluster), timeout)
+        return self._waited(view, timeout, cluster)
+
+    async def await_(self, view: RequestView | None, timeout: float, cluster: str = "") -> LiveSnapshot:
         """Wait like :meth:`wait`, without blocking the event loop."""
+        self._ask(cluster)
+        await wait_until(lambda: self._closed or self._ready(view, cluster), self.store.watch, timeout)
+        return self._waited(view, timeout, cluster)
+
+    def _ask(self, cluster: str) -> None:
         self.start()
-        await wait_until(lambda: self._closed or self._ready(view), self.store.watch, timeout)
-        return self._waited(view, timeout)
+        if cluster:
+            self._source.wake(cluster)
 
     def call(self, view: RequestView, live: LiveSnapshot, protocol: str = "http") -> Call:
         """Return a call of ``view``, ready for ``policy.call.execute``."""
@@ -154,13 +171,19 @@ class Runtime:
         """Call ``transport.forked()`` in forked children, for as long as it lives."""
         self._transports.add(transport)
 
-    def _ready(self, view: RequestView | None) -> bool:
-        return self.store.current is not None and (view is None or self.live(view) is not None)
+    def _ready(self, view: RequestView | None, cluster: str) -> bool:
+        current = self.store.current
+        if current is None or cluster in current.snapshot.dormant:
+            return False
+        return view is None or self.live(view) is not None
 
-    def _waited(self, view: RequestView | None, timeout: float) -> LiveSnapshot:
+    def _waited(self, view: RequestView | None, timeout: float, cluster: str) -> LiveSnapshot:
         if self._closed:
             raise MeshClosed(f"{self.name} is closed; make a new Mesh")
         current = self.store.current
+        if cluster and current is not None and cluster in current.snapshot.dormant:
+            where = self._source.describe()
+            raise MeshNotReady(f"no answer for cluster {cluster!r} after {timeout:.3g}s from {where}")
         if current is None or (view is not None and self.live(view) is None):
             what = "no configuration" if current is None else f"no answer for {view.authority if view else ''}"
             raise MeshNotReady(f"{what} after {timeout:.3g}s from {self._source.describe()}")

@@ -12,8 +12,20 @@ from typing import Any, Self, cast
 import grpc
 
 from meshlib import errors
-from meshlib.policy.call import Policy, execute
-from meshlib.policy.effects import Answer, Attempt, BodyEnd, Effect, ErrorKind, Outcome, Park, Reply, Respond, Sleep
+from meshlib.policy.call import Call, Policy, execute
+from meshlib.policy.effects import (
+    Answer,
+    Attempt,
+    Await,
+    BodyEnd,
+    Effect,
+    ErrorKind,
+    Outcome,
+    Park,
+    Reply,
+    Respond,
+    Sleep,
+)
 from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
 from meshlib.runtime.waking import threadsafe, wait_until
@@ -143,15 +155,17 @@ class AioMeshChannel(grpc.aio.Channel):
                 raise error
             elif isinstance(effect, Sleep):
                 await attempts.wait(asyncio.Event(), effect.seconds)
+            elif isinstance(effect, Await):
+                cast("Call", exchange.call).live = await self._wait(exchange, effect.cluster)
             elif isinstance(effect, Park):
                 granted = asyncio.Event()
                 effect.ticket.on_grant(threadsafe(granted.set))
                 await attempts.wait(granted, effect.timeout)
             effect = policy.send(answer)
 
-    async def _wait(self, exchange: Exchange) -> LiveSnapshot:
+    async def _wait(self, exchange: Exchange, cluster: str = "") -> LiveSnapshot:
         try:
-            return await self._runtime.await_(exchange.view, exchange.left_for_configuration())
+            return await self._runtime.await_(exchange.view, exchange.left_for_configuration(), cluster)
         except errors.MeshNotReady as error:
             raise MeshNotReady(str(error)) from None
 

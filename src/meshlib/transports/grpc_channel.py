@@ -13,8 +13,20 @@ from typing import Any, Self, cast
 import grpc
 
 from meshlib import errors
-from meshlib.policy.call import Policy, execute
-from meshlib.policy.effects import Answer, Attempt, BodyEnd, Effect, ErrorKind, Outcome, Park, Reply, Respond, Sleep
+from meshlib.policy.call import Call, Policy, execute
+from meshlib.policy.effects import (
+    Answer,
+    Attempt,
+    Await,
+    BodyEnd,
+    Effect,
+    ErrorKind,
+    Outcome,
+    Park,
+    Reply,
+    Respond,
+    Sleep,
+)
 from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
 from meshlib.transports.driving import conclude, insecure
@@ -146,15 +158,17 @@ class MeshChannel(grpc.Channel):
                 raise error
             elif isinstance(effect, Sleep):
                 attempts.wait(threading.Event(), effect.seconds)
+            elif isinstance(effect, Await):
+                cast("Call", exchange.call).live = self._wait(exchange, effect.cluster)
             elif isinstance(effect, Park):
                 granted = threading.Event()
                 effect.ticket.on_grant(granted.set)
                 attempts.wait(granted, effect.timeout)
             effect = policy.send(answer)
 
-    def _wait(self, exchange: Exchange) -> LiveSnapshot:
+    def _wait(self, exchange: Exchange, cluster: str = "") -> LiveSnapshot:
         try:
-            return self._runtime.wait(exchange.view, exchange.left_for_configuration())
+            return self._runtime.wait(exchange.view, exchange.left_for_configuration(), cluster)
         except errors.MeshNotReady as error:
             raise MeshNotReady(str(error)) from None
 

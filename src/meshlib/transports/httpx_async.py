@@ -16,6 +16,7 @@ from meshlib.policy.call import Call, Policy, execute
 from meshlib.policy.effects import (
     Answer,
     Attempt,
+    Await,
     BodyEnd,
     Discard,
     Effect,
@@ -160,6 +161,9 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
                 return translate.answer(effect, exchange, raises=self._options.raises)
             elif isinstance(effect, Sleep):
                 await self._sleep(effect.seconds, exchange)
+            elif isinstance(effect, Await):
+                call = exchange.call
+                call.live = await self._wait(call.view, exchange.timeouts, exchange.request, effect.cluster)
             elif isinstance(effect, Park):
                 await self._park(effect, exchange)
             elif isinstance(effect, Discard):
@@ -224,9 +228,11 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         if not granted.is_set() and application_expired is not None:
             raise application_expired()
 
-    async def _wait(self, view: RequestView, timeouts: Timeouts, request: httpx.Request) -> LiveSnapshot:
+    async def _wait(
+        self, view: RequestView, timeouts: Timeouts, request: httpx.Request, cluster: str = ""
+    ) -> LiveSnapshot:
         try:
-            return await self._runtime.await_(view, timeouts.for_configuration())
+            return await self._runtime.await_(view, timeouts.for_configuration(), cluster)
         except errors.MeshNotReady as error:
             raise MeshNotReady(str(error), request=request) from None
 

@@ -15,6 +15,7 @@ from meshlib.policy.call import Call, Policy, execute
 from meshlib.policy.effects import (
     Answer,
     Attempt,
+    Await,
     BodyEnd,
     Discard,
     Effect,
@@ -150,6 +151,9 @@ class MeshTransport(httpx.BaseTransport):
                 return translate.answer(effect, exchange, raises=self._options.raises)
             elif isinstance(effect, Sleep):
                 self._sleep(effect.seconds, exchange)
+            elif isinstance(effect, Await):
+                call = exchange.call
+                call.live = self._wait(call.view, exchange.timeouts, exchange.request, effect.cluster)
             elif isinstance(effect, Park):
                 self._park(effect, exchange)
             elif isinstance(effect, Discard):
@@ -206,9 +210,9 @@ class MeshTransport(httpx.BaseTransport):
         if not in_time and application_expired is not None:
             raise application_expired()
 
-    def _wait(self, view: RequestView, timeouts: Timeouts, request: httpx.Request) -> LiveSnapshot:
+    def _wait(self, view: RequestView, timeouts: Timeouts, request: httpx.Request, cluster: str = "") -> LiveSnapshot:
         try:
-            return self._runtime.wait(view, timeouts.for_configuration())
+            return self._runtime.wait(view, timeouts.for_configuration(), cluster)
         except errors.MeshNotReady as error:
             raise MeshNotReady(str(error), request=request) from None
 

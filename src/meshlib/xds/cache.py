@@ -35,7 +35,18 @@ class Entry:
         refused_version, refused_at: of the response they came with.
     """
 
-    __slots__ = ("at", "faults", "name", "refused", "refused_at", "refused_version", "resource", "state", "used", "version")
+    __slots__ = (
+        "at",
+        "faults",
+        "name",
+        "refused",
+        "refused_at",
+        "refused_version",
+        "resource",
+        "state",
+        "used",
+        "version",
+    )
 
     def __init__(self, name: str, state: State) -> None:
         self.name = name
@@ -97,9 +108,7 @@ class ResourceCache:
         if entry.state is not State.ACKED or entry.faults:
             entry.state, entry.faults, entry.refused = State.ACKED, (), b""
 
-    def reject(
-        self, type_url: str, name: str, raw: bytes, faults: tuple[Fault, ...], version: str, at: float
-    ) -> Entry:
+    def reject(self, type_url: str, name: str, raw: bytes, faults: tuple[Fault, ...], version: str, at: float) -> Entry:
         """Record a bad update; the last good version stays."""
         entry = self._entries[type_url].get(name)
         if entry is None:

@@ -7,7 +7,7 @@ owner's business; what it means for the protocol is :mod:`~meshlib.xds.protocol`
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -67,10 +67,10 @@ class Owner(Protocol):
         """Take resources; returns what became of them."""
         ...
 
-    def gone(self, channel: Channel, output: Removed | Missing | Unsubscribed, /) -> None:
+    def gone(self, output: Removed | Missing | Unsubscribed, /) -> None:
         """Take that names are not there (any more)."""
 
-    def settle(self, channel: Channel, /) -> None:
+    def settle(self) -> None:
         """Something changed: ask for what is needed now, and publish."""
 
     def opened(self, channel: Channel, /) -> None:
@@ -164,7 +164,7 @@ class Channel:
             _log.info("server=%s connected variant=%s", self.server.address, self._protocol.variant.name)
             self._owner.opened(self)
             self._perform(self._protocol.opened())
-            self._owner.settle(self)
+            self._owner.settle()
         elif isinstance(event, StreamData):
             self._received(event.data)
             event.stream.resume()
@@ -239,7 +239,7 @@ class Channel:
             heartbeats=parts.heartbeats,
         )
         self._perform(self._protocol.response(response))
-        self._owner.settle(self)
+        self._owner.settle()
 
     def _count(self, type_url: str, offered: Offered) -> None:
         bad = len({fault.resource for fault in offered.faults})
@@ -258,7 +258,7 @@ class Channel:
             elif isinstance(output, StartTtl):
                 self._owner.later(output.seconds, partial(self._timed_out, output))
             else:
-                self._owner.gone(self, output)
+                self._owner.gone(output)
 
     def _start_timer(self, timer: StartTimer) -> None:
         """Wait for each name as long as its ConfigSource says (``initial_fetch_timeout``)."""
@@ -274,7 +274,7 @@ class Channel:
     def _timed_out(self, timer: StartTimer | StartTtl) -> None:
         if not self._closed:
             self._perform(self._protocol.timeout(timer))
-            self._owner.settle(self)
+            self._owner.settle()
 
     def _encode(self, request: Request | DeltaRequest) -> bytes:
         node = self._owner.node if request.with_node else None

@@ -208,7 +208,7 @@ class XdsClient:
 
     def _run(self) -> None:
         self._take_static()
-        self._settle()
+        self.settle()
         for file in self._files:
             file.start()
         for authority in self._authorities.values():
@@ -260,7 +260,7 @@ class XdsClient:
         if offered.faults:
             said = "; ".join(map(str, offered.faults))
             _log.warning("file=%s refused, last good kept: %s", event.path, said)
-        self._settle()
+        self.settle()
 
     def _channels(self) -> list[Channel]:
         found = (channel for authority in self._authorities.values() for channel in authority.channels)
@@ -276,7 +276,7 @@ class XdsClient:
     def _demand(self, listener: str) -> None:
         self._idling.demanded(listener)
         if self._assembly.demand(listener):
-            self._settle()
+            self.settle()
 
     def _wake(self, cluster: str) -> None:
         self._idling.woken(cluster)
@@ -286,13 +286,13 @@ class XdsClient:
         else:
             new = self._bootstrap.style is Style.GRPC and dependencies.root(CLUSTER, cluster)
         if new:
-            self._settle()
+            self.settle()
 
     def _sweep(self) -> None:
         """Give up what was not used for a while."""
         self.later(self._idle_after / 2, self._sweep)
         if self._idling.sweep():
-            self._settle()
+            self.settle()
 
     # What channels say; see ``channel.Owner``.
 
@@ -329,7 +329,7 @@ class XdsClient:
         self._notes.log([note for resource in offered.fresh for note in resource.notes(type_url)])
         return offered
 
-    def gone(self, channel: Channel, output: Removed | Missing | Unsubscribed) -> None:
+    def gone(self, output: Removed | Missing | Unsubscribed) -> None:
         """Names are not there (any more)."""
         url, names = output.type_url, output.names
         if isinstance(output, Unsubscribed):
@@ -351,10 +351,6 @@ class XdsClient:
             self._status = replace(self._status, connected=False)
         self._fall_back()
 
-    def settle(self, channel: Channel) -> None:
-        """Something changed."""
-        self._settle()
-
     @property
     def _main(self) -> Authority:
         return self._authorities[""]
@@ -364,9 +360,9 @@ class XdsClient:
         self._leaving[type_url] -= gone
         for name in gone:
             self._assembly.absent(type_url, name)
-        self._settle()
+        self.settle()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Ask for what is needed now, and publish when that is due."""
         added, gone = self._assembly.dependencies.take_names()
         for url in ALL_TYPE_URLS:

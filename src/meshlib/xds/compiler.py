@@ -9,8 +9,8 @@ from typing import TypeVar, overload
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import ClusterLoadAssignment
 from meshlib.model.listener import Listener
-from meshlib.model.route import RouteConfiguration
 from meshlib.model.names import NameTable
+from meshlib.model.route import RouteConfiguration
 from meshlib.model.snapshot import Bindings, Snapshot, Style
 from meshlib.xds.addresses import infer
 from meshlib.xds.cache import ResourceCache, State

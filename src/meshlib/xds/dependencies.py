@@ -23,7 +23,6 @@ from meshlib.xds.cache import Entry, ResourceCache, State
 from meshlib.xds.resource import Reference, Resource
 from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, NAME_TABLE, ROUTE, WILDCARD
 
-
 Names = dict[str, set[str]]  # by type URL
 
 
@@ -196,7 +195,11 @@ class Dependencies:
 
     def waiting(self) -> list[Reference]:
         """Return the names asked for that are not settled."""
-        found = [(url, WILDCARD) for url in ALL_TYPE_URLS if url in self._wildcards - {NAME_TABLE} and not self._cache.answered(url)]
+        found = [
+            (url, WILDCARD)
+            for url in ALL_TYPE_URLS
+            if url in self._wildcards - {NAME_TABLE} and not self._cache.answered(url)
+        ]
         for url in ALL_TYPE_URLS:
             if url not in self._wildcards:
                 entries = self._cache.entries(url)
@@ -323,4 +326,3 @@ class Dependencies:
             if not self.awake.isdisjoint(group):
                 for cluster in group:
                     self.wake(cluster)
-

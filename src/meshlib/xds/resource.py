@@ -15,6 +15,7 @@ from meshlib.xds.faults import Fault, Note
 Value = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment | NameTable
 Reference = tuple[str, str]  # type URL and name
 
+
 class Resource:
     """One version of a resource. Immutable to the eye; any thread may read its value.
 

@@ -21,7 +21,7 @@ from meshlib.xds.faults import Fault, Note
 from meshlib.xds.protos import route_components_pb2, route_pb2
 from meshlib.xds.resource import Examined, Resource
 from meshlib.xds.scope import Scope
-from meshlib.xds.shapes import Shapes, ShapeNotes, virtual_host_shape
+from meshlib.xds.shapes import ShapeNotes, Shapes, virtual_host_shape
 from meshlib.xds.type_urls import CLUSTER, ROUTE
 
 _log = logging.getLogger("meshlib.xds")
