@@ -56,7 +56,7 @@ class EdsSource:
         if self._publish is not None:
             self._publish(self._assembly.snapshot())
 
-    def start(self, publish: Callable[[Snapshot], None]) -> None:
+    def start(self, publish: Callable[[Snapshot], None], usage: object = None) -> None:
         self._publish = publish
         self._apply()
 
@@ -67,6 +67,9 @@ class EdsSource:
 
     def demand(self, host: str, port: int) -> bool:
         return False
+
+    def wake(self, cluster: str) -> None:
+        pass
 
     def forked(self) -> None: ...
 

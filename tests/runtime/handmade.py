@@ -26,7 +26,7 @@ class HandmadeSource:
         self.demanded: list[tuple[str, int]] = []
         self._publish: Callable[[Snapshot], None] | None = None
 
-    def start(self, publish: Callable[[Snapshot], None]) -> None:
+    def start(self, publish: Callable[[Snapshot], None], usage: object = None) -> None:
         self.started += 1
         self._publish = publish
         if self.snapshot is not None:
@@ -50,6 +50,9 @@ class HandmadeSource:
     def demand(self, host: str, port: int) -> bool:
         self.demanded.append((host, port))
         return (host, port) in self.awaited
+
+    def wake(self, cluster: str) -> None:
+        pass
 
     def forked(self) -> None:
         self._publish = None

@@ -65,7 +65,7 @@ class HandSource:
         self.snapshot = snapshot
         self.publish: Callable[[Snapshot], None]
 
-    def start(self, publish: Callable[[Snapshot], None]) -> None:
+    def start(self, publish: Callable[[Snapshot], None], usage: object = None) -> None:
         self.publish = publish
         if self.snapshot is not None:
             publish(self.snapshot)
@@ -78,6 +78,9 @@ class HandSource:
 
     def demand(self, host: str, port: int) -> bool:
         return False
+
+    def wake(self, cluster: str) -> None:
+        pass
 
     def forked(self) -> None:
         pass
