@@ -226,7 +226,7 @@ class Subscription:
         phase: where it is.
         version: the last version accepted whole.
         nonce: the last nonce on this stream.
-        known: what the server has sent: name -> the version accepted, None when none was.
+        known: what the server has sent: name -> the version accepted, empty when none was.
         whole: whether the wildcard was answered, and nothing that came by it was lost since.
         awaited: name -> serial of its does-not-exist timer.
         ttls: name -> serial of its TTL.
@@ -237,7 +237,7 @@ class Subscription:
     phase: Phase = Phase.OFFLINE
     version: str = ""
     nonce: str = ""
-    known: dict[str, str | None] = field(default_factory=dict)
+    known: dict[str, str] = field(default_factory=dict)
     whole: bool = False
     awaited: dict[str, int] = field(default_factory=dict)
     ttls: dict[str, int] = field(default_factory=dict)
@@ -439,7 +439,7 @@ class AdsProtocol(ABC):
         for name in response.names:
             # What comes unasked, or after it was given up, is not known: asked for again, it is awaited.
             if every or name in sub.names:
-                known[name] = versions.get(name, known.get(name))
+                known[name] = versions.get(name, known.get(name, ""))
                 sub.awaited.pop(name, None)
 
     def _delete(self, type_url: str, sub: Subscription, names: Iterable[str]) -> list[Output]:
