@@ -7,11 +7,8 @@ import pytest
 
 from meshlib.xds.delta import DeltaProtocol
 from meshlib.xds.protocol import (
-    _NEXT,
     DeltaRequest,
-    Input,
     Missing,
-    Phase,
     Removed,
     Request,
     Response,
@@ -21,6 +18,7 @@ from meshlib.xds.protocol import (
     Variant,
 )
 from meshlib.xds.sotw import SotwProtocol
+from meshlib.xds.subscription import NEXT, Input, Phase
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, FULL_STATE, LISTENER, ROUTE, TYPE_URLS
 
 ALL = {"*"}
@@ -76,9 +74,9 @@ DO = {
 def test_every_input_in_every_phase(kind, phase, given):
     protocol = IN_PHASE[phase](kind())
     assert protocol.phase(ENDPOINT) is phase
-    if (phase, given) in _NEXT:
+    if (phase, given) in NEXT:
         DO[given](protocol)
-        assert protocol.phase(ENDPOINT) is _NEXT[phase, given]
+        assert protocol.phase(ENDPOINT) is NEXT[phase, given]
     elif given is Input.OPEN:
         with pytest.raises(KeyError):
             protocol.opened()
@@ -88,8 +86,8 @@ def test_every_input_in_every_phase(kind, phase, given):
 
 
 def test_the_table_knows_every_phase():
-    assert {phase for phase, _ in _NEXT} | set(_NEXT.values()) == set(Phase)
-    assert all((phase, Input.CLOSE) in _NEXT for phase in Phase if phase is not Phase.OFFLINE)
+    assert {phase for phase, _ in NEXT} | set(NEXT.values()) == set(Phase)
+    assert all((phase, Input.CLOSE) in NEXT for phase in Phase if phase is not Phase.OFFLINE)
     assert [kind.variant for kind in VARIANTS] == list(Variant)
 
 

@@ -12,7 +12,6 @@ from meshlib.xds.delta import DeltaProtocol
 from meshlib.xds.protocol import (
     DeltaRequest,
     Missing,
-    Phase,
     Removed,
     Request,
     Response,
@@ -21,6 +20,7 @@ from meshlib.xds.protocol import (
     Unsubscribed,
 )
 from meshlib.xds.sotw import SotwProtocol
+from meshlib.xds.subscription import Phase
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, FULL_STATE
 
 URLS = (CLUSTER, ENDPOINT)

@@ -24,7 +24,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from meshlib.xds.protocol import AdsProtocol, DeltaRequest, Output, Response, Subscription, Variant
+from meshlib.xds.protocol import AdsProtocol, DeltaRequest, Output, Response, Variant
+from meshlib.xds.subscription import Subscription
 from meshlib.xds.type_urls import WILDCARD
 
 
