@@ -353,6 +353,14 @@ def test_a_wildcard_is_awaited_until_it_was_answered_once(kind):
 
 
 @both
+def test_a_wildcard_given_up_and_wanted_again_is_awaited_anew(kind):
+    protocol, _ = opened(kind, cds=ALL)
+    protocol.response(good(CLUSTER, 1, "a"))
+    protocol.change(CLUSTER, {"a"}, ALL)
+    assert only(StartTimer, protocol.change(CLUSTER, ALL))[0].names == ALL
+
+
+@both
 def test_a_name_given_up_and_wanted_again_is_awaited_anew(kind):
     protocol, outputs = opened(kind, eds={"a", "b"})
     (first,) = only(StartTimer, outputs)
@@ -547,7 +555,7 @@ def test_the_ttl_of_a_name_given_up_says_nothing_of_its_successor(kind):
     (_, ttl) = protocol.response(good(ENDPOINT, 1, "a", ttls={"a": 5.0}))
     protocol.change(ENDPOINT, gone={"a"})
     protocol.change(ENDPOINT, {"a"})
-    protocol.response(good(ENDPOINT, 2, "a"))
+    protocol.response(good(ENDPOINT, 2, "a", faults=["b is bad"]))  # which stops no TTL
     assert protocol.timeout(ttl) == []
 
 
