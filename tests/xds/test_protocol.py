@@ -7,11 +7,8 @@ import pytest
 
 from meshlib.xds.delta import DeltaProtocol
 from meshlib.xds.protocol import (
-    _NEXT,
     DeltaRequest,
-    Input,
     Missing,
-    Phase,
     Removed,
     Request,
     Response,
@@ -21,6 +18,7 @@ from meshlib.xds.protocol import (
     Variant,
 )
 from meshlib.xds.sotw import SotwProtocol
+from meshlib.xds.subscription import NEXT, Input, Phase
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, FULL_STATE, LISTENER, ROUTE, TYPE_URLS
 
 ALL = {"*"}
@@ -40,7 +38,7 @@ def opened(kind, **wants):
 
 def good(url, number, *names, **more):
     """Return a response whose resources are all good."""
-    versions = {name: f"r{number}" for name in names}
+    versions = dict.fromkeys(names, f"r{number}")
     return Response(url, str(number), f"n{number}", names, versions=more.pop("versions", versions), **more)
 
 
@@ -76,9 +74,9 @@ DO = {
 def test_every_input_in_every_phase(kind, phase, given):
     protocol = IN_PHASE[phase](kind())
     assert protocol.phase(ENDPOINT) is phase
-    if (phase, given) in _NEXT:
+    if (phase, given) in NEXT:
         DO[given](protocol)
-        assert protocol.phase(ENDPOINT) is _NEXT[phase, given]
+        assert protocol.phase(ENDPOINT) is NEXT[phase, given]
     elif given is Input.OPEN:
         with pytest.raises(KeyError):
             protocol.opened()
@@ -88,8 +86,8 @@ def test_every_input_in_every_phase(kind, phase, given):
 
 
 def test_the_table_knows_every_phase():
-    assert {phase for phase, _ in _NEXT} | set(_NEXT.values()) == set(Phase)
-    assert all((phase, Input.CLOSE) in _NEXT for phase in Phase if phase is not Phase.OFFLINE)
+    assert {phase for phase, _ in NEXT} | set(NEXT.values()) == set(Phase)
+    assert all((phase, Input.CLOSE) in NEXT for phase in Phase if phase is not Phase.OFFLINE)
     assert [kind.variant for kind in VARIANTS] == list(Variant)
 
 
@@ -153,7 +151,7 @@ def test_delta_says_on_a_new_stream_what_it_holds():
     protocol.closed()
     outputs = protocol.opened()
     assert requests(outputs) == [
-        DeltaRequest(CLUSTER, initial_versions={"a": "x", "b": ""}, with_node=True),
+        DeltaRequest(CLUSTER, initial_versions={"a": "x", "b": "", "c": ""}, with_node=True),
         DeltaRequest(ROUTE, ("80", "81"), initial_versions={"80": ""}),
     ]
     assert [t.names for t in only(StartTimer, outputs)] == [{"*"}, {"81"}], "CDS was never answered whole"
@@ -275,6 +273,12 @@ def test_delta_says_what_is_removed(url, wants, removed, outputs):
     assert protocol.timeout(timers[0]) == ([Missing(url, frozenset(left))] if left else [])
 
 
+def test_delta_what_is_there_and_removed_at_once_is_there():
+    protocol, _ = opened(DeltaProtocol, eds={"a"})
+    faults = ["a is both among the resources and the removed ones"]
+    assert len(protocol.response(good(ENDPOINT, 1, "a", removed=["a"], faults=faults))) == 1
+
+
 def test_a_faulty_resource_is_not_absent():
     protocol, _ = opened(SotwProtocol, cds=ALL)
     protocol.response(good(CLUSTER, 1, "a"))
@@ -331,6 +335,13 @@ def test_a_timer_of_a_lost_stream_says_nothing(kind):
 
 
 @both
+def test_a_name_given_up_is_not_missing(kind):
+    protocol, outputs = opened(kind, eds={"a", "b"})
+    protocol.change(ENDPOINT, gone={"b"})
+    assert protocol.timeout(only(StartTimer, outputs)[0]) == [Missing(ENDPOINT, frozenset("a"))]
+
+
+@both
 def test_a_wildcard_is_awaited_until_it_was_answered_once(kind):
     protocol, outputs = opened(kind, cds=ALL)
     (timer,) = only(StartTimer, outputs)
@@ -339,6 +350,14 @@ def test_a_wildcard_is_awaited_until_it_was_answered_once(kind):
     assert protocol.timeout(timer) == []
     protocol.closed()
     assert only(StartTimer, protocol.opened()) == [], "a server need not send what is held"
+
+
+@both
+def test_a_wildcard_given_up_and_wanted_again_is_awaited_anew(kind):
+    protocol, _ = opened(kind, cds=ALL)
+    protocol.response(good(CLUSTER, 1, "a"))
+    protocol.change(CLUSTER, {"a"}, ALL)
+    assert only(StartTimer, protocol.change(CLUSTER, ALL))[0].names == ALL
 
 
 @both
@@ -485,6 +504,9 @@ def test_sotw_does_not_claim_a_wildcard_that_may_not_have_been_answered():
     protocol.response(good(CLUSTER, 1, "a"))  # it crossed the request, and answers the name alone
     protocol.closed()
     assert requests(protocol.opened()) == [Request(CLUSTER, with_node=True)]
+    protocol.response(good(CLUSTER, 2, "a", "b"))
+    protocol.closed()
+    assert requests(protocol.opened()) == [Request(CLUSTER, version="2", with_node=True)], "this one was asked first"
 
 
 # TTL.
@@ -525,6 +547,25 @@ def test_what_becomes_of_a_ttl(kind, then, expires):
     (_, ttl) = protocol.response(good(ENDPOINT, 1, "a", ttls={"a": 5.0}))
     assert only(StartTtl, protocol.response(then)) == []
     assert bool(protocol.timeout(ttl)) is expires
+
+
+@both
+def test_the_ttl_of_a_name_given_up_says_nothing_of_its_successor(kind):
+    protocol, _ = opened(kind, eds={"a", "b"})
+    (_, ttl) = protocol.response(good(ENDPOINT, 1, "a", ttls={"a": 5.0}))
+    protocol.change(ENDPOINT, gone={"a"})
+    protocol.change(ENDPOINT, {"a"})
+    protocol.response(good(ENDPOINT, 2, "a", faults=["b is bad"]))  # which stops no TTL
+    assert protocol.timeout(ttl) == []
+
+
+@both
+def test_the_ttl_of_a_resource_that_was_removed_says_nothing_of_its_successor(kind):
+    protocol, _ = opened(kind, cds=ALL)
+    (_, ttl) = protocol.response(good(CLUSTER, 1, "a", ttls={"a": 5.0}))
+    protocol.response(good(CLUSTER, 2, removed=["a"]))
+    protocol.response(good(CLUSTER, 3, "a", faults=["b is bad"]))
+    assert protocol.timeout(ttl) == []
 
 
 def test_a_heartbeat_is_no_absence_and_no_answer():

@@ -6,10 +6,10 @@ What it adds to :mod:`meshlib.xds.protocol`:
   (it "must be omitted"). istiod passes over the names in a request with a stale nonce or an error,
   and so the two are never one request.
 - On a *new stream* the first request of a type subscribes to all names, and
-  ``initial_resource_versions`` says what is held and in which version. Names whose version is
-  empty (istiod leaves ``Resource.version`` empty) go in as well: istiod tells from the names what
-  was removed meanwhile, and to others an empty version is an old one. What was refused and never
-  accepted stays out, and is sent again.
+  ``initial_resource_versions`` says what is known and in which version was accepted. Names without
+  a version go in as well, with an empty one, for to a server that has versions it is an old one,
+  and from the names it tells what was removed meanwhile. Such are all of istiod's, which leaves
+  ``Resource.version`` empty, and what was refused whenever it came.
 - *Deletion* is by ``removed_resources`` alone, for all types. Of a name that never came it says that
   it does not exist; the timer stays, for servers that say nothing of such names.
 - The *wildcard* alone is asked for by a first request without names: that is what Envoy sends, so
@@ -24,7 +24,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from meshlib.xds.protocol import AdsProtocol, DeltaRequest, Output, Response, Subscription, Variant
+from meshlib.xds.protocol import AdsProtocol, DeltaRequest, Output, Response, Variant
+from meshlib.xds.subscription import Subscription
 from meshlib.xds.type_urls import WILDCARD
 
 
@@ -35,9 +36,8 @@ class DeltaProtocol(AdsProtocol):
 
     def _first(self, type_url: str, sub: Subscription) -> Output:
         sub.explicit = sub.names != {WILDCARD}
-        versions = {name: version for name, version in sub.known.items() if version is not None}
         subscribe = tuple(sorted(sub.names)) if sub.explicit else ()
-        return DeltaRequest(type_url, subscribe, initial_versions=versions, with_node=self._with_node())
+        return DeltaRequest(type_url, subscribe, initial_versions=dict(sub.known), with_node=self._with_node())
 
     def _update(self, type_url: str, sub: Subscription, new: frozenset[str], old: frozenset[str]) -> Output:
         if WILDCARD in old and not sub.explicit:

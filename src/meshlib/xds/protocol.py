@@ -7,8 +7,7 @@ are method calls, outputs are returned in order; whoever drives it sends the req
 the timers.
 
 How it works, in both variants. Each resource type has a subscription of its own, which is always
-in one of the phases below; ``_NEXT`` holds every transition there is, and an input that is missing
-for a phase is the caller's error.
+in one phase; the table of phases is in :mod:`meshlib.xds.subscription`.
 
 - *Names* are asked for and given up by :meth:`AdsProtocol.change`; ``*`` is the wildcard, alone or
   beside names. A name is *known* from its first answer until it is given up, removed or expired,
@@ -41,6 +40,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar
 
+from meshlib.xds.subscription import Input, Phase, Subscription
 from meshlib.xds.type_urls import FULL_STATE, TYPE_URLS, WILDCARD
 
 
@@ -49,46 +49,6 @@ class Variant(Enum):
 
     SOTW = "StreamAggregatedResources"
     DELTA = "DeltaAggregatedResources"
-
-
-class Phase(Enum):
-    """Where the subscription of one type is."""
-
-    OFFLINE = "no stream"
-    IDLE = "nothing asked on this stream"
-    ASKED = "asked, not answered"
-    ACKED = "the last response was good"
-    NACKED = "the last response had faults"
-
-
-class Input(Enum):
-    """What can happen to it."""
-
-    OPEN = "the stream is open"
-    ASK = "a request went out"
-    ACCEPT = "a good response"
-    REJECT = "a response with faults"
-    CLOSE = "the stream ended"
-
-
-_NEXT: dict[tuple[Phase, Input], Phase] = {
-    (Phase.OFFLINE, Input.OPEN): Phase.IDLE,
-    (Phase.IDLE, Input.ASK): Phase.ASKED,
-    (Phase.IDLE, Input.CLOSE): Phase.OFFLINE,
-    (Phase.ASKED, Input.ASK): Phase.ASKED,
-    (Phase.ASKED, Input.ACCEPT): Phase.ACKED,
-    (Phase.ASKED, Input.REJECT): Phase.NACKED,
-    (Phase.ASKED, Input.CLOSE): Phase.OFFLINE,
-    # A change of names does not take back what was said of the last response.
-    (Phase.ACKED, Input.ASK): Phase.ACKED,
-    (Phase.ACKED, Input.ACCEPT): Phase.ACKED,
-    (Phase.ACKED, Input.REJECT): Phase.NACKED,
-    (Phase.ACKED, Input.CLOSE): Phase.OFFLINE,
-    (Phase.NACKED, Input.ASK): Phase.NACKED,
-    (Phase.NACKED, Input.ACCEPT): Phase.ACKED,
-    (Phase.NACKED, Input.REJECT): Phase.NACKED,
-    (Phase.NACKED, Input.CLOSE): Phase.OFFLINE,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,46 +175,6 @@ class Unsubscribed:
 
 
 Output = Request | DeltaRequest | StartTimer | StartTtl | Removed | Missing | Unsubscribed
-
-
-@dataclass(slots=True)
-class Subscription:
-    """One type, for the variants alone. ``nonce``, ``awaited`` and ``explicit`` are the stream's, the rest outlives it.
-
-    Attributes:
-        names: what is subscribed to, ``*`` included.
-        phase: where it is.
-        version: the last version accepted whole.
-        nonce: the last nonce on this stream.
-        known: what the server has sent: name -> the version accepted, None when none was.
-        whole: whether the wildcard was answered, and nothing that came by it was lost since.
-        awaited: name -> serial of its does-not-exist timer.
-        ttls: name -> serial of its TTL.
-        explicit: whether a name, ``*`` counting as one, was sent on this stream.
-    """
-
-    names: set[str] = field(default_factory=set)
-    phase: Phase = Phase.OFFLINE
-    version: str = ""
-    nonce: str = ""
-    known: dict[str, str | None] = field(default_factory=dict)
-    whole: bool = False
-    awaited: dict[str, int] = field(default_factory=dict)
-    ttls: dict[str, int] = field(default_factory=dict)
-    explicit: bool = False
-
-    def step(self, given: Input) -> None:
-        """Go where ``_NEXT`` says."""
-        self.phase = _NEXT[self.phase, given]
-
-    @property
-    def asked(self) -> bool:
-        """Whether it was asked for on this stream."""
-        return self.phase is not Phase.OFFLINE and self.phase is not Phase.IDLE
-
-    def unknown(self, names: Iterable[str]) -> frozenset[str]:
-        """Return those that have to be waited for."""
-        return frozenset(n for n in names if n not in self.known and not (self.whole and n == WILDCARD))
 
 
 class AdsProtocol(ABC):
@@ -439,7 +359,7 @@ class AdsProtocol(ABC):
         for name in response.names:
             # What comes unasked, or after it was given up, is not known: asked for again, it is awaited.
             if every or name in sub.names:
-                known[name] = versions.get(name, known.get(name))
+                known[name] = versions.get(name, known.get(name, ""))
                 sub.awaited.pop(name, None)
 
     def _delete(self, type_url: str, sub: Subscription, names: Iterable[str]) -> list[Output]:

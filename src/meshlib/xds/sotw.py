@@ -25,7 +25,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import ClassVar
 
-from meshlib.xds.protocol import AdsProtocol, Output, Request, Response, StartTtl, Subscription, Variant
+from meshlib.xds.protocol import AdsProtocol, Output, Request, Response, StartTtl, Variant
+from meshlib.xds.subscription import Subscription
 from meshlib.xds.type_urls import FULL_STATE, TYPE_URLS, WILDCARD
 
 
