@@ -46,9 +46,7 @@ def _own_addresses(listener: Listener) -> Iterator[str]:
                 yield str(ip)
 
 
-def _of_virtual_hosts(
-    routes: Mapping[str, RouteConfiguration], own: Mapping[str, Listener]
-) -> Iterator[tuple[str, str]]:
+def _of_virtual_hosts(routes: Mapping[str, RouteConfiguration], own: Collection[str]) -> Iterator[tuple[str, str]]:
     for table in routes.values():
         for host in table.virtual_hosts:
             bare = [domain.strip("[]") for domain in host.domains]

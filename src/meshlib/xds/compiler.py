@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import ClusterLoadAssignment
+from meshlib.model.names import NameTable
 from meshlib.model.snapshot import Bindings, Snapshot, Style
 from meshlib.xds.addresses import infer
 from meshlib.xds.dependencies import NO_NAMES, Closure
@@ -34,7 +35,7 @@ class Compiler:
     """
 
     def __init__(self, style: Style, listener: str = "", search: tuple[str, ...] = ()) -> None:
-        self._current = Snapshot(style=style, listener=listener)
+        self._current = Snapshot(style=style, names=NameTable(search=search), listener=listener)
         self._search = search
         self._names = NO_NAMES  # as received, without the search list
         self._made = False
