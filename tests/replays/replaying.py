@@ -13,12 +13,13 @@ from meshlib.explain import Explanation, explain
 from meshlib.model.names import search_list
 from meshlib.model.request import RequestView
 from meshlib.model.snapshot import Snapshot, Style
-from meshlib.policy.state import MeshState
+from meshlib.policy.state import LiveSnapshot, MeshState
 from meshlib.xds.assembly import Assembly
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.resource_type import RESOURCE_TYPES
 from meshlib.xds.type_urls import FULL_STATE
 
+PLAIN_ROUTES = ("", "default", "allow_any", "block_all")
 HOME = ".istioinaction.svc.cluster.local"
 
 
@@ -43,6 +44,10 @@ class Replay:
     @property
     def snapshot(self) -> Snapshot:
         return self._assembly.snapshot()
+
+    @property
+    def live(self) -> LiveSnapshot:
+        return self._state_of_mesh.bind(self.snapshot)
 
     def steps(self) -> list[str]:
         """The notes that mark the steps of the stream, in order."""
@@ -94,7 +99,7 @@ class Replay:
     def explain(self, url: str, headers: tuple[tuple[str, str], ...] = (), method: str = "GET") -> Explanation:
         """Return what the mesh says of a call, as of now."""
         chance = random.Random(1)
-        return explain(self._state_of_mesh.bind(self.snapshot), view(url, headers, method), chance)
+        return explain(self.live, view(url, headers, method), chance)
 
 
 def view(url: str, headers: tuple[tuple[str, str], ...] = (), method: str = "GET") -> RequestView:
@@ -132,14 +137,18 @@ def short(name: str) -> str:
 def told(found: Explanation) -> str:
     """Write an explanation on one line.
 
-    ``LISTENER > TABLE / VIRTUAL HOST > TARGETS``, for bytes ``LISTENER > TARGETS``; a target is
-    ``CLUSTER = ENDPOINTS``, with ``@weight`` where there are several.
+    ``LISTENER > TABLE / VIRTUAL HOST [ROUTE TIMEOUT] > TARGETS``, for bytes ``LISTENER > TARGETS``;
+    a target is ``CLUSTER = ENDPOINTS``, with ``@weight`` where there are several. The route is left
+    out where its name says nothing and it has no timeout.
     """
     if not found.listener:
         return "nothing"
-    steps = [found.listener]
+    steps = [short(found.listener)]
     if found.route_config or found.virtual_host:
-        steps.append(short(found.route_config) + (f" / {short(found.virtual_host)}" if found.virtual_host else ""))
+        named = "" if found.route in PLAIN_ROUTES else found.route
+        what = " ".join(filter(None, (named, f"{found.timeout:g}s" if found.timeout else "")))
+        host = f" / {short(found.virtual_host)}" if found.virtual_host else ""
+        steps.append(short(found.route_config) + host + (f" [{what}]" if what else ""))
     if found.clusters:
         several = len(found.clusters) > 1
         targets = []
