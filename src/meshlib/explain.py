@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from meshlib.clock import Randomness
-from meshlib.model.cluster import Discovery
+from meshlib.model.cluster import Discovery, ServiceRef
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.filter_chain import HttpConnectionManager
 from meshlib.model.request import RequestView
@@ -136,12 +136,24 @@ class Explanation:
 def explain(live: LiveSnapshot, view: RequestView, chance: Randomness) -> Explanation:
     """Explain ``view`` against ``live``; draws nothing but ``runtime_fraction``."""
     choice = routing.choose(live.snapshot, view, chance)
-    destination, host, route = choice.destination, choice.virtual_host, choice.route
+    destination = choice.destination
     request = f"{view.method} {view.scheme}://{view.authority}{view.target}"
     base = Explanation(request, live.snapshot.version)
     if destination is None:
         return replace(base, notes=(f"no listener takes {view.host}:{view.port}: NR, 404",))
     base = replace(base, listener=destination.listener)
+    found = _explain(live, view, choice, base, destination)
+    addresses = live.snapshot.resolve(view.host)
+    if len(addresses) == 1:
+        return found
+    several = f"{view.host} has the addresses {', '.join(addresses)}; one is drawn a call"
+    return replace(found, notes=(*found.notes, several))
+
+
+def _explain(
+    live: LiveSnapshot, view: RequestView, choice: routing.Choice, base: Explanation, destination: Destination
+) -> Explanation:
+    host, route = choice.virtual_host, choice.route
     if destination.tcp is not None:
         clusters = tuple(_cluster(live, each.name, each.weight, destination, view) for each in destination.tcp.clusters)
         what = "TLS of the application's own" if view.scheme == "https" else "a TCP filter chain"
@@ -162,11 +174,13 @@ def explain(live: LiveSnapshot, view: RequestView, chance: Randomness) -> Explan
         base,
         route=route.name,
         matched=str(route.match),
-        skipped=tuple(_named(r) for r in host.routes[: host.routes.index(route)]),
+        skipped=tuple(_named(r) for r in host.routes[: host.routes.index(route)]) if route in host.routes else (),
         source=route.source,
         action=_action(route),
         fault=_fault(route.fault or (destination.http.fault if destination.http else None), destination.http),
     )
+    if route is routing.TO_TLS:
+        return replace(base, notes=("require_tls: this virtual host sends plaintext to https",))
     if not isinstance(route.action, RouteAction):
         return base
     forwarding = _forwarding(base, live, route.action, view, destination)
@@ -270,8 +284,11 @@ def _cluster(live: LiveSnapshot, name: str, weight: int, destination: Destinatio
 
 
 def _passes_through(live: LiveSnapshot, cluster: str) -> bool:
+    """Tell whether a cluster is PassthroughCluster or its like, rather than a service that has no endpoints."""
     state = live.clusters.get(cluster)
-    return state is not None and state.config.discovery is Discovery.ORIGINAL_DST
+    if state is None or state.config.service != ServiceRef():
+        return False
+    return state.config.discovery is Discovery.ORIGINAL_DST
 
 
 def _original(state: ClusterState, destination: Destination, view: RequestView) -> tuple[EndpointView, ...]:

@@ -134,9 +134,8 @@ class TestNames:
 
     def test_before_what_is_inferred(self):
         found = listeners("10.1.0.5_80", "10.9.9.9_80")
-        snapshot = sidecar(
-            found, names=self.TABLE, inferred=NameTable({"catalog": ("10.9.9.9",), "alias": ("10.9.9.9",)})
-        )
+        inferred = NameTable({"catalog": ("10.9.9.9",), "alias": ("10.9.9.9",)})
+        snapshot = sidecar(found, names=self.TABLE, inferred=inferred)
         assert snapshot.destination("catalog", 80).listener == "10.1.0.5_80"
         assert snapshot.destination("alias", 80).listener == "10.9.9.9_80"
 

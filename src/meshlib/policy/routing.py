@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from itertools import accumulate
 
 from meshlib.clock import Randomness
-from meshlib.model.match import StringOp, is_grpc
+from meshlib.model.match import PathMatch, RouteMatch, StringOp, is_grpc
 from meshlib.model.request import RequestView
 from meshlib.model.route import (
     Redirect,
@@ -36,6 +36,11 @@ class Choice:
     route: Route | None = None
 
 
+# What Envoy does for plaintext where ``VirtualHost.require_tls`` is ALL. EXTERNAL_ONLY concerns callers from
+# elsewhere; this process is none.
+TO_TLS = Route(RouteMatch(path=PathMatch(StringOp.PREFIX, "")), Redirect(scheme="https"))
+
+
 def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
     """Return the destination, virtual host and route of a request; first match wins."""
     destination = snapshot.destination(
@@ -46,6 +51,8 @@ def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
     host = destination.routes.virtual_host(view)
     if host is None:
         return Choice(destination)
+    if host.require_tls == "ALL" and view.scheme != "https":
+        return Choice(destination, host, TO_TLS)
     for route in host.routes:
         if route.matches(view) and _drawn(route, chance):
             return Choice(destination, host, route)

@@ -157,7 +157,7 @@ class Compiler:
         self._search = search
         self._cache = cache
         self._dependencies = dependencies
-        self._current = Snapshot(style=style, listener=listener)
+        self._current = Snapshot(style=style, names=NameTable(search=search), listener=listener)
         self._clusters = _Clusters({}, {}, {})
         self._known: dict[str, Resource] = {}
         self._made = False
