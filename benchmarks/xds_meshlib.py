@@ -60,11 +60,13 @@ def open_mesh_on_demand(port: int) -> meshlib.Mesh:
 
 
 def ready(mesh: meshlib.Mesh, count: int) -> bool:
-    """Tell whether every service has its endpoints."""
+    """Tell whether every service has its route and its endpoints."""
     current = mesh._runtime.store.current
     if current is None:
         return False
-    clusters = current.snapshot.clusters
+    clusters, table = current.snapshot.clusters, current.snapshot.routes.get("80")
+    if table is None or len(table.virtual_hosts) <= count:
+        return False
     return len(clusters) > count and all(
         cluster.assignment is not None for cluster in clusters.values() if cluster.eds_name
     )
