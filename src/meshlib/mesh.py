@@ -120,6 +120,7 @@ class Mesh:
         token_file: str = "",
         certificate: tuple[str, str] | None = None,
         delta: bool | None = None,
+        on_demand: bool = True,
         **keywords: Unpack[MeshKeywords],
     ) -> Self:
         """Return a mesh steered by the control plane at ``address`` (``host:port``, ``unix:///path``).
@@ -141,6 +142,8 @@ class Mesh:
                 ``/var/run/secrets/tokens/istio-token`` if it is there.
             certificate: PEM files of a client certificate and its key, read anew at every connect.
             delta: whether to speak the delta protocol; None: where the server speaks it.
+            on_demand: whether a cluster's endpoints are asked for when a call first needs them, and
+                given up when none has for some minutes; False asks for all of them at once.
             **keywords: see :class:`MeshKeywords`.
 
         Raises:
@@ -151,7 +154,7 @@ class Mesh:
         identity = _named(identity_from_env(), workload, namespace, labels)
         security = Security(root_ca, server_name, token_file, certificate)
         bootstrap = for_address(address, identity, security, Surroundings(os.environ), delta=delta)
-        return cls(XdsSource(bootstrap), identity, **keywords)
+        return cls(XdsSource(bootstrap, on_demand=on_demand), identity, **keywords)
 
     @classmethod
     def from_bootstrap(
@@ -161,6 +164,7 @@ class Mesh:
         listener: str = "",
         workload: str = "",
         namespace: str = "",
+        on_demand: bool = True,
         **keywords: Unpack[MeshKeywords],
     ) -> Self:
         """Return a mesh from an Envoy bootstrap or a gRPC xDS bootstrap.
@@ -170,6 +174,7 @@ class Mesh:
             listener: which static listener takes every call, whatever the URL's port.
             workload: this process's workload, for metrics; the bootstrap's node goes out verbatim.
             namespace: its namespace, likewise.
+            on_demand: see :meth:`connect`; for clusters that are asked for whole.
             **keywords: see :class:`MeshKeywords`.
 
         Raises:
@@ -183,7 +188,7 @@ class Mesh:
             return cls(StaticSource(loaded, listener), identity, **keywords)
         if listener:
             raise BootstrapError("listener= names a static listener, and this bootstrap gets its listeners by xDS")
-        return cls(XdsSource(loaded), identity, **keywords)
+        return cls(XdsSource(loaded, on_demand=on_demand), identity, **keywords)
 
     @classmethod
     def from_env(cls, **keywords: Unpack[MeshKeywords]) -> Self:
