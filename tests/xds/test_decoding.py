@@ -601,7 +601,7 @@ def test_filters_that_are_not_run_are_noted():
     assert found.value.api.fault == FaultInjection(abort=FaultAbort(0.0, status=500))
     assert {note.consequence for note in found.notes} == {
         "odd is not run; a call goes on without it",
-        "ecds is fetched apart (ECDS) and is not run; a call goes on without it",
+        "filters on demand (ECDS) are not fetched: a call goes on without it",
     }
 
 

@@ -112,6 +112,7 @@ def _steps(scope: Scope, field: str, mutations: Any) -> HeaderMutations:
 def _each_step(scope: Scope, field: str, mutations: Any) -> Iterator[MutationStep]:
     for i, mutation in enumerate(mutations):
         place = scope.at(field, i)
+        place.audit(mutation)
         kind = mutation.WhichOneof("action")
         if kind == "remove":
             yield MutationStep(frozenset({_modifiable(place, "remove", mutation.remove)}))
@@ -121,8 +122,6 @@ def _each_step(scope: Scope, field: str, mutations: Any) -> Iterator[MutationSte
                 yield MutationStep(add=(header,))
         elif kind is None:
             place.fault("action", "is missing: expected remove or append")
-        else:
-            place.note(kind, "headers are not removed by a pattern")
 
 
 def per_filter_mutations(scope: Scope, configs: Any) -> FilterMutations | None:

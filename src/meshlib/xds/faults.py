@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from meshlib.xds.type_urls import short
 
@@ -28,6 +29,14 @@ class Fault:
         return f"{short(self.type_url)} {self.resource or '(no name)'}{where}: {self.message}"
 
 
+class Status(StrEnum):
+    """How far a field that was received is from being honoured."""
+
+    APPROXIMATED = "approximated"  # done nearly as asked
+    NOT_HONOURED = "not honoured"  # left out; the rest is in force
+    REFUSED = "refused"  # not taken, or not fetched, at all: what needs it fails, or stays as it was
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """One field that was received and is not, or only nearly, honoured. The rest is in force.
@@ -37,12 +46,14 @@ class Note:
         type_url: its type.
         field_path: which field.
         consequence: what happens in its place.
+        status: how far that is from what was asked.
     """
 
     resource: str
     type_url: str
     field_path: str
     consequence: str
+    status: Status = Status.NOT_HONOURED
 
     def __str__(self) -> str:
         return f"{short(self.type_url)} {self.resource}: {self.field_path}: {self.consequence}"
