@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from meshlib.controlplane.directory import Directory
     from meshlib.xds.bootstrap import Bootstrap
     from meshlib.xds.client import XdsClient
+    from meshlib.xds.faults import Note
 
 Publish = Callable[[Snapshot], None]
 _log = logging.getLogger("meshlib")
@@ -30,12 +31,15 @@ class DirectorySource:
         self._path = path
         self._identity = identity
         self._directory: Directory | None = None
+        self._noted: tuple[Note, ...] = ()  # replaced whole by the watching thread, read by any
 
     def start(self, publish: Publish) -> None:
         """Read the folder and publish it at once; edits follow from the watching thread."""
         from meshlib.controlplane.directory import Directory
         from meshlib.controlplane.node import Node
         from meshlib.xds.assembly import Assembly
+        from meshlib.xds.faults import Note
+        from meshlib.xds.note_log import NoteLog
 
         directory = Directory(self._path)
         identity = self._identity
@@ -46,12 +50,14 @@ class DirectorySource:
             ip=identity.ip,
             labels={"app": identity.app, **identity.labels},
         )
-        assembly = Assembly(Style.SIDECAR)
+        assembly, note_log = Assembly(Style.SIDECAR), NoteLog(_log)
 
         def apply() -> None:
             faults = assembly.apply(directory.version, directory.resources(node).by_type)
             for fault in faults:
                 _log.warning("configuration refused, the last good version stays: %s", fault)
+            note_log.log(assembly.notes)
+            self._noted = (*assembly.notes, *map(Note.refused, assembly.faults))
             publish(assembly.snapshot())
 
         directory.subscribe(apply)
@@ -71,6 +77,10 @@ class DirectorySource:
     def demand(self, host: str, port: int) -> bool:  # noqa: ARG002  a folder holds everything at once
         """Nothing is ever awaited."""
         return False
+
+    def notes(self) -> tuple[Note, ...]:
+        """Return what of the folder's resources is not honoured, or refused."""
+        return self._noted
 
     def forked(self) -> None:
         """Drop the parent's watching thread."""
@@ -111,6 +121,15 @@ class XdsSource:
         client.demand(host, port)
         return not client.answered(host, port)
 
+    def notes(self) -> tuple[Note, ...]:
+        """Return what of the received resources is not honoured, or refused."""
+        from meshlib.xds.faults import Note
+
+        if self._client is None:
+            return ()
+        status = self._client.status
+        return (*status.notes, *map(Note.refused, status.faults))
+
     def forked(self) -> None:
         """Drop the parent's stream unclosed; it belongs to the parent."""
         self._client = None
@@ -122,17 +141,21 @@ class StaticSource:
     def __init__(self, bootstrap: Bootstrap, listener: str = "") -> None:
         self._bootstrap = bootstrap
         self._listener = listener
+        self._noted: tuple[Note, ...] = ()
 
     def start(self, publish: Publish) -> None:
         """Publish the bootstrap's resources; raises ``BootstrapError`` naming every fault in them."""
         from meshlib.errors import BootstrapError
         from meshlib.xds.assembly import Assembly
+        from meshlib.xds.note_log import NoteLog
 
         assembly = Assembly(Style.STATIC, listener=self._listener)
         faults = assembly.apply("static", self._bootstrap.static)
         if faults:
             lines = "\n  ".join(str(fault) for fault in faults)
             raise BootstrapError(f"static_resources cannot be used:\n  {lines}")
+        self._noted = assembly.notes
+        NoteLog(_log).log(self._noted)
         publish(assembly.snapshot())
 
     def close(self) -> None:
@@ -145,6 +168,10 @@ class StaticSource:
     def demand(self, host: str, port: int) -> bool:  # noqa: ARG002  everything is there from the start
         """Nothing is ever awaited."""
         return False
+
+    def notes(self) -> tuple[Note, ...]:
+        """Return what of the resources is not honoured."""
+        return self._noted
 
     def forked(self) -> None:
         """Nothing runs."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 from meshlib.xds.type_urls import short
+
+_INDEX = re.compile(r"\[[^]]*\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,17 @@ class Note:
     field_path: str
     consequence: str
     status: Status = Status.NOT_HONOURED
+
+    @property
+    def kind(self) -> tuple[Status, str, str, str]:
+        """Status, type ("CDS"), path without indexes, and consequence: what alike notes share."""
+        return self.status, short(self.type_url), _INDEX.sub("", self.field_path), self.consequence
+
+    @classmethod
+    def refused(cls, fault: Fault) -> Note:
+        """Return what a fault comes to: the field is not taken, nor is the update that holds it."""
+        consequence = f"{fault.message}; the update is refused, what was in force stays"
+        return cls(fault.resource, fault.type_url, fault.field_path, consequence, Status.REFUSED)
 
     def __str__(self) -> str:
         return f"{short(self.type_url)} {self.resource}: {self.field_path}: {self.consequence}"

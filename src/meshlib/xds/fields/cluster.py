@@ -106,7 +106,7 @@ FIELDS: Mapping[str, Fields] = {
     _LB + "ring_hash.v3.RingHash": fields(
         "hash_function minimum_ring_size maximum_ring_size consistent_hashing_lb_config",
         unsupported={
-            **alike("use_hostname_for_hashing hash_balance_factor", "consistent_hashing_lb_config counts"),
+            **alike("use_hostname_for_hashing hash_balance_factor", "what consistent_hashing_lb_config says counts"),
             **_LOCALITY_WEIGHTED,
         },
     ),
