@@ -126,9 +126,9 @@ class XdsSource:
         from meshlib.xds.faults import Note
 
         if self._client is None:
-            return ()
+            return self._bootstrap.notes
         status = self._client.status
-        return (*status.notes, *map(Note.refused, status.faults))
+        return (*self._bootstrap.notes, *status.notes, *map(Note.refused, status.faults))
 
     def forked(self) -> None:
         """Drop the parent's stream unclosed; it belongs to the parent."""
@@ -154,8 +154,8 @@ class StaticSource:
         if faults:
             lines = "\n  ".join(str(fault) for fault in faults)
             raise BootstrapError(f"static_resources cannot be used:\n  {lines}")
-        self._noted = assembly.notes
-        NoteLog(_log).log(self._noted)
+        self._noted = (*self._bootstrap.notes, *assembly.notes)
+        NoteLog(_log).log(assembly.notes)
         publish(assembly.snapshot())
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf import descriptor_pool
@@ -27,18 +28,18 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
     is static, and listeners are found by their port.
     """
     data = _snake(data)
-    unused(data, "node static_resources dynamic_resources", origin)
+    notes = unused(data, "node static_resources dynamic_resources", origin)
     import_types(data)
     resources = _static(expect(data.get("static_resources", {}), Mapping, f"{origin}: static_resources"), origin)
     node = parse_message(data.get("node", {}), base_pb2.Node(), f"{origin}: node")
     dynamic = _snake(expect(data.get("dynamic_resources", {}), Mapping, f"{origin}: dynamic_resources"))
     if dynamic:
-        return _with_ads(dynamic, node, resources, origin)
+        return replace(_with_ads(dynamic, node, resources, origin), notes=notes)
     if not resources[LISTENER]:
         raise BootstrapError(
             f"{origin}: has neither static_resources.listeners nor dynamic_resources: nothing would be routed"
         )
-    return Bootstrap((), node, Style.STATIC, resources)
+    return Bootstrap((), node, Style.STATIC, resources, notes=notes)
 
 
 def _with_ads(dynamic: Json, node: Any, resources: Mapping[str, Mapping[str, Any]], origin: str) -> Bootstrap:

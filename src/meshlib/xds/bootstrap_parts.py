@@ -11,8 +11,15 @@ from google.protobuf import json_format
 
 from meshlib.errors import BootstrapError
 from meshlib.model.snapshot import Style
+from meshlib.xds.faults import Note, Status
+from meshlib.xds.fields import NOT_HONOURED
 
 Json = Mapping[str, Any]
+# Keys of a bootstrap that ask for a discovery service, or another, that is not spoken.
+_CONSEQUENCES: Mapping[str, tuple[str, Status]] = {
+    "layered_runtime": ("there is no runtime: its layers are not read, and RTDS is not asked for", Status.REFUSED),
+    "cluster_manager": ("load is not reported (LRS), and nothing else in it is honoured", Status.REFUSED),
+}
 _log = logging.getLogger("meshlib.xds")
 
 
@@ -39,6 +46,7 @@ class Bootstrap:
         style: how destinations are looked up.
         static: resources known from the start: type URL -> name -> message.
         wildcards: the types asked for whole, rather than by name.
+        notes: what of the bootstrap itself is not honoured.
     """
 
     servers: tuple[Server, ...]
@@ -46,6 +54,7 @@ class Bootstrap:
     style: Style
     static: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     wildcards: frozenset[str] = frozenset()
+    notes: tuple[Note, ...] = ()
 
     @property
     def hint(self) -> str:
@@ -76,11 +85,12 @@ def parse_message(data: Any, message: Any, origin: str) -> Any:
         raise BootstrapError(f"{origin}: expected a {name}, not {data!r:.80}: {error}") from error
 
 
-def unused(data: Json, known: str, origin: str) -> None:
-    """Warn once of keys that are not honoured."""
+def unused(data: Json, known: str, origin: str) -> tuple[Note, ...]:
+    """Warn once of keys that are not honoured, and return a note of each."""
     rest = sorted(set(data) - set(known.split()))
     if rest:
         _log.warning("bootstrap=%s not honoured: %s", origin, ", ".join(rest))
+    return tuple(Note(origin, "bootstrap", key, *_CONSEQUENCES.get(key, (NOT_HONOURED,))) for key in rest)
 
 
 def expect(data: object, kind: type[Any], origin: str) -> Any:

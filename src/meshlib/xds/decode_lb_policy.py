@@ -58,7 +58,7 @@ def lb_policy(scope: Scope, cluster: Any) -> Balancing:
         place.audit(cluster.least_request_lb_config)
         choices = number(place, cluster.least_request_lb_config, "choice_count", choices, minimum=2)
     if name not in LbPolicy.__members__:
-        scope.note("lb_policy", f"{name} is not done: round robin is", Status.APPROXIMATED)
+        scope.note("lb_policy", f"{name} is not done: round robin is")
         return Balancing(LbPolicy.ROUND_ROBIN, choices)
     policy = LbPolicy[name]
     common = scope.at("common_lb_config"), cluster.common_lb_config
@@ -84,7 +84,7 @@ def _extension(scope: Scope, policy: Any, depth: int = 1) -> Balancing:
             return _known(place, packed, kind, depth)
         refused.append(kind or "nothing")
     what = f"{', '.join(refused) or 'none'} is not done: round robin is"
-    scope.note("policies", what, Status.APPROXIMATED)
+    scope.note("policies", what)
     return Balancing(LbPolicy.ROUND_ROBIN)
 
 

@@ -11,7 +11,7 @@ Kind = tuple[Status, str, str, str]
 
 
 class NoteLog:
-    """One warning for each kind of note, however many resources share it.
+    """One line for each kind of note, however many resources share it; a warning unless it is approximated.
 
     Args:
         log: where to.
@@ -23,7 +23,7 @@ class NoteLog:
         self._seen: tuple[Note, ...] = ()
 
     def log(self, notes: tuple[Note, ...]) -> None:
-        """Warn of the kinds of note that are new."""
+        """Say the kinds of note that are new."""
         if notes == self._seen:
             return
         self._seen = notes
@@ -31,7 +31,8 @@ class NoteLog:
             if kind not in self._said:
                 self._said.add(kind)
                 more = f" (and {len(alike) - 1} more)" if len(alike) > 1 else ""
-                self._log.warning("%s: %s%s", alike[0].status.value, alike[0], more)
+                level = logging.INFO if kind[0] is Status.APPROXIMATED else logging.WARNING
+                self._log.log(level, "%s: %s%s", kind[0].value, alike[0], more)
 
 
 def by_kind(notes: Iterable[Note]) -> dict[Kind, list[Note]]:
