@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tenacity.stop import StopBaseT
     from tenacity.wait import WaitBaseT
 
+    from meshlib.capabilities import Capabilities
     from meshlib.telemetry.prometheus import IstioCollector, MetricsServer
 
 _log = logging.getLogger("meshlib")
@@ -79,6 +80,7 @@ class Mesh:
 
     def __init__(self, source: Source, identity: Identity, **keywords: Unpack[MeshKeywords]) -> None:
         self.identity = identity
+        self._source = source
         self._metrics = IstioMetrics(identity) if keywords.get("metrics", True) else None
         breaker = keywords.get("breaker")
         state = MeshState(system_clock, system_randomness(), _gates(breaker) if breaker is not None else None)
@@ -326,6 +328,24 @@ class Mesh:
         )
         live = self._runtime.live(view) or self._runtime.wait(view, timeout)
         return explain_view(live, view, self._runtime.chance)
+
+    def capabilities(self, timeout: float = FIRST_CONFIGURATION_TIMEOUT) -> Capabilities:
+        """Tell which fields of the configuration in force are not, or only nearly, honoured.
+
+        The fields of an update that was refused are there too. Each kind is also said once in
+        the log, when it arrives. Starts the mesh; a frozen value, from any thread.
+
+        Args:
+            timeout: seconds to wait for a first configuration.
+
+        Raises:
+            MeshNotReady: there is none after ``timeout`` seconds.
+        """
+        from meshlib.capabilities import capabilities
+
+        if not self.is_ready:
+            self.wait_ready(timeout)
+        return capabilities(self._source.notes())
 
     @property
     def collector(self) -> IstioCollector:
