@@ -17,7 +17,7 @@ from meshlib.policy.state import LiveSnapshot, MeshState
 from meshlib.xds.assembly import Assembly
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.resource_type import RESOURCE_TYPES
-from meshlib.xds.type_urls import FULL_STATE
+from meshlib.xds.type_urls import FULL_STATE, SINGLETON
 
 PLAIN_ROUTES = ("", "default", "allow_any", "block_all")
 HOME = ".istioinaction.svc.cluster.local"
@@ -87,11 +87,10 @@ class Replay:
         kind = RESOURCE_TYPES.get(response.type_url)
         if kind is None:
             return  # ECDS and the like
-        received = [kind.read(one) for one in packed]
-        assert not [fault for one in received for fault in one.faults]
+        received = [kind.message.FromString(one.value) for one in packed]
         replaces = kind.url in FULL_STATE and not self._delta
         state = self._state[kind.url] = {} if replaces else self._state.get(kind.url, {})
-        state |= {one.name: one.message for one in received}
+        state |= {getattr(one, kind.name_field) if kind.name_field else SINGLETON: one for one in received}
         for name in response.removed_resources if self._delta else ():
             state.pop(name, None)
         assert self._assembly.apply(str(self._at), self._state) == ()
