@@ -37,7 +37,7 @@ def replay(responses):
                 continue  # NDS and the like
             messages = [kind.message.FromString(packed.value) for packed in response.resources]
             assert all(packed.type_url == kind.url for packed in response.resources)
-            got = {getattr(message, kind.name_field or 'x', SINGLETON): message for message in messages}
+            got = {getattr(message, kind.name_field or "x", SINGLETON): message for message in messages}
             before = {} if kind.url in FULL_STATE else state.get(kind.url, {})
             state[kind.url] = {**before, **got}
         style = Style.GRPC if path.name.startswith("grpc") or "-grpc-" in path.name else Style.SIDECAR
