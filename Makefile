@@ -4,10 +4,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready-
-SOURCES := src tests examples benchmarks scripts
+SOURCES := src tests examples benchmarks interop scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench docs clean
+.PHONY: help demo test lint format interop bench docs clean
 # A stamp is only written when its setup worked.
 .DELETE_ON_ERROR:
 
@@ -30,6 +30,11 @@ lint: $(STAMP)lint ## ruff, mypy --strict, import contracts, reasons of every ex
 format: $(STAMP)lint ## let ruff rewrite the sources
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+interop: $(STAMP)test ## our client against Envoy's Go control plane, and its Go types (needs Go)
+	@command -v go >/dev/null || { echo "make interop needs Go: no 'go' on PATH. Install it (https://go.dev/dl, or golang-go of your distribution; version: see interop/go.mod)" >&2; exit 2; }
+	cd interop && go vet . && go build -o ../build/interop/interop .
+	$(BIN)/pytest interop $(ARGS)
 
 bench: $(STAMP)test ## one benchmark: make bench NAME=httpx
 	@test -n "$(NAME)" || { echo "which one? make bench NAME=..., of: $(patsubst benchmarks/bench_%.py,%,$(wildcard benchmarks/bench_*.py))" >&2; exit 2; }

@@ -50,7 +50,8 @@ def open_mesh(port: int, *, delta: bool) -> meshlib.Mesh:
                 "lds_config": ads,
                 "cds_config": ads,
             },
-        }
+        },
+        on_demand=False,
     )
 
 
@@ -60,13 +61,14 @@ def open_mesh_on_demand(port: int) -> meshlib.Mesh:
 
 
 def ready(mesh: meshlib.Mesh, count: int) -> bool:
-    """Tell whether every service has its endpoints: the first snapshot is published when all is there.
+    """Tell whether every service has its route and its endpoints: what is published first is whole.
 
     That it is, ``routed`` proves of the same snapshot, outside the timed part: a cluster is decoded
     when a call first needs it, which looking at all of them here would do.
     """
     current = mesh._runtime.store.current
-    return current is not None and len(current.snapshot.clusters) > count
+    table = current.snapshot.routes.get("80") if current is not None else None
+    return table is not None and len(table.virtual_hosts) > count and len(current.snapshot.clusters) > count
 
 
 def addresses(mesh: meshlib.Mesh, i: int) -> set[str]:

@@ -29,6 +29,7 @@ from meshlib.errors import (
 )
 
 if TYPE_CHECKING:
+    from meshlib.capabilities import Capabilities, Capability
     from meshlib.explain import Explanation
     from meshlib.mesh import Mesh
     from meshlib.policy.record import AttemptRecord, CallRecord
@@ -40,6 +41,8 @@ __all__ = [
     "BootstrapError",
     "BreakerOpen",
     "CallRecord",
+    "Capabilities",
+    "Capability",
     "CircuitOverflow",
     "ClusterNotFound",
     "ConfigError",
@@ -62,6 +65,8 @@ __all__ = [
 _LAZY = {
     "AttemptRecord": "meshlib.policy.record",
     "CallRecord": "meshlib.policy.record",
+    "Capabilities": "meshlib.capabilities",
+    "Capability": "meshlib.capabilities",
     "Explanation": "meshlib.explain",
     "Mesh": "meshlib.mesh",
     "grpc": "meshlib.grpc",

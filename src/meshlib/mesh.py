@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tenacity.stop import StopBaseT
     from tenacity.wait import WaitBaseT
 
+    from meshlib.capabilities import Capabilities
     from meshlib.telemetry.prometheus import IstioCollector, MetricsServer
 
 _log = logging.getLogger("meshlib")
@@ -79,6 +80,7 @@ class Mesh:
 
     def __init__(self, source: Source, identity: Identity, **keywords: Unpack[MeshKeywords]) -> None:
         self.identity = identity
+        self._source = source
         self._metrics = IstioMetrics(identity) if keywords.get("metrics", True) else None
         breaker = keywords.get("breaker")
         state = MeshState(system_clock, system_randomness(), _gates(breaker) if breaker is not None else None)
@@ -120,6 +122,7 @@ class Mesh:
         token_file: str = "",
         certificate: tuple[str, str] | None = None,
         delta: bool | None = None,
+        on_demand: bool = True,
         **keywords: Unpack[MeshKeywords],
     ) -> Self:
         """Return a mesh steered by the control plane at ``address`` (``host:port``, ``unix:///path``).
@@ -141,6 +144,8 @@ class Mesh:
                 ``/var/run/secrets/tokens/istio-token`` if it is there.
             certificate: PEM files of a client certificate and its key, read anew at every connect.
             delta: whether to speak the delta protocol; None: where the server speaks it.
+            on_demand: whether a cluster's endpoints are asked for when a call first needs them, and
+                given up when none has for some minutes; False asks for all of them at once.
             **keywords: see :class:`MeshKeywords`.
 
         Raises:
@@ -151,7 +156,7 @@ class Mesh:
         identity = _named(identity_from_env(), workload, namespace, labels)
         security = Security(root_ca, server_name, token_file, certificate)
         bootstrap = for_address(address, identity, security, Surroundings(os.environ), delta=delta)
-        return cls(XdsSource(bootstrap), identity, **keywords)
+        return cls(XdsSource(bootstrap, on_demand=on_demand), identity, **keywords)
 
     @classmethod
     def from_bootstrap(
@@ -161,6 +166,7 @@ class Mesh:
         listener: str = "",
         workload: str = "",
         namespace: str = "",
+        on_demand: bool = True,
         **keywords: Unpack[MeshKeywords],
     ) -> Self:
         """Return a mesh from an Envoy bootstrap or a gRPC xDS bootstrap.
@@ -170,6 +176,7 @@ class Mesh:
             listener: which static listener takes every call, whatever the URL's port.
             workload: this process's workload, for metrics; the bootstrap's node goes out verbatim.
             namespace: its namespace, likewise.
+            on_demand: see :meth:`connect`; for clusters that are asked for whole.
             **keywords: see :class:`MeshKeywords`.
 
         Raises:
@@ -183,7 +190,7 @@ class Mesh:
             return cls(StaticSource(loaded, listener), identity, **keywords)
         if listener:
             raise BootstrapError("listener= names a static listener, and this bootstrap gets its listeners by xDS")
-        return cls(XdsSource(loaded), identity, **keywords)
+        return cls(XdsSource(loaded, on_demand=on_demand), identity, **keywords)
 
     @classmethod
     def from_env(cls, **keywords: Unpack[MeshKeywords]) -> Self:
@@ -321,6 +328,24 @@ class Mesh:
         )
         live = self._runtime.live(view) or self._runtime.wait(view, timeout)
         return explain_view(live, view, self._runtime.chance)
+
+    def capabilities(self, timeout: float = FIRST_CONFIGURATION_TIMEOUT) -> Capabilities:
+        """Tell which fields of the configuration in force are not, or only nearly, honoured.
+
+        The fields of an update that was refused are there too. Each kind is also said once in
+        the log, when it arrives. Starts the mesh; a frozen value, from any thread.
+
+        Args:
+            timeout: seconds to wait for a first configuration.
+
+        Raises:
+            MeshNotReady: there is none after ``timeout`` seconds.
+        """
+        from meshlib.capabilities import capabilities
+
+        if not self.is_ready:
+            self.wait_ready(timeout)
+        return capabilities(self._source.notes())
 
     @property
     def collector(self) -> IstioCollector:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from meshlib.xds.assembly import Assembly
     from meshlib.xds.bootstrap import Bootstrap
     from meshlib.xds.client import XdsClient
+    from meshlib.xds.faults import Note
     from meshlib.xds.files import FileEvent, FileSource
 
 Publish = Callable[[Snapshot], None]
@@ -35,12 +36,15 @@ class DirectorySource:
         self._path = path
         self._identity = identity
         self._directory: Directory | None = None
+        self._noted: tuple[Note, ...] = ()  # replaced whole by the watching thread, read by any
 
     def start(self, publish: Publish, usage: Usage) -> None:  # noqa: ARG002  nothing is given up here
         """Read the folder and publish it at once; edits follow from the watching thread."""
         from meshlib.controlplane.directory import Directory
         from meshlib.controlplane.node import Node
         from meshlib.xds.assembly import Assembly
+        from meshlib.xds.faults import Note
+        from meshlib.xds.note_log import NoteLog
 
         directory = Directory(self._path)
         identity = self._identity
@@ -51,12 +55,14 @@ class DirectorySource:
             ip=identity.ip,
             labels={"app": identity.app, **identity.labels},
         )
-        assembly = Assembly(Style.SIDECAR, search=search_list(node.id))
+        assembly, note_log = Assembly(Style.SIDECAR, search=search_list(node.id)), NoteLog(_log)
 
         def apply() -> None:
             faults = assembly.apply(directory.version, directory.resources(node).by_type)
             for fault in faults:
                 _log.warning("configuration refused, the last good version stays: %s", fault)
+            note_log.log(assembly.notes)
+            self._noted = (*assembly.notes, *map(Note.refused, assembly.faults))
             publish(assembly.snapshot())
 
         directory.subscribe(apply)
@@ -79,6 +85,10 @@ class DirectorySource:
 
     def wake(self, cluster: str) -> None:
         """Every cluster is there."""
+
+    def notes(self) -> tuple[Note, ...]:
+        """Return what of the folder's resources is not honoured, or refused."""
+        return self._noted
 
     def forked(self) -> None:
         """Drop the parent's watching thread."""
@@ -131,6 +141,14 @@ class XdsSource:
         if self._client is not None:
             self._client.wake(cluster)
 
+    def notes(self) -> tuple[Note, ...]:
+        """Return what of the received resources is not honoured, or refused."""
+        from meshlib.xds.faults import Note
+
+        if self._client is None:
+            return self._bootstrap.notes
+        return (*self._bootstrap.notes, *self._client.notes(), *map(Note.refused, self._client.status.faults))
+
     def forked(self) -> None:
         """Drop the parent's stream unclosed; it belongs to the parent."""
         self._client = None
@@ -147,18 +165,22 @@ class StaticSource:
         self._files: list[FileSource] = []
         self._held: dict[str, list[bytes]] = {}
         self._broken: dict[str, str] = {}
+        self._noted: tuple[Note, ...] = ()
 
     def start(self, publish: Publish, usage: Usage) -> None:  # noqa: ARG002  nothing is given up here
         """Publish the bootstrap's resources, when its files are read; raises ``BootstrapError`` naming every fault."""
         from meshlib.errors import BootstrapError
         from meshlib.xds.assembly import Assembly
         from meshlib.xds.files import FileSource
+        from meshlib.xds.note_log import NoteLog
 
         assembly = Assembly(Style.STATIC, listener=self._listener)
         faults = assembly.apply("static", self._bootstrap.static)
         if faults:
             lines = "\n  ".join(str(fault) for fault in faults)
             raise BootstrapError(f"static_resources cannot be used:\n  {lines}")
+        self._note(assembly)
+        NoteLog(_log).log(assembly.notes)
         if not self._bootstrap.files:
             publish(assembly.snapshot())
 
@@ -187,10 +209,19 @@ class StaticSource:
     def wake(self, cluster: str) -> None:
         """Every cluster is there."""
 
+    def notes(self) -> tuple[Note, ...]:
+        """Return what of the resources is not honoured."""
+        return self._noted
+
     def forked(self) -> None:
         """Drop the parent's watching threads."""
         self._files = []
         self._lock = threading.Lock()
+
+    def _note(self, assembly: Assembly) -> None:
+        from meshlib.xds.faults import Note
+
+        self._noted = (*self._bootstrap.notes, *assembly.notes, *map(Note.refused, assembly.faults))
 
     def _take(self, event: FileEvent, assembly: Assembly, publish: Publish) -> None:
         from meshlib.xds.files import FileBroken
@@ -203,5 +234,6 @@ class StaticSource:
         self._held[event.type_url] = [resource.SerializeToString() for resource in event.resources]
         for fault in assembly.apply(event.version, self._bootstrap.static, self._held):
             _log.warning("file=%s refused, the last good version stays: %s", event.path, fault)
+        self._note(assembly)
         if len(self._held) == len(self._bootstrap.files):
             publish(assembly.snapshot())

@@ -1,5 +1,6 @@
 """What istiod sent, decoded: nothing is refused, and routes and endpoints mean what the YAML says."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from meshlib.model.route import DirectResponse
 from meshlib.model.snapshot import Style
 from meshlib.model.traffic import FaultAbort, FaultDelay
 from meshlib.xds.assembly import Assembly
+from meshlib.xds.faults import Status
 from meshlib.xds.resource_type import RESOURCE_TYPES
-from meshlib.xds.type_urls import CLUSTER, FULL_STATE, LISTENER, ROUTE, SINGLETON
+from meshlib.xds.type_urls import CLUSTER, FULL_STATE, LISTENER, ROUTE, SINGLETON, short
 
 DATA = Path(__file__).parents[1] / "data" / "xds"
 CATALOG = "catalog.istioinaction.svc.cluster.local"
@@ -162,10 +164,13 @@ def test_a_retry_policy(replay):
 
 def test_notes_name_what_a_sidecar_gets_and_meshlib_does_not_do(replay):
     assembly, _ = replay(DATA / "default-sidecar-webapp.pb")
-    assert {(note.resource, note.field_path) for note in assembly.notes} == {
-        ("virtualInbound", "traffic_direction"),
-        ("inbound|8080||", "upstream_bind_config"),
-        ("InboundPassthroughCluster", "upstream_bind_config"),
+    kinds = {(short(note.type_url), re.sub(r"\[.*?\]", "", note.field_path), note.status) for note in assembly.notes}
+    assert kinds == {
+        ("LDS", "traffic_direction", Status.NOT_HONOURED),
+        ("LDS", "filter_chains.filters.typed_config.rds.config_source.initial_fetch_timeout", Status.APPROXIMATED),
+        ("CDS", "upstream_bind_config", Status.NOT_HONOURED),
+        ("CDS", "eds_cluster_config.eds_config.initial_fetch_timeout", Status.APPROXIMATED),
+        ("CDS", "transport_socket_matches.transport_socket.typed_config", Status.REFUSED),
     }
 
 

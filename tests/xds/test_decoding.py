@@ -601,7 +601,7 @@ def test_filters_that_are_not_run_are_noted():
     assert found.value.api.fault == FaultInjection(abort=FaultAbort(0.0, status=500))
     assert {note.consequence for note in found.notes} == {
         "odd is not run; a call goes on without it",
-        "ecds is fetched apart (ECDS) and is not run; a call goes on without it",
+        "filters on demand (ECDS) are not fetched: a call goes on without it",
     }
 
 
@@ -658,3 +658,22 @@ def test_a_decoders_own_fault_costs_one_resource(monkeypatch, caplog):
     assert found.value is None
     assert found.faults[0].message.startswith("could not be decoded: AttributeError")
     assert "decoding failed" in caplog.text
+
+
+def test_a_filter_configuration_in_its_wrapper():
+    mutation = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute",
+        "mutations": {"request_mutations": [{"remove": "x-a"}]},
+    }
+    wrapper = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": mutation}
+
+    def decoded_route(**config):
+        configs = {"envoy.filters.http.header_mutation": {**wrapper, **config}}
+        return decoded(ROUTE, table(route(typed_per_filter_config=configs)))
+
+    made = decoded_route()
+    assert made.notes == ()
+    assert made.value.virtual_hosts[0].routes[0].filter_mutations
+    disabled = decoded_route(disabled=True)
+    assert disabled.value.virtual_hosts[0].routes[0].filter_mutations == ()
+    assert [note.field_path.rpartition(".")[2] for note in disabled.notes] == ["disabled"]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from meshlib.mesh import Mesh
+from meshlib.cli.sources import mesh_of
 
 
 class Output(StrEnum):
@@ -47,7 +46,7 @@ def explain(
     Mesh.from_env() reads it.
     """
     headers = dict(_header(text) for text in header or ())
-    with _mesh(config, address, bootstrap, workload, namespace) as mesh:
+    with mesh_of(config, address, bootstrap, workload, namespace) as mesh:
         mesh.wait_ready(timeout)
         try:
             explanation = mesh.explain(method, url, headers=headers)
@@ -64,17 +63,3 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise typer.BadParameter(f"{text!r} is not NAME:VALUE", param_hint="-H")
     return name.strip(), value.strip()
-
-
-def _mesh(config: Path | None, address: str | None, bootstrap: Path | None, workload: str, namespace: str) -> Mesh:
-    from meshlib.mesh import Mesh
-
-    if sum(source is not None for source in (config, address, bootstrap)) > 1:
-        raise typer.BadParameter("give one of --config, --address and --bootstrap")
-    if config is not None:
-        return Mesh.from_directory(config, workload=workload, namespace=namespace)
-    if address is not None:
-        return Mesh.connect(address, workload=workload, namespace=namespace)
-    if bootstrap is not None:
-        return Mesh.from_bootstrap(bootstrap)
-    return Mesh.from_env()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from meshlib.cli.tables import table
 
 if TYPE_CHECKING:
     from meshlib.controlplane.status import ClientStatus
@@ -45,7 +46,7 @@ def proxy_status(
     if output is Output.JSON:
         typer.echo(json.dumps([_row(client, address) for client in clients], indent=2))
         return
-    for line in _table(_COLUMNS, (_cells(client, address) for client in clients)):
+    for line in table(_COLUMNS, (_cells(client, address) for client in clients)):
         typer.echo(line)
     for client in clients:
         for kind, error in client.errors.items():
@@ -72,12 +73,3 @@ def _row(client: ClientStatus, address: str) -> dict[str, Any]:
 def _cells(client: ClientStatus, address: str) -> list[str]:
     states = [getattr(client, kind).status.value for kind in _TYPES]
     return [client.name, client.cluster, *states, address, client.version]
-
-
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """Return lines of columns, five spaces apart as istioctl's."""
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "     ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    ]

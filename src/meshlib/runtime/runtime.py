@@ -7,7 +7,7 @@ import random
 import threading
 import weakref
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from meshlib.clock import Clock, Randomness
 from meshlib.errors import MeshClosed, MeshNotReady
@@ -21,6 +21,9 @@ from meshlib.policy.routing import Choice, dead_end, near_miss
 from meshlib.policy.state import LiveSnapshot, MeshState
 from meshlib.runtime.store import SnapshotStore
 from meshlib.runtime.waking import wait_until
+
+if TYPE_CHECKING:
+    from meshlib.xds.faults import Note
 
 FIRST_CONFIGURATION_TIMEOUT = 15.0  # as Envoy's initial_fetch_timeout
 
@@ -49,6 +52,10 @@ class Source(Protocol):
 
     def wake(self, cluster: str) -> None:
         """Ask for a cluster that the source gives only on demand; returns at once."""
+
+    def notes(self) -> tuple[Note, ...]:
+        """Return every field in force that is not honoured as received, and every refused one; from any thread."""
+        ...
 
     def forked(self) -> None:
         """Forget threads and streams of the parent process; :meth:`start` follows."""

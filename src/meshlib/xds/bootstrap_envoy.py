@@ -29,7 +29,7 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
     nobody is asked, and listeners are found by their port.
     """
     data = _snake(data)
-    unused(data, "node static_resources dynamic_resources", origin)
+    notes = unused(data, "node static_resources dynamic_resources", origin)
     import_types(data)
     static = _static(expect(data.get("static_resources", {}), Mapping, f"{origin}: static_resources"), origin)
     node = parse_message(data.get("node", {}), base_pb2.Node(), f"{origin}: node")
@@ -40,7 +40,7 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
         if not node.id:
             raise BootstrapError(f"{origin}: node.id: expected the name of this client, which the server asks for")
         asked = servers(dynamic["ads_config"], static[CLUSTER], f"{place}.ads_config")
-        return Bootstrap(asked, node, Style.SIDECAR, static, wildcards, files=files)
+        return Bootstrap(asked, node, Style.SIDECAR, static, wildcards, files=files, notes=notes)
     if wildcards:
         raise BootstrapError(f"{place}: expected ads_config, which lds_config or cds_config refers to by ads")
     if not static[LISTENER] and LISTENER not in files:
@@ -48,7 +48,7 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
             f"{origin}: has neither static_resources.listeners nor dynamic_resources.lds_config: "
             "nothing would be routed"
         )
-    return Bootstrap((), node, Style.STATIC, static, files=files)
+    return Bootstrap((), node, Style.STATIC, static, files=files, notes=notes)
 
 
 def _sources(dynamic: Json, place: str) -> tuple[frozenset[str], dict[str, PathSource]]:

@@ -13,8 +13,15 @@ from google.protobuf import json_format
 from meshlib.errors import BootstrapError
 from meshlib.model.snapshot import Style
 from meshlib.xds.credentials import PLAINTEXT, Credentials
+from meshlib.xds.faults import Note, Status
+from meshlib.xds.fields import NOT_HONOURED
 
 Json = Mapping[str, Any]
+# Keys of a bootstrap that ask for a discovery service, or another, that is not spoken.
+_CONSEQUENCES: Mapping[str, tuple[str, Status]] = {
+    "layered_runtime": ("there is no runtime: its layers are not read, and RTDS is not asked for", Status.REFUSED),
+    "cluster_manager": ("load is not reported (LRS), and nothing else in it is honoured", Status.REFUSED),
+}
 _log = logging.getLogger("meshlib.xds")
 
 
@@ -102,6 +109,7 @@ class Bootstrap:
         server_listener_template: the listener's name for an address served; empty for none.
         certificate_providers: where certificates come from, by instance name.
         files: the types whose resources are in a file, watched.
+        notes: what of the bootstrap itself is not honoured.
     """
 
     servers: tuple[Server, ...]
@@ -114,6 +122,7 @@ class Bootstrap:
     server_listener_template: str = ""
     certificate_providers: Mapping[str, CertificateFiles] = field(default_factory=dict)
     files: Mapping[str, PathSource] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
 
     @property
     def hint(self) -> str:
@@ -160,11 +169,12 @@ def parse_message(data: Any, message: Any, origin: str) -> Any:
         raise BootstrapError(f"{origin}: expected a {name}, not {data!r:.80}: {error}") from error
 
 
-def unused(data: Json, known: str, origin: str) -> None:
-    """Warn once of keys that are not honoured."""
+def unused(data: Json, known: str, origin: str) -> tuple[Note, ...]:
+    """Warn once of keys that are not honoured, and return a note of each."""
     rest = sorted(set(data) - set(known.split()))
     if rest:
         _log.warning("bootstrap=%s not honoured: %s", origin, ", ".join(rest))
+    return tuple(Note(origin, "bootstrap", key, *_CONSEQUENCES.get(key, (NOT_HONOURED,))) for key in rest)
 
 
 def expect(data: object, kind: type[Any], origin: str) -> Any:

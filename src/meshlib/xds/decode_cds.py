@@ -17,6 +17,7 @@ from meshlib.xds.decode_eds import load_assignment
 from meshlib.xds.decode_lb_policy import lb_policy
 from meshlib.xds.decode_transport_socket import transport_socket, transport_socket_matches
 from meshlib.xds.decode_values import any_type, number, percent, seconds, source, unpack
+from meshlib.xds.faults import Status
 from meshlib.xds.fields import NOT_HONOURED
 from meshlib.xds.filters import IRRELEVANT_NETWORK_FILTERS
 from meshlib.xds.protos import cluster_pb2, http_protocol_options_pb2
@@ -87,6 +88,7 @@ def _eds_name(scope: Scope, message: Any) -> str:
 
 def check_config_source(scope: Scope, field: str, config: Any) -> None:
     """Fault a ``ConfigSource`` that is not the stream the resource came by."""
+    scope.at(field).audit(config)
     kind = config.WhichOneof("config_source_specifier")
     if kind not in ("ads", "self"):
         scope.fault(field, f"{kind or 'nothing'} is not supported: expected ads")
@@ -108,7 +110,7 @@ def _thresholds(scope: Scope, breakers: Any) -> Thresholds:
         place = scope.at("thresholds", i)
         place.audit(thresholds)
         if thresholds.priority:
-            place.note("priority", "HIGH is not told apart: the thresholds of DEFAULT count")
+            place.note("", "the thresholds of the DEFAULT priority count", Status.APPROXIMATED)
         elif found is None:  # Envoy takes the first of a priority
             found = Thresholds(
                 max_connections=number(place, thresholds, "max_connections", 1024),
@@ -175,6 +177,7 @@ def _panic_threshold(scope: Scope, config: Any) -> float:
 def _http2(scope: Scope, message: Any) -> bool:
     """Tell whether HTTP/2 is asked for by prior knowledge."""
     chosen: bool = message.HasField("http2_protocol_options")
+    scope.at("http2_protocol_options").audit(message.http2_protocol_options)
     _audit_common(scope, message)
     for name in sorted(message.typed_extension_protocol_options):
         packed = message.typed_extension_protocol_options[name]
@@ -194,27 +197,29 @@ def _audit_common(scope: Scope, message: Any) -> None:
     place, options = scope.at("common_http_protocol_options"), message.common_http_protocol_options
     place.audit(options)
     if 0.0 < seconds(place, options, "idle_timeout", 0.0) < _IDLE_KEPT:
-        place.note("idle_timeout", f"idle connections are kept for the transport's keepalive_expiry, {_IDLE_KEPT:g}s")
+        kept = f"idle connections are kept for the transport's keepalive_expiry, {_IDLE_KEPT:g}s"
+        place.note("idle_timeout", kept, Status.APPROXIMATED)
 
 
 def _explicit_http2(scope: Scope, options: Any) -> bool:
     kind = options.WhichOneof("upstream_protocol_options")
     if kind is None:
         scope.fault("explicit_http_config", "is missing: HttpProtocolOptions must say which protocol")
-    if kind == "auto_config":
-        scope.note(kind, "HTTP/1.1 is spoken")
-    if kind != "explicit_http_config":
-        return False
-    protocol = options.explicit_http_config.WhichOneof("protocol_config")
-    if protocol == "http3_protocol_options":
-        scope.note(f"{kind}.{protocol}", "HTTP/3 is not spoken: HTTP/1.1 is")
-    return bool(protocol == "http2_protocol_options")
+    if kind not in ("explicit_http_config", "use_downstream_protocol_config"):
+        return False  # noted by the audit
+    place, config = scope.at(kind), getattr(options, kind)
+    place.audit(config)
+    for field in ("http_protocol_options", "http2_protocol_options"):
+        place.at(field).audit(getattr(config, field))
+    return bool(kind == "explicit_http_config" and config.HasField("http2_protocol_options"))
 
 
 def _note_filters(scope: Scope, filters: Any) -> None:
     for i, filter_ in enumerate(filters):
-        if filter_.name not in IRRELEVANT_NETWORK_FILTERS:
-            scope.at("filters", i).note("", f"{filter_.name} is not run")
+        place = scope.at("filters", i)
+        place.audit(filter_)
+        if filter_.name not in IRRELEVANT_NETWORK_FILTERS and not filter_.HasField("config_discovery"):
+            place.note("", f"{filter_.name} is not run")
 
 
 def _service(metadata: Any) -> ServiceRef:

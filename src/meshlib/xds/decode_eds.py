@@ -70,8 +70,7 @@ def _group(scope: Scope, group: Any, names: bool) -> LocalityEndpoints:
 def _lb_endpoint(scope: Scope, lb: Any, names: bool) -> Endpoint | None:
     scope.audit(lb)
     if lb.endpoint_name:
-        scope.note("endpoint_name", "endpoints given by reference are left out")
-        return None
+        return None  # noted by the audit
     place = scope.at("endpoint")
     place.audit(lb.endpoint)
     address, port = socket_address(place.at("address"), lb.endpoint.address, names=names)

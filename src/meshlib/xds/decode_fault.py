@@ -15,6 +15,11 @@ from meshlib.xds.scope import Scope
 
 HTTP_FAULT = fault_pb2.HTTPFault.DESCRIPTOR.full_name
 _FILTER_CONFIG = route_components_pb2.FilterConfig.DESCRIPTOR.full_name
+# What a filter that is disabled without a configuration must be, by its customary name.
+_DEFAULT_TYPES = {
+    "envoy.filters.http.fault": HTTP_FAULT,
+    "envoy.filters.http.header_mutation": HEADER_MUTATION_PER_ROUTE,
+}
 
 
 def fault_injection(scope: Scope, fault: Any) -> FaultInjection:
@@ -66,11 +71,14 @@ def per_filter_fault(scope: Scope, configs: Any) -> FaultInjection | None:
             wrapper = unpack(place, packed, "", route_components_pb2.FilterConfig)
             if wrapper is None:
                 continue
-            packed, disabled = wrapper.config, wrapper.disabled
+            place.audit(wrapper)
+            packed, disabled, place = wrapper.config, wrapper.disabled, place.at("config")
         kind = any_type(packed)
-        if kind == HTTP_FAULT or (disabled and name == "envoy.filters.http.fault"):
+        if HTTP_FAULT in (kind, _DEFAULT_TYPES.get(name) if disabled else ""):
             fault = None if disabled else unpack(place, packed, "", fault_pb2.HTTPFault)
             found = FaultInjection() if fault is None else fault_injection(place, fault)
+        elif disabled and HEADER_MUTATION_PER_ROUTE in (kind, _DEFAULT_TYPES.get(name)):
+            scope.at("typed_per_filter_config", name).note("disabled", "the listener's header mutations are made")
         elif not disabled and kind not in IRRELEVANT_FILTER_CONFIGS and kind != HEADER_MUTATION_PER_ROUTE:
             place.note("", f"{kind or 'the filter configuration'} {NOT_HONOURED}")
     return found

@@ -8,7 +8,6 @@ from meshlib.model.rewrite import RegexRewrite
 from meshlib.model.traffic import HashOn, HashPolicy
 from meshlib.xds.scope import Scope
 
-_AT_RANDOM = "a request that has nothing else to hash goes to an endpoint at random"
 # The field that names what each kind hashes.
 _NAMES = {"header": "header_name", "cookie": "name", "query_parameter": "name"}
 
@@ -33,9 +32,6 @@ def _policy(scope: Scope, policy: Any) -> HashPolicy:
         on = HashOn(kind)
         rewrite = _rewrite(place.at("regex_rewrite"), part) if on is HashOn.HEADER else None
         return HashPolicy(on, name.lower() if on is HashOn.HEADER else name, policy.terminal, rewrite)
-    else:
-        what = "a call from the process has no source address" if kind == "connection_properties" else "is not known"
-        scope.note(kind, f"{what}: {_AT_RANDOM}")
     return HashPolicy(HashOn.NOTHING, terminal=policy.terminal)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
+
+from google.protobuf.message import DecodeError
 
 from meshlib.model.headers import AppendAction, FilterMutations, HeaderMutations, HeaderToAdd, MutationStep
 from meshlib.model.rewrite import RegexRewrite
 from meshlib.model.template import Template
 from meshlib.xds.decode_values import any_type, flag, unpack
-from meshlib.xds.protos import header_mutation_pb2
+from meshlib.xds.protos import header_mutation_pb2, route_components_pb2
 from meshlib.xds.scope import Scope
 
 HEADER_MUTATION = header_mutation_pb2.HeaderMutation.DESCRIPTOR.full_name
+_FILTER_CONFIG = route_components_pb2.FilterConfig.DESCRIPTOR.full_name
 HEADER_MUTATION_PER_ROUTE = header_mutation_pb2.HeaderMutationPerRoute.DESCRIPTOR.full_name
 
 # validate.rules of RouteConfiguration and core.v3.HeaderValue.
@@ -112,6 +116,7 @@ def _steps(scope: Scope, field: str, mutations: Any) -> HeaderMutations:
 def _each_step(scope: Scope, field: str, mutations: Any) -> Iterator[MutationStep]:
     for i, mutation in enumerate(mutations):
         place = scope.at(field, i)
+        place.audit(mutation)
         kind = mutation.WhichOneof("action")
         if kind == "remove":
             yield MutationStep(frozenset({_modifiable(place, "remove", mutation.remove)}))
@@ -121,15 +126,25 @@ def _each_step(scope: Scope, field: str, mutations: Any) -> Iterator[MutationSte
                 yield MutationStep(add=(header,))
         elif kind is None:
             place.fault("action", "is missing: expected remove or append")
-        else:
-            place.note(kind, "headers are not removed by a pattern")
 
 
 def per_filter_mutations(scope: Scope, configs: Any) -> FilterMutations | None:
     """Return what a ``typed_per_filter_config`` map says to the header_mutation filter, None for nothing."""
     for name in sorted(configs):
-        if any_type(configs[name]) == HEADER_MUTATION_PER_ROUTE:
-            place = scope.at("typed_per_filter_config", name)
-            message = unpack(place, configs[name], "", header_mutation_pb2.HeaderMutationPerRoute)
+        place, packed = scope.at("typed_per_filter_config", name), configs[name]
+        if any_type(packed) == _FILTER_CONFIG:
+            packed, place = _wrapped(packed), place.at("config")
+        if any_type(packed) == HEADER_MUTATION_PER_ROUTE:
+            message = unpack(place, packed, "", header_mutation_pb2.HeaderMutationPerRoute)
             return None if message is None else mutation_filter(place, message)
     return None
+
+
+def _wrapped(packed: Any) -> Any:
+    """Return the Any in a FilterConfig, an empty one where that is disabled or does not parse (a fault already)."""
+    wrapper = route_components_pb2.FilterConfig()
+    with contextlib.suppress(DecodeError):
+        wrapper.ParseFromString(packed.value)
+    if wrapper.disabled:
+        wrapper.ClearField("config")
+    return wrapper.config

@@ -6,7 +6,16 @@ from typing import Any, NamedTuple
 
 from meshlib.model.cluster import ConsistentHashing, HashFunction, LbPolicy
 from meshlib.xds.decode_values import any_type, number, unpack
-from meshlib.xds.protos import cluster_pb2, least_request_pb2, maglev_pb2, ring_hash_pb2, wrr_locality_pb2
+from meshlib.xds.faults import Status
+from meshlib.xds.protos import (
+    cluster_pb2,
+    least_request_pb2,
+    maglev_pb2,
+    random_pb2,
+    ring_hash_pb2,
+    round_robin_pb2,
+    wrr_locality_pb2,
+)
 from meshlib.xds.scope import Scope
 
 _EXTENSIONS = "envoy.extensions.load_balancing_policies."
@@ -14,12 +23,14 @@ _LEAST_REQUEST = _EXTENSIONS + "least_request.v3.LeastRequest"
 _RING_HASH = _EXTENSIONS + "ring_hash.v3.RingHash"
 _MAGLEV = _EXTENSIONS + "maglev.v3.Maglev"
 _WRR_LOCALITY = _EXTENSIONS + "wrr_locality.v3.WrrLocality"
+_CLUSTER_PROVIDED = _EXTENSIONS + "cluster_provided.v3.ClusterProvided"
 _PLAIN = {
-    _EXTENSIONS + "round_robin.v3.RoundRobin": LbPolicy.ROUND_ROBIN,
-    _EXTENSIONS + "random.v3.Random": LbPolicy.RANDOM,
-    _EXTENSIONS + "cluster_provided.v3.ClusterProvided": LbPolicy.CLUSTER_PROVIDED,
+    _EXTENSIONS + "round_robin.v3.RoundRobin": (LbPolicy.ROUND_ROBIN, round_robin_pb2.RoundRobin),
+    _EXTENSIONS + "random.v3.Random": (LbPolicy.RANDOM, random_pb2.Random),
 }
 _DEFAULT_CHOICES = 2  # LeastRequestLbConfig.choice_count
+_KNOWN = {*_PLAIN, _CLUSTER_PROVIDED, _LEAST_REQUEST, _RING_HASH, _MAGLEV, _WRR_LOCALITY}
+_DEEPEST = 16
 _LARGEST_RING = 8 * 1024 * 1024
 _LARGEST_TABLE = 5_000_011
 
@@ -59,42 +70,53 @@ def lb_policy(scope: Scope, cluster: Any) -> Balancing:
     return Balancing(policy, choices)
 
 
-def _extension(scope: Scope, policy: Any) -> Balancing:
+def _extension(scope: Scope, policy: Any, depth: int = 1) -> Balancing:
     """Take the first policy of the list that is known, as Envoy does (gRFC A52)."""
+    if depth > _DEEPEST:  # gRFC A52: "the policy tree is deeper than 16 levels" is a fault
+        scope.fault("", f"policies are nested more than {_DEEPEST} deep")
+        return Balancing(LbPolicy.ROUND_ROBIN)
     refused = []
     for i, entry in enumerate(policy.policies):
         packed = entry.typed_extension_config.typed_config
-        place = scope.at("policies", i)
+        place = scope.at("policies", i).at("typed_extension_config").at("typed_config")
         kind = any_type(packed)
-        if kind in _PLAIN:
-            return Balancing(_PLAIN[kind])
-        if kind == _LEAST_REQUEST:
-            config = unpack(place, packed, "typed_config", least_request_pb2.LeastRequest)
-            choices = _DEFAULT_CHOICES
-            if config is not None:
-                choices = number(place, config, "choice_count", choices, minimum=2)
-            return Balancing(LbPolicy.LEAST_REQUEST, choices)
-        if kind == _RING_HASH:
-            return Balancing(LbPolicy.RING_HASH, hashing=_ring_extension(place, packed))
-        if kind == _MAGLEV:
-            config = unpack(place, packed, "typed_config", maglev_pb2.Maglev) or maglev_pb2.Maglev()
-            place = place.at("typed_config")
-            return Balancing(LbPolicy.MAGLEV, hashing=_maglev(place, config, place, config))
-        if kind == _WRR_LOCALITY:
-            config = unpack(place, packed, "typed_config", wrr_locality_pb2.WrrLocality)
-            if config is not None:
-                place.note("typed_config", "endpoints of a priority share the load by their own weight alone")
-                return _extension(place.at("endpoint_picking_policy"), config.endpoint_picking_policy)
+        if kind in _KNOWN:
+            return _known(place, packed, kind, depth)
         refused.append(kind or "nothing")
-    scope.note("policies", f"{', '.join(refused) or 'none'} is not done: round robin is")
+    what = f"{', '.join(refused) or 'none'} is not done: round robin is"
+    scope.note("policies", what)
     return Balancing(LbPolicy.ROUND_ROBIN)
 
 
-def _ring_extension(scope: Scope, packed: Any) -> ConsistentHashing:
-    config = unpack(scope, packed, "typed_config", ring_hash_pb2.RingHash) or ring_hash_pb2.RingHash()
-    place = scope.at("typed_config")
-    # DEFAULT_HASH is 0 here, so that each function's number is one more.
-    return _ring(place, config, max(config.hash_function - 1, 0), place, config)
+def _known(scope: Scope, packed: Any, kind: str, depth: int) -> Balancing:
+    if kind == _CLUSTER_PROVIDED:
+        return Balancing(LbPolicy.CLUSTER_PROVIDED)
+    if kind in _PLAIN:
+        policy, message = _PLAIN[kind]
+        scope.audit(_config(scope, packed, message))
+        return Balancing(policy)
+    if kind == _LEAST_REQUEST:
+        config = _config(scope, packed, least_request_pb2.LeastRequest)
+        scope.audit(config)
+        return Balancing(LbPolicy.LEAST_REQUEST, number(scope, config, "choice_count", _DEFAULT_CHOICES, minimum=2))
+    if kind == _RING_HASH:
+        config = _config(scope, packed, ring_hash_pb2.RingHash)
+        # DEFAULT_HASH is 0 here, so that each function's number is one more.
+        return Balancing(
+            LbPolicy.RING_HASH, hashing=_ring(scope, config, max(config.hash_function - 1, 0), scope, config)
+        )
+    if kind == _MAGLEV:
+        config = _config(scope, packed, maglev_pb2.Maglev)
+        return Balancing(LbPolicy.MAGLEV, hashing=_maglev(scope, config, scope, config))
+    config = _config(scope, packed, wrr_locality_pb2.WrrLocality)
+    scope.note("", "endpoints of a priority share the load by their own weight alone", Status.APPROXIMATED)
+    return _extension(scope.at("endpoint_picking_policy"), config.endpoint_picking_policy, depth + 1)
+
+
+def _config(scope: Scope, packed: Any, kind: Any) -> Any:
+    """Return what an Any holds, and the defaults where it does not parse, which is a fault."""
+    found = unpack(scope, packed, "", kind)
+    return kind() if found is None else found
 
 
 def _ring(scope: Scope, ring: Any, function: int, common_scope: Scope, common: Any) -> ConsistentHashing:

@@ -22,12 +22,12 @@ from meshlib.xds.decode_headers import HEADER_MUTATION, mutation_filter
 from meshlib.xds.decode_rds import route_configuration
 from meshlib.xds.decode_values import UINT32_MAX, any_type, number, unpack
 from meshlib.xds.filters import IRRELEVANT_FILTERS, IRRELEVANT_NETWORK_FILTERS
-from meshlib.xds.protos import fault_pb2, header_mutation_pb2, http_connection_manager_pb2, tcp_proxy_pb2
+from meshlib.xds.protos import fault_pb2, header_mutation_pb2, http_connection_manager_pb2, router_pb2, tcp_proxy_pb2
 from meshlib.xds.scope import Scope
 
 _HCM = http_connection_manager_pb2.HttpConnectionManager.DESCRIPTOR.full_name
 _TCP_PROXY = tcp_proxy_pb2.TcpProxy.DESCRIPTOR.full_name
-_ROUTER = "envoy.extensions.filters.http.router.v3.Router"
+_ROUTER = router_pb2.Router.DESCRIPTOR.full_name
 _TYPED_STRUCTS = ("udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct")
 _HTTP_INSPECTOR = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
 _TLS_INSPECTOR = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
@@ -180,8 +180,9 @@ def _ending(scope: Scope, filters: Any) -> tuple[HttpConnectionManager | None, T
         elif kind == _TCP_PROXY:
             proxy = unpack(place, filter_.typed_config, "typed_config", tcp_proxy_pb2.TcpProxy)
             tcp = _tcp(place.at("typed_config"), proxy) if proxy is not None else None
-        elif filter_.name not in IRRELEVANT_NETWORK_FILTERS:
+        elif filter_.name not in IRRELEVANT_NETWORK_FILTERS and not filter_.HasField("config_discovery"):
             place.note("", f"{filter_.name} is not run")
+        place.audit(filter_)
     return http, tcp
 
 
@@ -190,6 +191,8 @@ def _tcp(scope: Scope, proxy: Any) -> TcpProxy:
     kind = proxy.WhichOneof("cluster_specifier")
     if kind == "weighted_clusters":
         clusters = proxy.weighted_clusters.clusters
+        for i, target in enumerate(clusters):
+            scope.at(kind).at("clusters", i).audit(target)
         if not clusters or not 0 < sum(c.weight for c in clusters) <= UINT32_MAX:
             scope.fault(kind, f"must be clusters whose weights sum to 1 to {UINT32_MAX}")
         return TcpProxy(tuple(_weighted(scope.at(f"{kind}.clusters", i), c) for i, c in enumerate(clusters)))
@@ -253,11 +256,16 @@ def _route_name(scope: Scope, rds: Any) -> str:
 
 def _note_filter(scope: Scope, filter_: Any) -> None:
     kind = any_type(filter_.typed_config)
-    if filter_.disabled or kind in (_ROUTER, HTTP_FAULT) or kind in IRRELEVANT_FILTERS:
+    if kind == _ROUTER:
+        router = unpack(scope, filter_.typed_config, "typed_config", router_pb2.Router)
+        if router is not None:
+            scope.at("typed_config").audit(router)
+    if filter_.HasField("config_discovery"):
+        return  # noted by the audit
+    if filter_.disabled or kind in (_ROUTER, HTTP_FAULT, HEADER_MUTATION) or kind in IRRELEVANT_FILTERS:
         return
     # Istio's own filters: their types are in no package, or wrapped in a TypedStruct.
     known = kind not in _TYPED_STRUCTS and kind.startswith("envoy.")
     if filter_.name in IRRELEVANT_FILTERS and not known:
         return
-    what = "is fetched apart (ECDS) and " if filter_.HasField("config_discovery") else ""
-    scope.note("", f"{filter_.name} {what}is not run; a call goes on without it")
+    scope.note("", f"{filter_.name} is not run; a call goes on without it")

@@ -88,7 +88,7 @@ def query_match(scope: Scope, matcher: Any) -> QueryMatch:
 def route_match(scope: Scope, match: Any) -> RouteMatch | None:
     """Return a ``route.v3.RouteMatch``; None for one that no request from here can meet."""
     scope.audit(match)
-    never = _meets_nothing(scope, match)
+    never = _meets_nothing(match)
     path = _path(scope, match)
     headers = tuple(header_match(scope.at("headers", i), m) for i, m in enumerate(match.headers))
     query = tuple(query_match(scope.at("query_parameters", i), m) for i, m in enumerate(match.query_parameters))
@@ -103,7 +103,7 @@ def route_match(scope: Scope, match: Any) -> RouteMatch | None:
 def _path(scope: Scope, match: Any) -> PathMatch | None:
     kind = match.WhichOneof("path_specifier")
     if kind == "connect_matcher":
-        return None  # noted by _meets_nothing
+        return None  # noted by the audit
     case_sensitive = flag(match, "case_sensitive", default=True)
     if kind == "safe_regex":
         found = _regex(scope, "safe_regex", match.safe_regex)
@@ -123,10 +123,11 @@ def _path(scope: Scope, match: Any) -> PathMatch | None:
     return None
 
 
-def _meets_nothing(scope: Scope, match: Any) -> bool:
-    """Note matchers that look at what a call from the process does not have."""
-    fields = [f for f in ("connect_matcher", "tls_context") if match.HasField(f)]
-    fields += [f for f in ("dynamic_metadata", "filter_state") if len(getattr(match, f))]
-    for field in fields:
-        scope.note(field, "looks at what a call from the process does not have: the route is left out")
-    return bool(fields)
+def _meets_nothing(match: Any) -> bool:
+    """Tell whether a matcher looks at what a call from the process does not have; the audit notes it."""
+    return bool(
+        match.HasField("connect_matcher")
+        or match.HasField("tls_context")
+        or match.dynamic_metadata
+        or match.filter_state
+    )

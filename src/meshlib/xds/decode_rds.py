@@ -174,8 +174,7 @@ def _action(scope: Scope, route: Any, above: Inherited) -> Action:
     if kind is None:
         scope.fault("action", "is missing: expected route, redirect or direct_response")
         return _nowhere("")
-    scope.note(kind, "leads nowhere: a call that matches meets NC")
-    return _nowhere(kind)
+    return _nowhere(kind)  # noted by the audit
 
 
 def _nowhere(reason: str) -> RouteAction:
@@ -243,8 +242,7 @@ def _clusters(scope: Scope, action: Any) -> tuple[WeightedCluster, ...]:
     if kind is None:
         scope.fault("cluster", "is missing, and so is weighted_clusters")
         return ()
-    scope.note(kind, "leads nowhere: a call that matches meets NC")
-    return _nowhere(kind).clusters
+    return _nowhere(kind).clusters  # noted by the audit
 
 
 def _cluster_header(scope: Scope, message: Any) -> str:
@@ -289,10 +287,8 @@ def _direct_response(scope: Scope, response: Any, limit: int) -> DirectResponse:
     if not 200 <= response.status < 600:
         scope.fault("status", f"{response.status} is not an HTTP status of 200 to 599")
     body = response.body
+    scope.at("body").audit(body)
     kind = body.WhichOneof("specifier")
-    if kind in ("filename", "environment_variable"):
-        scope.note(f"body.{kind}", "is not read: the body is empty")
-        return DirectResponse(response.status)
     raw: bytes = body.inline_bytes if kind == "inline_bytes" else body.inline_string.encode()
     if len(raw) > limit:
         scope.fault("body", f"has {len(raw)} bytes, the limit is {limit} (max_direct_response_body_size_bytes)")

@@ -10,10 +10,12 @@ from typing import Any
 
 from meshlib.model.cluster import TransportSocket, TransportSocketMatch
 from meshlib.xds.decode_values import any_type, plain_struct, unpack
+from meshlib.xds.faults import Status
 from meshlib.xds.protos import tls_pb2
 from meshlib.xds.scope import Scope
 
 _RAW_BUFFER = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
+_NO_TLS = "TLS is not spoken: a call to an endpoint that needs it is refused"
 _TLS = tls_pb2.UpstreamTlsContext.DESCRIPTOR.full_name
 
 
@@ -26,7 +28,13 @@ def transport_socket(scope: Scope, socket: Any) -> TransportSocket:
         return TransportSocket(socket.name, secure=False)
     if kind == _TLS:
         context = unpack(scope, socket.typed_config, "typed_config", tls_pb2.UpstreamTlsContext)
+        scope.note("typed_config", _NO_TLS, Status.REFUSED)
         return TransportSocket(socket.name, secure=True, detail=_describe(context) if context is not None else "TLS")
+    scope.note(
+        "typed_config",
+        f"{kind or socket.name} is not spoken: a call to an endpoint that needs it is refused",
+        Status.REFUSED,
+    )
     return TransportSocket(socket.name, secure=True, detail=f"{kind or socket.name} is not supported")
 
 

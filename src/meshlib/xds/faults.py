@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from enum import StrEnum
 
 from meshlib.xds.type_urls import short
+
+_INDEX = re.compile(r"\[[^]]*\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,14 @@ class Fault:
         return f"{short(self.type_url)} {self.resource or '(no name)'}{where}: {self.message}"
 
 
+class Status(StrEnum):
+    """How far a field that was received is from being honoured."""
+
+    APPROXIMATED = "approximated"  # done nearly as asked
+    NOT_HONOURED = "not honoured"  # left out; the rest is in force
+    REFUSED = "refused"  # not taken, or not fetched, at all: what needs it fails, or stays as it was
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """One field that was received and is not, or only nearly, honoured. The rest is in force.
@@ -37,12 +49,25 @@ class Note:
         type_url: its type.
         field_path: which field.
         consequence: what happens in its place.
+        status: how far that is from what was asked.
     """
 
     resource: str
     type_url: str
     field_path: str
     consequence: str
+    status: Status = Status.NOT_HONOURED
+
+    @property
+    def kind(self) -> tuple[Status, str, str, str]:
+        """Status, type ("CDS"), path without indexes, and consequence: what alike notes share."""
+        return self.status, short(self.type_url), _INDEX.sub("", self.field_path), self.consequence
+
+    @classmethod
+    def refused(cls, fault: Fault) -> Note:
+        """Return what a fault comes to: the field is not taken, nor is the update that holds it."""
+        consequence = f"{fault.message}; the update is refused, what was in force stays"
+        return cls(fault.resource, fault.type_url, fault.field_path, consequence, Status.REFUSED)
 
     def __str__(self) -> str:
         return f"{short(self.type_url)} {self.resource}: {self.field_path}: {self.consequence}"

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable
 
-from meshlib.xds.faults import Note
-from meshlib.xds.type_urls import short
+from meshlib.xds.faults import Note, Status
 
-_INDEX = re.compile(r"\[[^]]*\]")
+Kind = tuple[Status, str, str, str]
 
 
 class NoteLog:
-    """One warning for each kind of note, however many resources share it.
+    """One line for each kind of note, however many resources share it; a warning unless it is approximated.
 
     Args:
         log: where to.
@@ -21,20 +19,21 @@ class NoteLog:
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
-        self._said: set[tuple[str, str, str]] = set()
+        self._said: set[Kind] = set()
 
     def log(self, notes: Iterable[Note]) -> None:
-        """Warn of the kinds of note that are new."""
-        for kind, alike in _by_kind(notes).items():
+        """Say the kinds of note that are new."""
+        for kind, alike in by_kind(notes).items():
             if kind not in self._said:
                 self._said.add(kind)
                 more = f" (and {len(alike) - 1} more)" if len(alike) > 1 else ""
-                self._log.warning("not honoured: %s%s", alike[0], more)
+                level = logging.INFO if kind[0] is Status.APPROXIMATED else logging.WARNING
+                self._log.log(level, "%s: %s%s", kind[0].value, alike[0], more)
 
 
-def _by_kind(notes: Iterable[Note]) -> dict[tuple[str, str, str], list[Note]]:
-    found: dict[tuple[str, str, str], list[Note]] = {}
+def by_kind(notes: Iterable[Note]) -> dict[Kind, list[Note]]:
+    """Return notes by what alike ones share, in the order found."""
+    found: dict[Kind, list[Note]] = {}
     for note in notes:
-        kind = (short(note.type_url), _INDEX.sub("", note.field_path), note.consequence)
-        found.setdefault(kind, []).append(note)
+        found.setdefault(note.kind, []).append(note)
     return found

@@ -32,11 +32,14 @@ try:
     from envoy.extensions.filters.common.fault.v3 import fault_pb2 as fault_common_pb2
     from envoy.extensions.filters.http.fault.v3 import fault_pb2
     from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2
+    from envoy.extensions.filters.http.router.v3 import router_pb2
     from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
     from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
     from envoy.extensions.load_balancing_policies.least_request.v3 import least_request_pb2
     from envoy.extensions.load_balancing_policies.maglev.v3 import maglev_pb2
+    from envoy.extensions.load_balancing_policies.random.v3 import random_pb2
     from envoy.extensions.load_balancing_policies.ring_hash.v3 import ring_hash_pb2
+    from envoy.extensions.load_balancing_policies.round_robin.v3 import round_robin_pb2
     from envoy.extensions.load_balancing_policies.wrr_locality.v3 import wrr_locality_pb2
     from envoy.extensions.retry.host.omit_host_metadata.v3 import omit_host_metadata_config_pb2
     from envoy.extensions.transport_sockets.tls.v3 import common_pb2 as tls_common_pb2
@@ -79,9 +82,12 @@ __all__ = [
     "otlp_conflict",
     "outlier_detection_pb2",
     "percent_pb2",
+    "random_pb2",
     "ring_hash_pb2",
+    "round_robin_pb2",
     "route_components_pb2",
     "route_pb2",
+    "router_pb2",
     "string_pb2",
     "tcp_proxy_pb2",
     "tls_common_pb2",

@@ -10,10 +10,11 @@ from meshlib.model.endpoint import ClusterLoadAssignment
 from meshlib.model.listener import Listener
 from meshlib.model.names import NameTable
 from meshlib.model.route import RouteConfiguration
-from meshlib.xds.faults import Fault, Note
+from meshlib.xds.faults import Fault, Note, Status
 
 Value = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment | NameTable
 Reference = tuple[str, str]  # type URL and name
+Remark = tuple[str, str, Status]  # field path, consequence and status of a Note, whatever the resource
 
 
 class Resource:
@@ -36,7 +37,7 @@ class Resource:
         raw: bytes,
         make: Callable[[Resource], Value],
         references: tuple[Reference, ...] = (),
-        notes: Sequence[tuple[str, str]] = (),
+        notes: Sequence[Remark] = (),
         groups: tuple[tuple[str, ...], ...] = (),
         patience: float | None = None,
     ) -> None:
@@ -58,7 +59,7 @@ class Resource:
 
     def notes(self, type_url: str) -> tuple[Note, ...]:
         """Return what of it is not, or only nearly, honoured."""
-        return tuple(Note(self.name, type_url, path, consequence) for path, consequence in self._notes)
+        return tuple(Note(self.name, type_url, *remark) for remark in self._notes)
 
     def __repr__(self) -> str:
         return f"<Resource {self.name!r}, {len(self.raw)} bytes{', decoded' if self._value is not None else ''}>"
@@ -76,3 +77,8 @@ class Examined(NamedTuple):
     name: str
     resource: Resource | None = None
     faults: tuple[Fault, ...] = ()
+
+
+def remarks(notes: Sequence[Note], start: int = 0) -> tuple[Remark, ...]:
+    """Return notes without the resource they are on, and without the first ``start`` characters of their paths."""
+    return tuple((note.field_path[start:], note.consequence, note.status) for note in notes)

@@ -25,7 +25,7 @@ from meshlib.xds.decode_rds import route_configuration
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.protos import cluster_pb2, discovery_pb2, endpoint_pb2, listener_pb2, route_pb2
 from meshlib.xds.references import references
-from meshlib.xds.resource import Examined, Reference, Resource, Value
+from meshlib.xds.resource import Examined, Reference, Resource, Value, remarks
 from meshlib.xds.route_table import examine_table
 from meshlib.xds.scope import Scope
 from meshlib.xds.shapes import Shapes, assignment_shape, cluster_shape
@@ -107,8 +107,7 @@ class ResourceType:
         if notes is None:
             examined = self._decoded(name, self.message.FromString(value), raw)
             if examined.resource is not None:
-                found = examined.resource.notes(self.url)
-                _SHAPES.add((self.url, shape), tuple((note.field_path, note.consequence) for note in found))
+                _SHAPES.add((self.url, shape), remarks(examined.resource.notes(self.url)))
             return examined
         return Examined(name, Resource(name, raw, self._make, refers, notes))
 
@@ -117,8 +116,7 @@ class ResourceType:
         value = decoded.value
         if value is None:
             return Examined(name, None, decoded.faults)
-        notes = tuple((note.field_path, note.consequence) for note in decoded.notes)
-        return Examined(name, Resource(name, raw, lambda _resource: value, references(value), notes))
+        return Examined(name, Resource(name, raw, lambda _resource: value, references(value), remarks(decoded.notes)))
 
     def decode(self, name: str, message: Any) -> Decoded:
         """Return the model value of a message, or every fault in it. Never raises."""

@@ -19,9 +19,9 @@ from meshlib.xds import wire
 from meshlib.xds.decode_rds import Inherited, check_domains, host_of, table_level, virtual_host
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.protos import route_components_pb2, route_pb2
-from meshlib.xds.resource import Examined, Resource
+from meshlib.xds.resource import Examined, Remark, Resource, remarks
 from meshlib.xds.scope import Scope
-from meshlib.xds.shapes import ShapeNotes, Shapes, virtual_host_shape
+from meshlib.xds.shapes import Shapes, virtual_host_shape
 from meshlib.xds.type_urls import CLUSTER, ROUTE
 
 _log = logging.getLogger("meshlib.xds")
@@ -59,7 +59,7 @@ class LazyRoutes(Sequence[Route]):
     def __init__(self, raw: bytes, level: _Level, index: int) -> None:
         self.raw = raw
         self.clusters: tuple[str, ...] = ()
-        self.notes: ShapeNotes = ()
+        self.notes: Sequence[Remark] = ()
         self._level = level
         self._index = index
         self._routes: Sequence[Route] | None = None
@@ -96,7 +96,9 @@ class _Table(Resource):
 
     __slots__ = ("hosts", "level")
 
-    def __init__(self, name: str, raw: bytes, level: _Level, value: RouteConfiguration, notes: ShapeNotes) -> None:
+    def __init__(
+        self, name: str, raw: bytes, level: _Level, value: RouteConfiguration, notes: Sequence[Remark]
+    ) -> None:
         self.level = level
         self.hosts: dict[bytes, VirtualHost] = {}
         clusters: dict[str, None] = {}
@@ -114,8 +116,8 @@ class _Table(Resource):
     def notes(self, type_url: str) -> tuple[Note, ...]:
         found = list(super().notes(type_url))
         for i, host in enumerate(self.hosts.values()):
-            for path, consequence in host.routes.notes if isinstance(host.routes, LazyRoutes) else ():
-                found.append(Note(self.name, type_url, f"virtual_hosts[{i}].{path}", consequence))
+            for path, consequence, status in host.routes.notes if isinstance(host.routes, LazyRoutes) else ():
+                found.append(Note(self.name, type_url, f"virtual_hosts[{i}].{path}", consequence, status))
         return tuple(found)
 
 
@@ -151,7 +153,7 @@ def examine_table(value: bytes, raw: bytes, previous: Callable[[str], Resource |
 
 def _examined(scope: Scope, table: Any, packed: list[bytes], raw: bytes, previous: Resource | None) -> Resource:
     inherited = table_level(scope, table)
-    notes = tuple((note.field_path, note.consequence) for note in scope.notes)
+    notes = remarks(scope.notes)
     name, ignore_port = table.name, table.ignore_port_in_host_matching
     table.ClearField("name")
     key = table.SerializeToString(deterministic=True)
@@ -182,7 +184,7 @@ def _host(scope: Scope, index: int, data: bytes, level: _Level) -> VirtualHost:
     shapes, clusters = virtual_host_shape(message)
     routes.clusters = tuple(clusters)
     keys = [(level.key, shape) for shape in shapes]
-    notes: ShapeNotes | None = None
+    notes: Sequence[Remark] | None = None
     if len(keys) == 1:
         notes = _SHAPES.get(keys[0])
     elif all(_SHAPES.get(key) is not None for key in keys):
@@ -193,12 +195,12 @@ def _host(scope: Scope, index: int, data: bytes, level: _Level) -> VirtualHost:
     return host
 
 
-def _decoded(scope: Scope, data: bytes, level: _Level, keys: list[tuple[bytes, bytes]]) -> ShapeNotes:
+def _decoded(scope: Scope, data: bytes, level: _Level, keys: list[tuple[bytes, bytes]]) -> Sequence[Remark]:
     """Decode a virtual host whole for what is wrong in it; what is valid is known from then on."""
     faults, noted = len(scope.faults), len(scope.notes)
     virtual_host(scope, route_components_pb2.VirtualHost.FromString(data), level.inherited)
     start = len(scope.path()) + 1
-    notes = tuple((note.field_path[start:], note.consequence) for note in scope.notes[noted:])
+    notes = remarks(scope.notes[noted:], start)
     if len(scope.faults) == faults and (len(keys) == 1 or not notes):
         for key in keys:
             _SHAPES.add(key, notes)

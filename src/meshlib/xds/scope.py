@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshlib.xds.faults import Fault, Note
-from meshlib.xds.fields import FIELDS, NOT_HONOURED, NOTHING_KNOWN
+from meshlib.xds.faults import Fault, Note, Status
+from meshlib.xds.fields import FIELDS, NOTHING_KNOWN
 
 
 class Scope:
@@ -51,17 +51,18 @@ class Scope:
         """Record that the resource cannot be used because of ``field``."""
         self.faults.append(Fault(self.resource, self.type_url, self.path(field), message))
 
-    def note(self, field: str, consequence: str) -> None:
+    def note(self, field: str, consequence: str, status: Status = Status.NOT_HONOURED) -> None:
         """Record that ``field`` is not honoured as received."""
-        self.notes.append(Note(self.resource, self.type_url, self.path(field), consequence))
+        self.notes.append(Note(self.resource, self.type_url, self.path(field), consequence, status))
 
     def audit(self, message: Any) -> None:
-        """Note every set field of ``message`` that :data:`~meshlib.xds.fields.FIELDS` does not know.
+        """Note every field set in ``message`` that :data:`~meshlib.xds.fields.FIELDS` does not explain.
 
         Looks at this message alone; whoever decodes a nested message audits that.
         """
         known = FIELDS.get(message.DESCRIPTOR.full_name, NOTHING_KNOWN)
         for field, _ in message.ListFields():
-            name = field.name
-            if name not in known.honoured and name not in known.irrelevant:
-                self.note(name, known.unsupported.get(name, NOT_HONOURED))
+            noted = known.note(field.name)
+            if noted is not None:
+                status, consequence = noted
+                self.note(field.name, consequence, status)

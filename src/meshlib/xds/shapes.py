@@ -16,9 +16,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from meshlib.xds.protos import tls_pb2
-
-# (field path, consequence) of what a shape has that is not honoured.
-ShapeNotes = Sequence[tuple[str, str]]
+from meshlib.xds.resource import Remark
 
 _TLS_URL = "type.googleapis.com/" + tls_pb2.UpstreamTlsContext.DESCRIPTOR.full_name
 _LONGEST_SNI = 255  # UpstreamTlsContext.sni, validate.rules
@@ -35,14 +33,14 @@ class Shapes:
     """
 
     def __init__(self, limit: int = 16384) -> None:
-        self._known: dict[object, ShapeNotes] = {}
+        self._known: dict[object, Sequence[Remark]] = {}
         self._limit = limit
 
-    def get(self, shape: object) -> ShapeNotes | None:
+    def get(self, shape: object) -> Sequence[Remark] | None:
         """Return the notes of a valid shape, None for one that is not known."""
         return self._known.get(shape)
 
-    def add(self, shape: object, notes: ShapeNotes) -> None:
+    def add(self, shape: object, notes: Sequence[Remark]) -> None:
         """Keep a shape that was found valid."""
         if len(self._known) >= self._limit:
             self._known.clear()

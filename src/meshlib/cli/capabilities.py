@@ -1,0 +1,66 @@
+"""`meshlib capabilities --config mesh/`: which fields of a configuration are not honoured."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from meshlib.cli.sources import mesh_of
+from meshlib.cli.tables import table
+
+if TYPE_CHECKING:
+    from meshlib.capabilities import Capabilities
+
+_COLUMNS = ("STATUS", "TYPE", "RESOURCE", "FIELD", "COUNT", "CONSEQUENCE")
+
+
+class Output(StrEnum):
+    """The forms of the answer."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("capabilities")(capabilities)
+
+
+def capabilities(
+    config: Annotated[Path | None, typer.Option(help="A folder of Istio and Kubernetes YAML.")] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", "--xds", metavar="HOST:PORT", help="HOST:PORT of a control plane.")
+    ] = None,
+    bootstrap: Annotated[Path | None, typer.Option(help="An Envoy or gRPC bootstrap file, JSON or YAML.")] = None,
+    workload: Annotated[str, typer.Option(help="The workload to ask for.")] = "meshlib-capabilities",
+    namespace: Annotated[str, typer.Option("-n", "--namespace", help="Its namespace.")] = "default",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the configuration.")] = 15.0,
+    output: Annotated[Output, typer.Option("-o", "--output", help="Form of the answer.")] = Output.TABLE,
+) -> None:
+    """Tell which fields of a configuration are not, or only nearly, honoured.
+
+    REFUSED: not taken, or not fetched, at all. NOT HONOURED: left out, the rest is in force.
+    APPROXIMATED: done nearly as asked. One line a kind, with one resource that has it and how
+    many do; -o json lists every one. Without --config, --address or --bootstrap the
+    environment says where the configuration is, as Mesh.from_env() reads it.
+    """
+    with mesh_of(config, address, bootstrap, workload, namespace) as mesh:
+        found = mesh.capabilities(timeout)
+    if output is Output.JSON:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    for line in table(_COLUMNS, _rows(found)) if found.kinds else ():
+        typer.echo(line)
+    counted = ", ".join(f"{count} {status}" for status, count in found.counts.items())
+    typer.echo(counted if found.kinds else str(found), err=True)
+
+
+def _rows(found: Capabilities) -> list[list[str]]:
+    return [
+        [entry.status.upper(), entry.type, entry.resource or "-", entry.field or "-", str(count), entry.consequence]
+        for entry, count in found.kinds
+    ]

@@ -1,0 +1,397 @@
+"""Resources that use, between them, every message that meshlib's tables of fields name.
+
+The captures of istiod hold what istiod sends; these hold the rest, each in a resource that is taken.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf import json_format
+
+from meshlib.xds.bootstrap_envoy import import_types
+from meshlib.xds.resource_type import RESOURCE_TYPES
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
+
+Json = dict[str, Any]
+_TYPES = "type.googleapis.com/envoy."
+
+
+def typed(kind: str, **fields: object) -> Json:
+    """Return an Any of one of Envoy's messages."""
+    return {"@type": _TYPES + kind, **fields}
+
+
+ADS: Json = {"ads": {}, "resource_api_version": "V3"}
+ADDRESS: Json = {"socket_address": {"address": "127.0.0.1", "port_value": 80}}
+HALF: Json = {"numerator": 5000, "denominator": "TEN_THOUSAND"}
+HEADER: Json = {"header": {"key": "x-a", "value": "1"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+RAW_HEADER: Json = {"header": {"key": "x-b", "raw_value": "MQ=="}}
+MUTATIONS: Json = {
+    "request_headers_to_add": [HEADER, RAW_HEADER],
+    "request_headers_to_remove": ["x-c"],
+    "response_headers_to_add": [HEADER],
+    "response_headers_to_remove": ["x-c"],
+}
+FAULT: Json = typed(
+    "extensions.filters.http.fault.v3.HTTPFault",
+    delay={"fixed_delay": "0.5s", "percentage": HALF},
+    abort={"http_status": 503, "percentage": HALF},
+    headers=[{"name": "x-f", "string_match": {"exact": "1"}}],
+    upstream_cluster="c",
+)
+FAULT_BY_HEADER: Json = typed(
+    "extensions.filters.http.fault.v3.HTTPFault",
+    delay={"header_delay": {}, "percentage": HALF},
+    abort={"header_abort": {}, "percentage": HALF},
+)
+FAULT_GRPC: Json = typed(
+    "extensions.filters.http.fault.v3.HTTPFault", abort={"grpc_status": 14, "percentage": {"numerator": 10}}
+)
+FILTER_MUTATIONS: Json = {
+    "request_mutations": [{"remove": "x-m"}, {"append": HEADER}],
+    "response_mutations": [{"remove": "x-m"}, {"append": HEADER}],
+}
+PER_ROUTE: Json = {
+    "envoy.filters.http.fault": FAULT,
+    "mutation": typed("extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute", mutations=FILTER_MUTATIONS),
+}
+REWRITE: Json = {"pattern": {"regex": "^/a"}, "substitution": "/b"}
+RETRY: Json = {
+    "retry_on": "5xx,retriable-status-codes",
+    "num_retries": 2,
+    "per_try_timeout": "1s",
+    "retry_host_predicate": [
+        {"name": "envoy.retry_host_predicates.omit_canary_hosts"},
+        {
+            "name": "previous",
+            "typed_config": typed("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
+        },
+        {
+            "name": "omit",
+            "typed_config": typed(
+                "extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig",
+                metadata_match={"filter_metadata": {"envoy.lb": {"canary": True}}},
+            ),
+        },
+    ],
+    "host_selection_retry_max_attempts": "3",
+    "retriable_status_codes": [409],
+    "retriable_headers": [{"name": "x-r"}],
+    "retriable_request_headers": [{"name": "x-q"}],
+    "retry_back_off": {"base_interval": "0.1s", "max_interval": "2s"},
+    "rate_limited_retry_back_off": {
+        "reset_headers": [{"name": "retry-after", "format": "UNIX_TIMESTAMP"}],
+        "max_interval": "9s",
+    },
+}
+_HEADERS: list[Json] = [
+    {"name": "a", "exact_match": "x", "invert_match": True},
+    {"name": "b", "safe_regex_match": {"regex": "x.*"}},
+    {"name": "c", "range_match": {"start": "1", "end": "9"}, "treat_missing_header_as_empty": True},
+    {"name": "d", "present_match": True},
+    {"name": "e", "prefix_match": "x"},
+    {"name": "f", "suffix_match": "x"},
+    {"name": "g", "contains_match": "x"},
+    {"name": "h", "string_match": {"exact": "x", "ignore_case": True}},
+    {"name": "i", "string_match": {"prefix": "x"}},
+    {"name": "j", "string_match": {"suffix": "x"}},
+    {"name": "k", "string_match": {"contains": "x"}},
+    {"name": "l", "string_match": {"safe_regex": {"regex": "x+"}}},
+]
+_MATCHES: list[Json] = [
+    {
+        "prefix": "/a",
+        "case_sensitive": False,
+        "headers": _HEADERS,
+        "query_parameters": [{"name": "q", "string_match": {"exact": "1"}}, {"name": "r", "present_match": True}],
+        "grpc": {},
+        "runtime_fraction": {"default_value": HALF, "runtime_key": "k"},
+    },
+    {"path": "/b"},
+    {"safe_regex": {"regex": "/c/[0-9]+"}},
+    {"path_separated_prefix": "/d"},
+]
+_ACTIONS: list[Json] = [
+    {
+        "weighted_clusters": {
+            "clusters": [
+                {
+                    "name": "c",
+                    "weight": 1,
+                    "host_rewrite_literal": "h",
+                    "typed_per_filter_config": PER_ROUTE,
+                    **MUTATIONS,
+                },
+                {"cluster_header": "x-cluster", "weight": 2},
+            ],
+            "use_hash_policy": True,
+        },
+        "timeout": "3s",
+        "max_stream_duration": {
+            "max_stream_duration": "4s",
+            "grpc_timeout_header_max": "4s",
+            "grpc_timeout_header_offset": "1s",
+        },
+        "retry_policy": RETRY,
+        "hash_policy": [
+            {"header": {"header_name": "x-h", "regex_rewrite": REWRITE}, "terminal": True},
+            {"cookie": {"name": "c", "path": "/"}},
+            {"query_parameter": {"name": "q"}},
+        ],
+        "prefix_rewrite": "/z",
+        "host_rewrite_literal": "elsewhere",
+        "cluster_not_found_response_code": "NOT_FOUND",
+    },
+    {"cluster": "c", "regex_rewrite": REWRITE, "host_rewrite_header": "x-host"},
+    {"cluster": "c", "path_rewrite": "/p", "auto_host_rewrite": True},
+    {"cluster_header": "x-cluster", "host_rewrite_path_regex": REWRITE},
+]
+_OTHERS: list[Json] = [
+    {
+        "match": {"prefix": "/r"},
+        "redirect": {
+            "https_redirect": True,
+            "host_redirect": "h",
+            "port_redirect": 444,
+            "path_redirect": "/x",
+            "response_code": "FOUND",
+            "strip_query": True,
+        },
+    },
+    {"match": {"prefix": "/s"}, "redirect": {"scheme_redirect": "https", "prefix_rewrite": "/y"}},
+    {"match": {"prefix": "/t"}, "redirect": {"regex_rewrite": REWRITE}},
+    {"match": {"prefix": "/u"}, "direct_response": {"status": 418, "body": {"inline_string": "teapot"}}},
+    {"match": {"prefix": "/v"}, "direct_response": {"status": 418, "body": {"inline_bytes": "dGVh"}}},
+    {"match": {"prefix": "/w"}, "route": {"cluster": "c"}, "typed_per_filter_config": {"f": FAULT_BY_HEADER}},
+    {
+        "match": {"prefix": "/x"},
+        "route": {"cluster": "c"},
+        "typed_per_filter_config": {
+            "f": typed("config.route.v3.FilterConfig", config=FAULT_GRPC),
+            "h": typed("config.route.v3.FilterConfig", config=PER_ROUTE["mutation"]),
+            "g": typed("config.route.v3.FilterConfig", config=typed("extensions.filters.http.cors.v3.CorsPolicy")),
+        },
+    },
+]
+ROUTES: Json = {
+    "name": "rich",
+    "virtual_hosts": [
+        {
+            "name": "v",
+            "domains": ["a.example", "*.a.example"],
+            "routes": [
+                {
+                    "name": f"r{i}",
+                    "match": match,
+                    "route": action,
+                    "metadata": {"filter_metadata": {"istio": {"config": "here"}}},
+                    "typed_per_filter_config": PER_ROUTE,
+                    **MUTATIONS,
+                }
+                for i, (match, action) in enumerate(zip(_MATCHES, _ACTIONS, strict=True))
+            ]
+            + _OTHERS,
+            "include_request_attempt_count": True,
+            "require_tls": "EXTERNAL_ONLY",
+            "retry_policy": {"retry_on": "5xx"},
+            "typed_per_filter_config": PER_ROUTE,
+            **MUTATIONS,
+        }
+    ],
+    "ignore_port_in_host_matching": True,
+    "max_direct_response_body_size_bytes": 100,
+    "most_specific_header_mutations_wins": True,
+    "typed_per_filter_config": PER_ROUTE,
+    **MUTATIONS,
+    "request_headers_to_add": [{"header": {"key": "x-table", "value": "1"}}],  # so that the order of levels shows
+}
+
+_HTTP_OPTIONS = "extensions.upstreams.http.v3.HttpProtocolOptions"
+_LB = "extensions.load_balancing_policies."
+_STATIC: Json = {"connect_timeout": "1s", "type": "STATIC"}
+_TLS: Json = {"name": "tls", "typed_config": typed("extensions.transport_sockets.tls.v3.UpstreamTlsContext", sni="s")}
+_RAW: Json = {"name": "raw", "typed_config": typed("extensions.transport_sockets.raw_buffer.v3.RawBuffer")}
+
+
+def _options(**fields: object) -> Json:
+    return {"typed_extension_protocol_options": {f"envoy.{_HTTP_OPTIONS}": typed(_HTTP_OPTIONS, **fields)}}
+
+
+def _policies(*policies: Json) -> Json:
+    return {"policies": [{"typed_extension_config": {"name": "p", "typed_config": policy}} for policy in policies]}
+
+
+ASSIGNMENT: Json = {
+    "cluster_name": "rich",
+    "endpoints": [
+        {
+            "locality": {"region": "r", "zone": "z", "sub_zone": "s"},
+            "lb_endpoints": [
+                {
+                    "endpoint": {"address": ADDRESS, "hostname": "h"},
+                    "health_status": "DEGRADED",
+                    "metadata": {"filter_metadata": {"istio": {"workload": "n;ns;app;v;c"}}},
+                    "load_balancing_weight": 3,
+                },
+                {"endpoint": {"address": {"pipe": {"path": "/run/socket", "mode": 438}}}},
+            ],
+            "load_balancing_weight": 4,
+        },
+        {"priority": 1, "lb_endpoints": [{"endpoint": {"address": ADDRESS}}], "load_balancing_weight": 1},
+    ],
+    "policy": {
+        "overprovisioning_factor": 150,
+        "drop_overloads": [{"category": "d", "drop_percentage": HALF}],
+    },
+}
+_CONSISTENT: Json = {"use_hostname_for_hashing": True, "hash_balance_factor": 120}
+CLUSTERS: list[Json] = [
+    {
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": ADS, "service_name": "s"},
+        "connect_timeout": "2s",
+        "lb_policy": "LEAST_REQUEST",
+        "least_request_lb_config": {"choice_count": 3},
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": 1,
+                    "max_pending_requests": 2,
+                    "max_requests": 3,
+                    "max_retries": 4,
+                    "retry_budget": {"budget_percent": {"value": 25.0}, "min_retry_concurrency": 5},
+                },
+                {"priority": "HIGH", "max_requests": 9},
+            ]
+        },
+        "outlier_detection": {
+            "consecutive_5xx": 6,
+            "base_ejection_time": "31s",
+            "max_ejection_time": "301s",
+            "interval": "11s",
+        },
+        "common_lb_config": {"healthy_panic_threshold": {"value": 20.0}},
+        "common_http_protocol_options": {"idle_timeout": "3600s"},
+        "transport_socket": _TLS,
+        "transport_socket_matches": [{"name": "m", "match": {"a": "b"}, "transport_socket": _RAW}],
+        "metadata": {"filter_metadata": {"istio": {"services": [{"host": "h", "name": "n", "namespace": "x"}]}}},
+        "filters": [{"name": "istio.metadata_exchange"}],
+        "http2_protocol_options": {},
+    },
+    {**_STATIC, "load_assignment": ASSIGNMENT, "transport_socket": _RAW},
+    {**_STATIC, "type": "EDS", "eds_cluster_config": {"eds_config": {"self": {"transport_api_version": "V3"}}}},
+    {
+        **_STATIC,
+        "lb_policy": "RING_HASH",
+        "ring_hash_lb_config": {"minimum_ring_size": "10", "maximum_ring_size": "20", "hash_function": "MURMUR_HASH_2"},
+        "common_lb_config": {"consistent_hashing_lb_config": _CONSISTENT},
+    },
+    {**_STATIC, "lb_policy": "MAGLEV", "maglev_lb_config": {"table_size": "101"}},
+    {**_STATIC, "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED"},
+    {
+        **_STATIC,
+        **_options(
+            explicit_http_config={"http2_protocol_options": {}}, common_http_protocol_options={"idle_timeout": "3600s"}
+        ),
+    },
+    {**_STATIC, **_options(explicit_http_config={"http_protocol_options": {}})},
+    {
+        **_STATIC,
+        **_options(use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}}),
+    },
+    *(
+        {**_STATIC, "load_balancing_policy": _policies(policy)}
+        for policy in (
+            typed(_LB + "round_robin.v3.RoundRobin"),
+            typed(_LB + "random.v3.Random"),
+            typed(_LB + "least_request.v3.LeastRequest", choice_count=4),
+            typed(
+                _LB + "ring_hash.v3.RingHash",
+                hash_function="MURMUR_HASH_2",
+                minimum_ring_size="10",
+                maximum_ring_size="20",
+                consistent_hashing_lb_config=_CONSISTENT,
+            ),
+            typed(_LB + "maglev.v3.Maglev", table_size="101", consistent_hashing_lb_config=_CONSISTENT),
+            typed(
+                _LB + "wrr_locality.v3.WrrLocality",
+                endpoint_picking_policy=_policies(typed(_LB + "random.v3.Random")),
+            ),
+        )
+    ),
+]
+
+_HCM = "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_ROUTER: Json = {"name": "router", "typed_config": typed("extensions.filters.http.router.v3.Router")}
+_RDS: Json = {"config_source": ADS, "route_config_name": "r"}
+
+
+def _tcp(**fields: object) -> Json:
+    return {"name": "tcp", "typed_config": typed("extensions.filters.network.tcp_proxy.v3.TcpProxy", **fields)}
+
+
+def _http(**fields: object) -> Json:
+    return {"name": "http", "typed_config": typed(_HCM, **fields)}
+
+
+LISTENERS: list[Json] = [
+    {
+        "address": ADDRESS,
+        "traffic_direction": "OUTBOUND",
+        "filter_chains": [
+            {
+                "name": "chain",
+                "filter_chain_match": {
+                    "destination_port": 80,
+                    "prefix_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}],
+                    "server_names": ["s"],
+                    "transport_protocol": "tls",
+                    "application_protocols": ["h2"],
+                },
+                "filters": [
+                    _http(
+                        rds=_RDS,
+                        http_filters=[
+                            {"name": "fault", "typed_config": FAULT},
+                            {
+                                "name": "mutation",
+                                "typed_config": typed(
+                                    "extensions.filters.http.header_mutation.v3.HeaderMutation",
+                                    mutations=FILTER_MUTATIONS,
+                                    most_specific_header_mutations_wins=True,
+                                ),
+                            },
+                            {"name": "istio.stats"},
+                            _ROUTER,
+                        ],
+                    )
+                ],
+            },
+            {
+                "name": "split",
+                "filters": [
+                    {"name": "istio.stats"},
+                    _tcp(weighted_clusters={"clusters": [{"name": "a", "weight": 2}, {"name": "b", "weight": 1}]}),
+                ],
+            },
+        ],
+        "default_filter_chain": {"filters": [_tcp(cluster="c")]},
+    },
+    {"api_listener": {"api_listener": typed(_HCM, route_config=ROUTES, http_filters=[_ROUTER])}},
+]
+
+
+def samples() -> list[tuple[str, Any]]:
+    """Return every sample: type URL and message."""
+    named = [
+        (LISTENER, [{"name": f"listener-{i}", **listener} for i, listener in enumerate(LISTENERS)]),
+        (ROUTE, [ROUTES]),
+        (CLUSTER, [{"name": f"cluster-{i}", **cluster} for i, cluster in enumerate(CLUSTERS)]),
+        (ENDPOINT, [ASSIGNMENT]),
+    ]
+    found = []
+    for url, resources in named:
+        import_types(resources)
+        found += [(url, json_format.ParseDict(resource, RESOURCE_TYPES[url].message())) for resource in resources]
+    return found
