@@ -327,7 +327,12 @@ class Mesh:
             headers=given,
         )
         live = self._runtime.live(view) or self._runtime.wait(view, timeout)
-        return explain_view(live, view, self._runtime.chance)
+        while True:
+            found = explain_view(live, view, self._runtime.chance)
+            asleep = next((cluster.name for cluster in found.clusters if cluster.name in live.snapshot.dormant), "")
+            if not asleep:
+                return found
+            live = self._runtime.wait(view, timeout, asleep)
 
     def capabilities(self, timeout: float = FIRST_CONFIGURATION_TIMEOUT) -> Capabilities:
         """Tell which fields of the configuration in force are not, or only nearly, honoured.

@@ -10,6 +10,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from honesty.captured import captures, content, resources
 from honesty.samples import samples
 from honesty.walking import ANY, VALUES, below, edited, messages, path, value_type
+from meshlib.nds import NameTable
 from meshlib.xds.faults import Status
 from meshlib.xds.fields import FIELDS
 from meshlib.xds.fields.table import Fields
@@ -135,7 +136,8 @@ def known_fields():
 
 
 def content_type(name):
-    return Default().FindMessageTypeByName(name)
+    pool = NameTable.DESCRIPTOR.file.pool if name.startswith(NameTable.DESCRIPTOR.full_name) else Default()
+    return pool.FindMessageTypeByName(name)
 
 
 _SCALARS = {

@@ -182,6 +182,8 @@ class Compiler:
         if changed[CLUSTER] or changed[ENDPOINT]:
             self._change_clusters(changed[CLUSTER], changed[ENDPOINT])
             current = replace(current, clusters=self._clusters, dormant=self._dormant())
+        elif current.style is Style.GRPC:
+            current = replace(current, dormant=self._dormant())
         self._current = current
         return current
 
