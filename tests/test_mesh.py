@@ -310,3 +310,39 @@ class TestExplain:
     def test_nonsense_is_refused(self):
         with pytest.raises(ValueError, match="needs an http"):
             mesh_of().explain("GET", "catalog/items")
+
+
+SERVICES = """
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec:
+  clusterIP: 10.96.0.61
+  selector: {app: db}
+  ports: [{name: tcp, port: 5432}, {name: https, port: 443, targetPort: 8443}, {name: odd, port: 7070}]
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: db-1, namespace: shop}
+spec: {address: 127.0.0.61, labels: {app: db}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("url", "listener", "endpoint"),
+    [
+        ("http://db:5432/", "10.96.0.61_5432", "127.0.0.61:5432"),
+        ("http://db.shop:5432/", "10.96.0.61_5432", "127.0.0.61:5432"),
+        ("http://10.96.0.61:5432/", "10.96.0.61_5432", "127.0.0.61:5432"),
+        ("https://db.shop.svc.cluster.local/", "10.96.0.61_443", "127.0.0.61:8443"),
+        ("http://db:7070/", "10.96.0.61_7070", "127.0.0.61:7070"),
+        ("https://db:7070/", "10.96.0.61_7070", "127.0.0.61:7070"),
+    ],
+)
+def test_a_folder_resolves_services_that_are_not_http(tmp_path, url, listener, endpoint):
+    (tmp_path / "services.yaml").write_text(SERVICES)
+    with meshlib.Mesh.from_directory(tmp_path, workload="webapp", namespace="shop") as mesh:
+        mesh.wait_ready(10)
+        found = mesh.explain("GET", url)
+    assert found.listener == listener
+    assert [str(each.address) for each in found.clusters[0].endpoints] == [endpoint]

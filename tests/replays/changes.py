@@ -91,14 +91,22 @@ KUBERNETES: Steps = [
     ("DestinationRule deleted", PODS, {}),
 ]  # fmt: skip
 
+# Hidden, and brought back by a VirtualService, a host has its full name alone in a sidecar's table.
+HIDDEN = (
+    "Service catalog annotated exportTo ~",
+    None,
+    {f"http://catalog{HOME}": f"0.0.0.0_80 > 80 / catalog~:80 > {PODS_SPLIT}"},
+)
+SIDECAR_KUBERNETES: Steps = [HIDDEN if step[0] == HIDDEN[0] else step for step in KUBERNETES]
+
 STREAMS: dict[str, Steps] = {
     "istiod/changes-sidecar/sidecar-webapp": FILES,
     "istiod/changes-sidecar-delta/sidecar-webapp.delta": FILES,
     "istiod/changes-grpc/grpc-webapp": FILES,
     # istiod's gRPC generator loses delta watches: a listener that went away never comes back.
     "istiod/changes-grpc-delta/grpc-webapp.delta": [*FILES[:-1], (FILES[-1][0], None, {})],
-    "istiod-book/k8s-changes/sidecar-webapp": KUBERNETES,
-    "istiod-book/k8s-changes/sidecar-webapp.delta": KUBERNETES,
+    "istiod-book/k8s-changes/sidecar-webapp": SIDECAR_KUBERNETES,
+    "istiod-book/k8s-changes/sidecar-webapp.delta": SIDECAR_KUBERNETES,
     "istiod-book/k8s-changes/grpc-webapp": KUBERNETES,
     "istiod-book/k8s-changes/grpc-webapp.delta": KUBERNETES,
 }

@@ -17,7 +17,7 @@ from meshlib.policy.state import LiveSnapshot, MeshState
 from meshlib.xds.assembly import Assembly
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.resource_type import RESOURCE_TYPES
-from meshlib.xds.type_urls import FULL_STATE, SINGLETON
+from meshlib.xds.type_urls import FULL_STATE
 
 PLAIN_ROUTES = ("", "default", "allow_any", "block_all")
 HOME = ".istioinaction.svc.cluster.local"
@@ -38,7 +38,7 @@ class Replay:
         node = next(row["message"]["node"] for row in self._rows if "node" in row.get("message", ()))
         style = Style.GRPC if node.get("metadata", {}).get("GENERATOR") == "grpc" else Style.SIDECAR
         self._assembly = Assembly(style, search=search_list(node["id"]))
-        self._state: dict[str, dict[str, object]] = {}
+        self._state: dict[str, dict[str, bytes]] = {}  # type URL -> name -> Any
         self._state_of_mesh = MeshState(lambda: 0.0, random.Random(1))
 
     @property
@@ -87,13 +87,14 @@ class Replay:
         kind = RESOURCE_TYPES.get(response.type_url)
         if kind is None:
             return  # ECDS and the like
-        received = [kind.message.FromString(one.value) for one in packed]
+        raw = [one.SerializeToString() for one in packed]
         replaces = kind.url in FULL_STATE and not self._delta
         state = self._state[kind.url] = {} if replaces else self._state.get(kind.url, {})
-        state |= {getattr(one, kind.name_field) if kind.name_field else SINGLETON: one for one in received}
+        state |= {kind.examine(one).name: one for one in raw}
         for name in response.removed_resources if self._delta else ():
             state.pop(name, None)
-        assert self._assembly.apply(str(self._at), self._state) == ()
+        packed_by_type = {url: list(by_name.values()) for url, by_name in self._state.items()}
+        assert self._assembly.apply(str(self._at), {}, packed_by_type) == ()
 
     def explain(self, url: str, headers: tuple[tuple[str, str], ...] = (), method: str = "GET") -> Explanation:
         """Return what the mesh says of a call, as of now."""

@@ -1,9 +1,15 @@
 """Replay of the captured streams: a URL goes where the YAML of the scenario says."""
 
+from pathlib import Path
+
 import pytest
 
 from replays import book, changes, istiod
 from replays.replaying import Replay, told
+
+TESTS = Path(__file__).parents[1]
+# A selection of the captures, and the folder of all of them, which is not part of the repository.
+PLACES = (TESTS / "data" / "xds" / "replay", TESTS.parents[1] / "shared")
 
 
 def asked(key):
@@ -18,14 +24,15 @@ def shared(istiod):
 
 
 @pytest.fixture(scope="session")
-def streams(shared):
+def streams():
     """Return the stream of a capture, taken to its end; once a session."""
     taken = {}
 
     def take(capture):
-        path = shared / f"{capture}.pb"
-        if not path.exists():
-            pytest.skip(f"no capture {path}")
+        paths = (place / f"{capture}.pb" for place in PLACES)
+        path = next((path for path in paths if path.exists()), None)
+        if path is None:
+            pytest.skip(f"no capture {capture}")
         if path not in taken:
             taken[path] = Replay(path).to_end()
         return taken[path]

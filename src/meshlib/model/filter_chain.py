@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import NamedTuple
 
 from meshlib.model.headers import FilterMutations
 from meshlib.model.route import RouteConfiguration, WeightedCluster
@@ -95,8 +96,7 @@ SOURCE_ADDRESS = "127.0.0.1"
 SOURCE_TYPE = SourceType.SAME_IP_OR_LOOPBACK
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
+class Connection(NamedTuple):
     """What chains are matched on: what an Envoy would know of a connection before reading a request.
 
     Attributes:
@@ -208,10 +208,12 @@ class ChainMatcher:
         OverlappingChains: two of them would take the same connection; an Envoy refuses these, too.
     """
 
-    __slots__ = ("_root",)
+    __slots__ = ("_root", "by_destination")
 
     def __init__(self, chains: Sequence[FilterChain]) -> None:
         self._root = _arrange(list(enumerate(chains)), _CRITERIA)
+        # Whether the destination matters: its port, address or server name, which come first.
+        self.by_destination = any(c.destination_port or c.prefix_ranges or c.server_names for c in chains)
 
     def choose(self, connection: Connection) -> FilterChain | None:
         """Return the chain that takes ``connection``, None for the listener's default."""

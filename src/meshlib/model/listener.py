@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from meshlib.model.filter_chain import ChainMatcher, Connection, FilterChain, HttpConnectionManager
+
+_EITHER = (False, True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,15 @@ class Listener:
     sniffs_http: bool = True
     sniffs_tls: bool = True
     _matcher: ChainMatcher = field(init=False, repr=False, compare=False)
+    # (tls, http2) -> chain, for listeners whose chains do not ask for the destination: nearly all.
+    _always: Mapping[tuple[bool, bool], FilterChain | None] | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_matcher", ChainMatcher(self.chains))
+        always = None
+        if not self._matcher.by_destination:
+            always = {(tls, http2): self._choose("", 0, "", tls, http2) for tls in _EITHER for http2 in _EITHER}
+        object.__setattr__(self, "_always", always)
 
     @property
     def bound(self) -> tuple[tuple[str, int], ...]:
@@ -58,6 +67,11 @@ class Listener:
             tls: whether the application speaks TLS itself.
             http2: whether it speaks HTTP/2: prior knowledge in plaintext, else ALPN.
         """
+        if self._always is not None:
+            return self._always[tls, http2]
+        return self._choose(address, port, host, tls, http2)
+
+    def _choose(self, address: str, port: int, host: str, tls: bool, http2: bool) -> FilterChain | None:
         if tls and self.sniffs_tls:
             protocols = ("h2",) if http2 else ("http/1.1",)
             connection = Connection(address, port, host, "tls", protocols)

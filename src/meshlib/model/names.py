@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -27,20 +27,20 @@ class NameTable:
 
     def lookup(self, host: str) -> tuple[str, ...]:
         """Return the addresses of ``host`` (lower case), empty when it is not known here."""
-        for name in self._queries(host):
-            found = self.addresses.get(name) or (self._wildcard(name) if self.wildcards else None)
+        addresses = self.addresses
+        if not addresses and not self.wildcards:
+            return ()
+        if host.endswith("."):
+            queries = [host[:-1]]
+        elif host.count(".") < _NDOTS:
+            queries = [*[host + suffix for suffix in self.search], host]
+        else:
+            queries = [host]
+        for name in queries:
+            found = addresses.get(name) or (self._wildcard(name) if self.wildcards else None)
             if found:
                 return found
         return ()
-
-    def _queries(self, host: str) -> Iterator[str]:
-        if host.endswith("."):
-            yield host[:-1]
-            return
-        if host.count(".") < _NDOTS:
-            for suffix in self.search:
-                yield host + suffix
-        yield host
 
     def _wildcard(self, name: str) -> tuple[str, ...] | None:
         at = name.find(".")

@@ -6,6 +6,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from meshlib.clock import Randomness
 from meshlib.model.cluster import Cluster
@@ -25,8 +26,7 @@ class Style(Enum):
     STATIC = "static"  # an Envoy bootstrap: by port, else the only one
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(NamedTuple):
     """Where a host and port lead: a listener and an HTTP route table, or TCP clusters.
 
     With neither, the filter chain cannot take the call: it reads HTTP and the application speaks
