@@ -22,8 +22,7 @@ from meshlib.xds.decode_hash_policy import hash_policies
 from meshlib.xds.decode_headers import header_mutations, per_filter_mutations, regex_rewrite, template
 from meshlib.xds.decode_matchers import route_match
 from meshlib.xds.decode_retry import retry_policy
-from meshlib.xds.decode_values import UINT32_MAX, number, seconds, source
-from meshlib.xds.protos import route_components_pb2
+from meshlib.xds.decode_values import UINT32_MAX, choice, number, seconds, source
 from meshlib.xds.scope import Scope
 
 # RouteConfiguration.max_direct_response_body_size_bytes: "If not specified the default is 4096."
@@ -117,7 +116,7 @@ def _virtual_host(scope: Scope, host: Any, above: _Inherited) -> VirtualHost:
         domains=tuple(host.domains),
         routes=tuple(route for route in routes if route is not None),
         attempt_count=host.include_request_attempt_count,
-        require_tls=("", "EXTERNAL_ONLY", "ALL")[host.require_tls] if host.require_tls < 3 else "ALL",
+        require_tls=("", "EXTERNAL_ONLY", "ALL")[choice(scope, host, "require_tls")],
     )
 
 
@@ -173,7 +172,7 @@ def _forward(scope: Scope, action: Any, above: _Inherited) -> RouteAction:
         timeout=seconds(scope, action, "timeout", DEFAULT_ROUTE_TIMEOUT),
         retry=own or above.retry,  # the route's policy replaces the virtual host's whole (semantics 4.4)
         **_rewrites(scope, action),
-        cluster_not_found_code=_NOT_FOUND_CODES.get(action.cluster_not_found_response_code, 503),
+        cluster_not_found_code=_NOT_FOUND_CODES[choice(scope, action, "cluster_not_found_response_code")],
         hash_policies=hash_policies(scope, action),
         weights_by_hash=action.weighted_clusters.use_hash_policy.value,
     )
@@ -281,12 +280,8 @@ def _redirect(scope: Scope, redirect: Any) -> Redirect:
     scope.audit(redirect)
     regex = redirect.HasField("regex_rewrite")
     rewrite = regex_rewrite(scope.at("regex_rewrite"), redirect.regex_rewrite) if regex else None
-    code = _REDIRECT_CODES.get(redirect.response_code)
-    if code is None:
-        name = route_components_pb2.RedirectAction.RedirectResponseCode.DESCRIPTOR.name
-        scope.fault("response_code", f"{redirect.response_code} is no {name}")
     return Redirect(
-        status=code or 301,
+        status=_REDIRECT_CODES[choice(scope, redirect, "response_code")],
         scheme="https" if redirect.https_redirect else redirect.scheme_redirect,
         host=redirect.host_redirect,
         port=redirect.port_redirect,
