@@ -203,7 +203,7 @@ def run(first: int, seeds: int, subjects: list[Subject], *, stop_at_first: bool 
             if stop_at_first:
                 raise
             if len(summary.failed) <= 20:
-                traceback.print_exc()
+                traceback.print_exc(limit=-4)
             subjects[:] = [Subject(subject.good) for subject in subjects]
             continue
         summary.outcomes[outcome] += 1

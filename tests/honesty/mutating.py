@@ -135,7 +135,7 @@ def _fill_any(message: Any, chance: Random) -> None:
     elif kind == 2:
         message.value = damaged_bytes(message.value or b"\x0a\x01a", chance)
     elif kind == 3:
-        message.Pack(_deep_policies(chance.choice((3, 15, 16, 17, 300))))
+        message.Pack(nested_policies(chance.choice((3, 15, 16, 17, 300))))
     elif kind == 4:
         message.value = b"\x0a\xff\xff\xff\xff\x0f" + message.value  # a length beyond the end
     else:
@@ -154,7 +154,7 @@ def _deep_struct(depth: int) -> Any:
     return struct
 
 
-def _deep_policies(depth: int) -> Any:
+def nested_policies(depth: int) -> Any:
     """Nest load balancing policies in each other; each Any starts protobuf's own limit anew."""
     wrr = wrr_locality_pb2.WrrLocality()
     for _ in range(depth):
