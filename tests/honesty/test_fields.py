@@ -91,8 +91,10 @@ def test_the_walk_finds_what_is_not_explained():
     url, message = next(sample for sample in samples() if sample[1].DESCRIPTOR.name == "Cluster")
     kind = RESOURCE_TYPES[url]
     assert left_over(kind, message) == []
+    of = "of envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
     assert list(unexplained(message, set())) == [
-        "transport_socket.typed_config.sni of envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+        f"transport_socket.typed_config.common_tls_context {of}",
+        f"transport_socket.typed_config.sni {of}",
     ]
     message.MergeFromString(b"\xfa\xff\x03\x01a")  # field 8191, which no version has
     assert left_over(kind, message) == ["(a field that envoy.config.cluster.v3.Cluster does not have)"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from meshlib.model.cluster import TransportSocket, TransportSocketMatch
 from meshlib.xds.decode_values import any_type, plain_struct, unpack
-from meshlib.xds.faults import Status
+from meshlib.xds.faults import Status, shortened
 from meshlib.xds.protos import tls_pb2
 from meshlib.xds.scope import Scope
 
@@ -61,9 +61,9 @@ def _describe(context: Any) -> str:
     validation = common.combined_validation_context.default_validation_context
     if common.HasField("validation_context"):
         validation = common.validation_context
-    sans = [san.san_matcher.exact or str(san.san_matcher).strip() for san in validation.match_typed_subject_alt_names]
+    sans = [san.matcher.exact or str(san.matcher).strip() for san in validation.match_typed_subject_alt_names]
     sans += [san.exact or str(san).strip() for san in validation.match_subject_alt_names]
     parts = ["mutual TLS with certificate " + certificate if certificate else "TLS"]
     parts += [f"SNI {context.sni}"] if context.sni else []
     parts += [f"server identity {' or '.join(sans)}"] if sans else []
-    return ", ".join(parts)
+    return shortened(", ".join(parts))
