@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from meshlib.cli.app import app
 
+TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 BOOTSTRAP = {
     "static_resources": {
         "listeners": [
@@ -18,7 +19,7 @@ BOOTSTRAP = {
                             {
                                 "name": "tcp",
                                 "typed_config": {
-                                    "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                                    "@type": TCP_PROXY,
                                     "cluster": "a",
                                 },
                             }

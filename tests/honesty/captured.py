@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.internal.decoder import _DecodeVarint
+from google.protobuf.message import DecodeError
 
 from meshlib.xds.bootstrap_envoy import import_types
 from meshlib.xds.protos import discovery_pb2
@@ -40,10 +42,19 @@ def resources(path: Path) -> Iterator[tuple[str, list[Any]]]:
 
 
 def content(packed: Any) -> Any | None:
-    """Return the message in an Any, None for a type that no package here has."""
-    import_types({"@type": packed.type_url})
+    """Return the message in an Any, None for a type that no package here has, or bytes that are none."""
+    kind = _kind(packed.type_url)
     try:
-        descriptor = descriptor_pool.Default().FindMessageTypeByName(packed.type_url.rpartition("/")[2])
+        return None if kind is None else kind.FromString(packed.value)
+    except DecodeError:
+        return None
+
+
+@functools.cache
+def _kind(type_url: str) -> Any | None:
+    import_types({"@type": type_url})
+    try:
+        descriptor = descriptor_pool.Default().FindMessageTypeByName(type_url.rpartition("/")[2])
     except KeyError:
         return None
-    return message_factory.GetMessageClass(descriptor).FromString(packed.value)
+    return message_factory.GetMessageClass(descriptor)

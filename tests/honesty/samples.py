@@ -210,7 +210,18 @@ ROUTES: Json = {
 _HTTP_OPTIONS = "extensions.upstreams.http.v3.HttpProtocolOptions"
 _LB = "extensions.load_balancing_policies."
 _STATIC: Json = {"connect_timeout": "1s", "type": "STATIC"}
-_TLS: Json = {"name": "tls", "typed_config": typed("extensions.transport_sockets.tls.v3.UpstreamTlsContext", sni="s")}
+_TLS: Json = {
+    "name": "tls",
+    "typed_config": typed(
+        "extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        sni="s",
+        common_tls_context={
+            "validation_context": {
+                "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "a.example"}}],
+            },
+        },
+    ),
+}
 _RAW: Json = {"name": "raw", "typed_config": typed("extensions.transport_sockets.raw_buffer.v3.RawBuffer")}
 
 

@@ -20,6 +20,10 @@ VALUES = frozenset(
 )
 
 
+# How many steps down an Any is still looked into; each starts protobuf's own limit anew.
+DEEPEST = 60
+
+
 class Step(NamedTuple):
     """From a message to one inside it: the field, and the index or key where there are several."""
 
@@ -64,7 +68,7 @@ def messages(message: Any, steps: Steps = ()) -> Iterator[tuple[Steps, Any]]:
     """Yield every message, ``message`` first; an Any is passed through to what it holds."""
     if message.DESCRIPTOR.full_name == ANY:
         inner = content(message)
-        if inner is not None:
+        if inner is not None and len(steps) < DEEPEST:
             yield from messages(inner, steps)
         return
     yield steps, message

@@ -677,3 +677,18 @@ def test_a_filter_configuration_in_its_wrapper():
     disabled = decoded_route(disabled=True)
     assert disabled.value.virtual_hosts[0].routes[0].filter_mutations == ()
     assert [note.field_path.rpartition(".")[2] for note in disabled.notes] == ["disabled"]
+
+
+@pytest.mark.parametrize(
+    ("validation", "words"),
+    [
+        ({"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": "spiffe://a"}}]}, "spiffe://a"),
+        ({"match_subject_alt_names": [{"prefix": "spiffe://b"}]}, 'prefix: "spiffe://b"'),
+    ],
+)
+def test_what_a_tls_socket_asks_for_is_told(validation, words):
+    kind = EXT + "transport_sockets.tls.v3.UpstreamTlsContext"
+    context = {"@type": kind, "sni": "s", "common_tls_context": {"validation_context": validation}}
+    found = value(CLUSTER, cluster(transport_socket={"name": "tls", "typed_config": context}))
+    assert found.transport_socket.secure
+    assert found.transport_socket.detail == f"TLS, SNI s, server identity {words}"

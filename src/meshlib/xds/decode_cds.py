@@ -16,7 +16,7 @@ from meshlib.model.cluster import (
 from meshlib.xds.decode_eds import load_assignment
 from meshlib.xds.decode_lb_policy import lb_policy
 from meshlib.xds.decode_transport_socket import transport_socket, transport_socket_matches
-from meshlib.xds.decode_values import any_type, number, percent, seconds, source, unpack
+from meshlib.xds.decode_values import any_type, choice, number, percent, seconds, source, unpack
 from meshlib.xds.faults import Status
 from meshlib.xds.fields import NOT_HONOURED
 from meshlib.xds.filters import IRRELEVANT_NETWORK_FILTERS
@@ -109,7 +109,7 @@ def _thresholds(scope: Scope, breakers: Any) -> Thresholds:
     for i, thresholds in enumerate(breakers.thresholds):
         place = scope.at("thresholds", i)
         place.audit(thresholds)
-        if thresholds.priority:
+        if choice(place, thresholds, "priority"):
             place.note("", "the thresholds of the DEFAULT priority count", Status.APPROXIMATED)
         elif found is None:  # Envoy takes the first of a priority
             found = Thresholds(

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from meshlib.model.headers import AppendAction, FilterMutations, HeaderMutations, HeaderToAdd, MutationStep
 from meshlib.model.rewrite import RegexRewrite
 from meshlib.model.template import Template
-from meshlib.xds.decode_values import any_type, flag, unpack
+from meshlib.xds.decode_values import any_type, choice, flag, unpack
 from meshlib.xds.protos import header_mutation_pb2, route_components_pb2
 from meshlib.xds.scope import Scope
 
@@ -45,10 +45,7 @@ def _to_add(scope: Scope, option: Any) -> HeaderToAdd | None:
     name = _modifiable(scope, "header.key", header.key)
     if option.HasField("append") and option.append_action:
         scope.fault("append", "cannot go with append_action")
-    if option.append_action >= len(AppendAction):
-        scope.fault("append_action", f"{option.append_action} is no HeaderAppendAction")
-        return None
-    action = AppendAction(option.append_action)
+    action = AppendAction(choice(scope, option, "append_action"))
     if not flag(option, "append", True):
         action = AppendAction.OVERWRITE_IF_EXISTS_OR_ADD
     text = header.value or header.raw_value.decode("latin-1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from meshlib.model.cluster import ConsistentHashing, HashFunction, LbPolicy
-from meshlib.xds.decode_values import any_type, number, unpack
+from meshlib.xds.decode_values import any_type, choice, number, unpack
 from meshlib.xds.faults import Status
 from meshlib.xds.protos import (
     cluster_pb2,
@@ -64,7 +64,7 @@ def lb_policy(scope: Scope, cluster: Any) -> Balancing:
     common = scope.at("common_lb_config"), cluster.common_lb_config
     if policy is LbPolicy.RING_HASH:
         place, ring = scope.at("ring_hash_lb_config"), cluster.ring_hash_lb_config
-        return Balancing(policy, hashing=_ring(place, ring, ring.hash_function, *common))
+        return Balancing(policy, hashing=_ring(place, ring, choice(place, ring, "hash_function"), *common))
     if policy is LbPolicy.MAGLEV:
         return Balancing(policy, hashing=_maglev(scope.at("maglev_lb_config"), cluster.maglev_lb_config, *common))
     return Balancing(policy, choices)
@@ -102,9 +102,8 @@ def _known(scope: Scope, packed: Any, kind: str, depth: int) -> Balancing:
     if kind == _RING_HASH:
         config = _config(scope, packed, ring_hash_pb2.RingHash)
         # DEFAULT_HASH is 0 here, so that each function's number is one more.
-        return Balancing(
-            LbPolicy.RING_HASH, hashing=_ring(scope, config, max(config.hash_function - 1, 0), scope, config)
-        )
+        function = max(choice(scope, config, "hash_function") - 1, 0)
+        return Balancing(LbPolicy.RING_HASH, hashing=_ring(scope, config, function, scope, config))
     if kind == _MAGLEV:
         config = _config(scope, packed, maglev_pb2.Maglev)
         return Balancing(LbPolicy.MAGLEV, hashing=_maglev(scope, config, scope, config))
@@ -127,9 +126,6 @@ def _ring(scope: Scope, ring: Any, function: int, common_scope: Scope, common: A
     high = number(scope, ring, "maximum_ring_size", _LARGEST_RING, minimum=1, maximum=_LARGEST_RING)
     if low > high:
         scope.fault("minimum_ring_size", f"{low} is over maximum_ring_size {high}")
-    if function > 1:
-        scope.fault("hash_function", f"{ring.hash_function} is no HashFunction")
-        function = 0
     use_hostname, factor = _consistent(common_scope, common)
     return ConsistentHashing(
         minimum_ring_size=low,

@@ -20,7 +20,7 @@ from meshlib.xds.decode_eds import socket_address
 from meshlib.xds.decode_fault import HTTP_FAULT, fault_injection
 from meshlib.xds.decode_headers import HEADER_MUTATION, mutation_filter
 from meshlib.xds.decode_rds import route_configuration
-from meshlib.xds.decode_values import UINT32_MAX, any_type, number, unpack
+from meshlib.xds.decode_values import UINT32_MAX, any_type, choice, number, unpack
 from meshlib.xds.filters import IRRELEVANT_FILTERS, IRRELEVANT_NETWORK_FILTERS
 from meshlib.xds.protos import fault_pb2, header_mutation_pb2, http_connection_manager_pb2, router_pb2, tcp_proxy_pb2
 from meshlib.xds.scope import Scope
@@ -215,7 +215,7 @@ def _http(scope: Scope, hcm: Any) -> HttpConnectionManager:
     scope.audit(hcm)
     if hcm.merge_slashes:
         scope.note("merge_slashes", "slashes in paths are kept")
-    if hcm.path_with_escaped_slashes_action not in _KEEP_SLASHES:
+    if choice(scope, hcm, "path_with_escaped_slashes_action") not in _KEEP_SLASHES:
         scope.note("path_with_escaped_slashes_action", "escaped slashes in paths are kept")
     has_fault, fault, mutations = False, None, None
     for i, filter_ in enumerate(hcm.http_filters):

@@ -23,8 +23,7 @@ from meshlib.xds.decode_hash_policy import hash_policies
 from meshlib.xds.decode_headers import header_mutations, per_filter_mutations, regex_rewrite, template
 from meshlib.xds.decode_matchers import route_match
 from meshlib.xds.decode_retry import retry_policy
-from meshlib.xds.decode_values import UINT32_MAX, number, seconds, source
-from meshlib.xds.protos import route_components_pb2
+from meshlib.xds.decode_values import UINT32_MAX, choice, number, seconds, source
 from meshlib.xds.scope import Scope
 
 # RouteConfiguration.max_direct_response_body_size_bytes: "If not specified the default is 4096."
@@ -34,6 +33,9 @@ _DEFAULT_BODY_LIMIT = 4096
 _NOT_FOUND_CODES = {0: 503, 1: 404, 2: 500}
 # RedirectAction.RedirectResponseCode
 _REDIRECT_CODES = {0: 301, 1: 302, 2: 303, 3: 307, 4: 308}
+
+# VirtualHost.TlsRequirementType
+_REQUIRE_TLS = {1: "EXTERNAL_ONLY", 2: "ALL"}
 
 
 def route_configuration(scope: Scope, table: Any) -> RouteConfiguration:
@@ -125,17 +127,18 @@ def virtual_host(scope: Scope, host: Any, above: Inherited) -> VirtualHost:
     fault = per_filter_fault(scope, host.typed_per_filter_config)
     inherited = Inherited(fault or above.fault, retry, above.body_limit, above.headers.below(scope, host))
     routes = (_route(scope.at("routes", i), route, inherited) for i, route in enumerate(host.routes))
+    choice(scope, host, "require_tls")
     return host_of(host, tuple(route for route in routes if route is not None))
 
 
 def host_of(host: Any, routes: Sequence[Route]) -> VirtualHost:
-    """Return a ``VirtualHost`` with ``routes`` in it."""
+    """Return a ``VirtualHost`` with ``routes`` in it; whether it is valid is for :func:`virtual_host` to say."""
     return VirtualHost(
         name=host.name,
         domains=tuple(host.domains),
         routes=routes,
         attempt_count=host.include_request_attempt_count,
-        require_tls=("", "EXTERNAL_ONLY", "ALL")[host.require_tls] if host.require_tls < 3 else "ALL",
+        require_tls=_REQUIRE_TLS.get(host.require_tls, ""),
     )
 
 
@@ -191,7 +194,7 @@ def _forward(scope: Scope, action: Any, above: Inherited) -> RouteAction:
         timeout=seconds(scope, action, "timeout", DEFAULT_ROUTE_TIMEOUT),
         retry=own or above.retry,  # the route's policy replaces the virtual host's whole (semantics 4.4)
         **_rewrites(scope, action),
-        cluster_not_found_code=_NOT_FOUND_CODES.get(action.cluster_not_found_response_code, 503),
+        cluster_not_found_code=_NOT_FOUND_CODES[choice(scope, action, "cluster_not_found_response_code")],
         hash_policies=hash_policies(scope, action),
         weights_by_hash=action.weighted_clusters.use_hash_policy.value,
     )
@@ -299,12 +302,8 @@ def _redirect(scope: Scope, redirect: Any) -> Redirect:
     scope.audit(redirect)
     regex = redirect.HasField("regex_rewrite")
     rewrite = regex_rewrite(scope.at("regex_rewrite"), redirect.regex_rewrite) if regex else None
-    code = _REDIRECT_CODES.get(redirect.response_code)
-    if code is None:
-        name = route_components_pb2.RedirectAction.RedirectResponseCode.DESCRIPTOR.name
-        scope.fault("response_code", f"{redirect.response_code} is no {name}")
     return Redirect(
-        status=code or 301,
+        status=_REDIRECT_CODES[choice(scope, redirect, "response_code")],
         scheme="https" if redirect.https_redirect else redirect.scheme_redirect,
         host=redirect.host_redirect,
         port=redirect.port_redirect,

@@ -10,7 +10,7 @@ from typing import Any
 
 from meshlib.model.cluster import TransportSocket, TransportSocketMatch
 from meshlib.xds.decode_values import any_type, plain_struct, unpack
-from meshlib.xds.faults import Status
+from meshlib.xds.faults import Status, shortened
 from meshlib.xds.protos import tls_pb2
 from meshlib.xds.scope import Scope
 
@@ -66,4 +66,4 @@ def _describe(context: Any) -> str:
     parts = ["mutual TLS with certificate " + certificate if certificate else "TLS"]
     parts += [f"SNI {context.sni}"] if context.sni else []
     parts += [f"server identity {' or '.join(sans)}"] if sans else []
-    return ", ".join(parts)
+    return shortened(", ".join(parts))

@@ -52,6 +52,16 @@ def number(scope: Scope, message: Any, field: str, default: int, *, minimum: int
     return value
 
 
+def choice(scope: Scope, message: Any, field: str) -> int:
+    """Return the number of an enum field, 0 and a fault for one that the enum does not have."""
+    number: int = getattr(message, field)
+    enum = message.DESCRIPTOR.fields_by_name[field].enum_type
+    if number and number not in enum.values_by_number:
+        scope.fault(field, f"{number} is no {enum.name}")
+        return 0
+    return number
+
+
 def flag(message: Any, field: str, default: bool) -> bool:
     """Return a BoolValue, ``default`` where unset."""
     return bool(getattr(message, field).value) if message.HasField(field) else default
@@ -71,7 +81,7 @@ def percent(scope: Scope, message: Any, field: str, default: float) -> float:
 def fraction(scope: Scope, message: Any, field: str) -> float:
     """Return a ``type.v3.FractionalPercent`` as 0 to 100; unset is 0, more than all is all."""
     value = getattr(message, field)
-    if value.denominator >= len(_DENOMINATORS):
+    if not 0 <= value.denominator < len(_DENOMINATORS):
         scope.fault(field, f"denominator {value.denominator} is none of HUNDRED, TEN_THOUSAND, MILLION")
         return 0.0
     share: float = 100.0 * value.numerator / _DENOMINATORS[value.denominator]
@@ -80,7 +90,7 @@ def fraction(scope: Scope, message: Any, field: str) -> float:
 
 def fraction_unit(value: Any) -> float:
     """Return the percent that 1 stands for as the numerator of a ``type.v3.FractionalPercent``."""
-    return 100.0 / _DENOMINATORS[value.denominator] if value.denominator < len(_DENOMINATORS) else 0.0
+    return 100.0 / _DENOMINATORS[value.denominator] if 0 <= value.denominator < len(_DENOMINATORS) else 0.0
 
 
 def any_type(packed: Any) -> str:

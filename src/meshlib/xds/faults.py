@@ -8,7 +8,13 @@ from enum import StrEnum
 
 from meshlib.xds.type_urls import short
 
+_MOST_SAID = 500  # characters of what a message quotes
 _INDEX = re.compile(r"\[[^]]*\]")
+
+
+def shortened(text: str) -> str:
+    """Return a text that fits into a log line and a NACK, however long what the server sent is."""
+    return text if len(text) <= _MOST_SAID else f"{text[:_MOST_SAID]}… ({len(text)} characters)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ class Fault:
 
     def __str__(self) -> str:
         where = f": {self.field_path}" if self.field_path else ""
-        return f"{short(self.type_url)} {self.resource or '(no name)'}{where}: {self.message}"
+        return f"{short(self.type_url)} {shortened(self.resource) or '(no name)'}{where}: {self.message}"
 
 
 class Status(StrEnum):
@@ -70,4 +76,4 @@ class Note:
         return cls(fault.resource, fault.type_url, fault.field_path, consequence, Status.REFUSED)
 
     def __str__(self) -> str:
-        return f"{short(self.type_url)} {self.resource}: {self.field_path}: {self.consequence}"
+        return f"{short(self.type_url)} {shortened(self.resource)}: {self.field_path}: {self.consequence}"

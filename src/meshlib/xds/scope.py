@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshlib.xds.faults import Fault, Note, Status
+from meshlib.xds.faults import Fault, Note, Status, shortened
 from meshlib.xds.fields import FIELDS, NOTHING_KNOWN
 
 
@@ -43,17 +43,18 @@ class Scope:
         steps = [field] if field else []
         scope: Scope | None = self
         while scope is not None and scope._parent is not None:
-            steps.append(scope._step if scope._index is None else f"{scope._step}[{scope._index}]")
+            index = scope._index
+            steps.append(scope._step if index is None else f"{scope._step}[{shortened(str(index))}]")
             scope = scope._parent
         return ".".join(reversed(steps))
 
     def fault(self, field: str, message: str) -> None:
         """Record that the resource cannot be used because of ``field``."""
-        self.faults.append(Fault(self.resource, self.type_url, self.path(field), message))
+        self.faults.append(Fault(self.resource, self.type_url, self.path(field), shortened(message)))
 
     def note(self, field: str, consequence: str, status: Status = Status.NOT_HONOURED) -> None:
         """Record that ``field`` is not honoured as received."""
-        self.notes.append(Note(self.resource, self.type_url, self.path(field), consequence, status))
+        self.notes.append(Note(self.resource, self.type_url, self.path(field), shortened(consequence), status))
 
     def audit(self, message: Any) -> None:
         """Note every field set in ``message`` that :data:`~meshlib.xds.fields.FIELDS` does not explain.
