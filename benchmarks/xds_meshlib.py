@@ -168,18 +168,28 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 
 async def rise(given: argparse.Namespace) -> dict[str, Any]:
-    """p99 of concurrent requests, while nothing happens and while every cluster changes."""
+    """p99 of concurrent requests, while nothing happens and while every cluster changes.
+
+    Requests fall due at a fixed rate and are timed from when they were due: were the next one only
+    sent after the last, a process held for a second would show in a handful of requests alone.
+    """
     client = Client(open_mesh(given.port, delta=given.delta), given.clusters, given.bound)
     control = Control(given.control)
     spans: list[tuple[int, int]] = []
     stopping = False
 
-    async def ask(http: httpx.AsyncClient) -> None:
-        while not stopping:
-            began = time.monotonic_ns()
-            response = await http.get(f"http://{service(0)}/")
-            response.raise_for_status()
-            spans.append((began, time.monotonic_ns()))
+    async def ask(http: httpx.AsyncClient, due: int) -> None:
+        response = await http.get(f"http://{service(0)}/", timeout=60)
+        response.raise_for_status()
+        spans.append((due, time.monotonic_ns()))
+
+    async def keep_asking(http: httpx.AsyncClient) -> None:
+        due = time.monotonic_ns()
+        async with asyncio.TaskGroup() as group:
+            while not stopping:
+                due += 1_000_000_000 // given.rate
+                await asyncio.sleep(max(0.0, (due - time.monotonic_ns()) / 1e9))
+                group.create_task(ask(http, due))
 
     windows: list[tuple[int, int]] = []
 
@@ -191,22 +201,20 @@ async def rise(given: argparse.Namespace) -> dict[str, Any]:
         windows.append((answer["sent"], client.published))
 
     async with httpx.AsyncClient(transport=client.mesh.async_transport()) as http:
-        tasks = [asyncio.create_task(ask(http)) for _ in range(given.concurrency)]
-        await asyncio.sleep(0.5)
-        for _ in range(given.repeats):
-            await asyncio.sleep(1.0)
+        asking = asyncio.create_task(keep_asking(http))
+        await asyncio.sleep(1.0)
+        before = time.monotonic_ns()
+        await asyncio.sleep(5.0)
+        calm = (before, time.monotonic_ns())
+        until = time.monotonic() + given.seconds
+        while len(windows) < given.repeats and time.monotonic() < until:
             await asyncio.to_thread(change)
-        await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)
         stopping = True
-        await asyncio.gather(*tasks)
+        await asking
 
-    quiet: list[float] = []
-    busy: list[float] = []
-    warm = spans[0][0] + 300_000_000
-    for began, ended in spans:
-        if began > warm:
-            overlaps = any(began < until and ended > since for since, until in windows)
-            (busy if overlaps else quiet).append((ended - began) / 1e6)
+    quiet = [(ended - due) / 1e6 for due, ended in spans if calm[0] <= due < calm[1]]
+    busy = [(ended - due) / 1e6 for due, ended in spans if any(since <= due < until for since, until in windows)]
     client.mesh.close()
     return {
         "applied_s": [(until - since) / 1e9 for since, until in windows],
@@ -275,8 +283,8 @@ def main() -> None:
     parser.add_argument("--changes", type=int, default=0)
     parser.add_argument("--full-changes", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=20.0, help="bound of each series of changes")
-    parser.add_argument("--concurrency", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rate", type=int, default=100, help="requests a second of the rise part")
+    parser.add_argument("--repeats", type=int, default=10, help="of the rise part, within --seconds")
     parser.add_argument("--workers", type=int, default=8)
     given = parser.parse_args()
     pin(CLIENT_CPU)
