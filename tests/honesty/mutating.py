@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 from google.protobuf import struct_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError
 
 from honesty.samples import typed
 from honesty.walking import ANY, edited, messages, value_type
-from meshlib.xds.protos import cluster_pb2, discovery_pb2, wrr_locality_pb2
+from meshlib.xds.protos import cluster_pb2, discovery_pb2, random_pb2, wrr_locality_pb2
 
 _HUGE = 10 * 1024 * 1024
 _TEXTS = (
@@ -54,7 +56,8 @@ def damaged_message(message: Any, chance: Random) -> Any:
             fields = list(place.DESCRIPTOR.fields)
         if fields:
             field = chance.choice(fields)
-            message = edited(message, steps, lambda inner, field=field: _change(inner, field, chance))
+            with contextlib.suppress(DecodeError):  # nested deeper than protobuf copies
+                message = edited(message, steps, lambda inner, field=field: _change(inner, field, chance))
     return message
 
 
@@ -157,6 +160,7 @@ def _deep_struct(depth: int) -> Any:
 def nested_policies(depth: int) -> Any:
     """Nest load balancing policies in each other; each Any starts protobuf's own limit anew."""
     wrr = wrr_locality_pb2.WrrLocality()
+    wrr.endpoint_picking_policy.policies.add().typed_extension_config.typed_config.Pack(random_pb2.Random())
     for _ in range(depth):
         outer = wrr_locality_pb2.WrrLocality()
         outer.endpoint_picking_policy.policies.add().typed_extension_config.typed_config.Pack(wrr)

@@ -123,7 +123,12 @@ def places():
     """The messages of the samples by type; of those that differ in an index alone, one."""
     found = {}
     for url, sample in samples():
+        untold = []  # what is below a message without a table is no decoder's to read
         for steps, message in messages(sample):
+            if message.DESCRIPTOR.full_name not in FIELDS:
+                untold.append(steps)
+            if any(steps[: len(above)] == above for above in untold):
+                continue
             alike = (url, *(step.field for step in steps), *(f.name for f, _ in message.ListFields()))
             found.setdefault(message.DESCRIPTOR.full_name, {}).setdefault(alike, Place(url, sample, steps, message))
     return {name: list(by_path.values()) for name, by_path in found.items()}

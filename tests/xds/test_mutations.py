@@ -12,6 +12,7 @@ from honesty.fuzzing import corpus, run
 from honesty.mutating import aggregate, damaged_response, deep_metadata, nested_policies
 from meshlib.settings import Identity
 from meshlib.xds.bootstrap import for_address
+from meshlib.xds.bootstrap_envoy import import_types
 from meshlib.xds.client import XdsClient
 from meshlib.xds.protos import cluster_pb2, discovery_pb2
 from meshlib.xds.resource_type import RESOURCE_TYPES
@@ -200,3 +201,26 @@ def await_(wanted):
     while not wanted():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def policies(*types):
+    entries = [{"typed_extension_config": {"name": "p", "typed_config": {"@type": kind}}} for kind in types]
+    return {"load_balancing_policy": {"policies": entries}}
+
+
+def test_a_list_without_a_load_balancing_policy_is_refused_as_envoy_does(parse):
+    unknown = "type.googleapis.com/google.protobuf.Empty"
+    subset = "envoy.extensions.load_balancing_policies.subset.v3.Subset"
+    for nothing in (policies(), policies(unknown), {"load_balancing_policy": {"policies": [{}]}}):
+        assert places(of(CLUSTER, parse, STATIC, **nothing)) == ["load_balancing_policy.policies"]
+    import_types({"@type": f"type.googleapis.com/{subset}"})
+    taken = of(CLUSTER, parse, STATIC, **policies(unknown, f"type.googleapis.com/{subset}"))
+    assert taken.faults == ()
+    assert [note.consequence for note in taken.notes] == [f"{subset} is not done: round robin is"]
+
+
+def test_protocol_options_without_a_protocol_are_refused_as_envoy_does(parse):
+    kind = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    options = {kind: {"@type": f"type.googleapis.com/{kind}", "explicit_http_config": {}}}
+    (place,) = places(of(CLUSTER, parse, STATIC, typed_extension_protocol_options=options))
+    assert place.endswith("explicit_http_config")

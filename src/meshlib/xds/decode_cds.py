@@ -209,6 +209,8 @@ def _explicit_http2(scope: Scope, options: Any) -> bool:
         return False  # noted by the audit
     place, config = scope.at(kind), getattr(options, kind)
     place.audit(config)
+    if kind == "explicit_http_config" and config.WhichOneof("protocol_config") is None:
+        place.fault("", "must say which protocol")
     for field in ("http_protocol_options", "http2_protocol_options"):
         place.at(field).audit(getattr(config, field))
     return bool(kind == "explicit_http_config" and config.HasField("http2_protocol_options"))

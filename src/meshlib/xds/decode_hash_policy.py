@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshlib.model.rewrite import RegexRewrite
 from meshlib.model.traffic import HashOn, HashPolicy
+from meshlib.xds.decode_headers import regex_rewrite
 from meshlib.xds.scope import Scope
 
 # The field that names what each kind hashes.
@@ -30,17 +30,7 @@ def _policy(scope: Scope, policy: Any) -> HashPolicy:
             place.fault(field, "must not be empty")
         name: str = getattr(part, field)
         on = HashOn(kind)
-        rewrite = _rewrite(place.at("regex_rewrite"), part) if on is HashOn.HEADER else None
+        rewrites = on is HashOn.HEADER and part.HasField("regex_rewrite")
+        rewrite = regex_rewrite(place.at("regex_rewrite"), part.regex_rewrite) if rewrites else None
         return HashPolicy(on, name.lower() if on is HashOn.HEADER else name, policy.terminal, rewrite)
     return HashPolicy(HashOn.NOTHING, terminal=policy.terminal)
-
-
-def _rewrite(scope: Scope, header: Any) -> RegexRewrite | None:
-    if not header.HasField("regex_rewrite"):
-        return None
-    rewrite = header.regex_rewrite
-    try:
-        return RegexRewrite(rewrite.pattern.regex, rewrite.substitution)
-    except ValueError as error:
-        scope.fault("pattern.regex", str(error))
-        return None

@@ -83,8 +83,11 @@ def _extension(scope: Scope, policy: Any, depth: int = 1) -> Balancing:
         if kind in _KNOWN:
             return _known(place, packed, kind, depth)
         refused.append(kind or "nothing")
-    what = f"{', '.join(refused) or 'none'} is not done: round robin is"
-    scope.note("policies", what)
+    theirs = [kind for kind in refused if kind.startswith(_EXTENSIONS)]
+    if theirs:
+        scope.note("policies", f"{', '.join(theirs)} is not done: round robin is")
+    else:
+        scope.fault("policies", f"{', '.join(refused) or 'none'} is no load balancing policy of Envoy's")
     return Balancing(LbPolicy.ROUND_ROBIN)
 
 

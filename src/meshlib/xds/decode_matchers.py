@@ -96,7 +96,10 @@ def route_match(scope: Scope, match: Any) -> RouteMatch | None:
         return None
     share = None
     if match.HasField("runtime_fraction"):
-        share = fraction(scope.at("runtime_fraction"), match.runtime_fraction, "default_value")
+        place = scope.at("runtime_fraction")
+        if not match.runtime_fraction.HasField("default_value"):
+            place.fault("default_value", "is missing")
+        share = fraction(place, match.runtime_fraction, "default_value")
     return RouteMatch(path, headers, query, grpc=match.HasField("grpc"), runtime_fraction=share)
 
 

@@ -226,10 +226,12 @@ def _check_unused(scope: Scope, action: Any) -> None:
     hedge = action.hedge_policy
     if hedge.HasField("initial_requests") and hedge.initial_requests.value < 1:
         scope.fault("hedge_policy.initial_requests", "must be at least 1")
+    durations = scope.at("max_stream_duration")
     for field, value in action.max_stream_duration.ListFields():
+        seconds(durations, action.max_stream_duration, field.name, 0.0)
         # Zero leaves the application's own deadline as it is (gRFC A31). Istio writes zero or the timeout again.
         if (value.seconds or value.nanos) and value != action.timeout:
-            scope.note(f"max_stream_duration.{field.name}", "the route's timeout and the application's count")
+            durations.note(field.name, "the route's timeout and the application's count")
 
 
 def _clusters(scope: Scope, action: Any) -> tuple[WeightedCluster, ...]:
