@@ -349,6 +349,17 @@ def _http(**fields: object) -> Json:
 LISTENERS: list[Json] = [
     {
         "address": ADDRESS,
+        "additional_addresses": [{"address": {"socket_address": {"address": "127.0.0.2", "port_value": 80}}}],
+        "listener_filters": [
+            {
+                "name": "envoy.filters.listener.http_inspector",
+                "typed_config": typed("extensions.filters.listener.http_inspector.v3.HttpInspector"),
+            },
+            {
+                "name": "envoy.filters.listener.tls_inspector",
+                "typed_config": typed("extensions.filters.listener.tls_inspector.v3.TlsInspector"),
+            },
+        ],
         "traffic_direction": "OUTBOUND",
         "filter_chains": [
             {

@@ -16,7 +16,7 @@ from google.protobuf.internal.decoder import _DecodeVarint
 
 from meshlib.xds.protos import cluster_pb2, discovery_pb2, endpoint_pb2, listener_pb2, route_pb2
 from meshlib.xds.stream import SERVICE, SOTW
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, FULL_STATE, LISTENER, ROUTE, TYPE_URLS
+from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, ENDPOINT, FULL_STATE, LISTENER, ROUTE, TYPE_URLS
 
 ROOT = Path(__file__).parents[2]
 MESSAGES = {
@@ -38,7 +38,7 @@ class AdsServer:
     def __init__(
         self, port: int = 0, socket: Path | None = None, credentials: grpc.ServerCredentials | None = None
     ) -> None:
-        self.resources: dict[str, dict[str, object]] = {url: {} for url in TYPE_URLS}
+        self.resources: dict[str, dict[str, object]] = {url: {} for url in ALL_TYPE_URLS}
         self.version = "1"
         self.answers = True
         self.requests: list[tuple[int, object]] = []

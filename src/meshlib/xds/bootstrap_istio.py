@@ -20,7 +20,7 @@ from meshlib.settings import Identity
 from meshlib.xds.bootstrap_parts import Bootstrap, Server, check_address
 from meshlib.xds.credentials import PLAINTEXT, Credentials, Local, Pem, Tls, Token
 from meshlib.xds.protos import base_pb2
-from meshlib.xds.type_urls import CLUSTER, LISTENER
+from meshlib.xds.type_urls import CLUSTER, LISTENER, NAME_TABLE
 
 # istiod turns features on by the version a node says it has; this is the one the sidecar
 # resources that meshlib reads were recorded with.
@@ -108,7 +108,7 @@ def for_address(
     server = Server(address, _credentials(address, identity, security, around), delta, headers)
     if grpc_node:
         return Bootstrap((server,), _node(identity), Style.GRPC)
-    return Bootstrap((server,), _node(identity), Style.SIDECAR, wildcards=frozenset({LISTENER, CLUSTER}))
+    return Bootstrap((server,), _node(identity), Style.SIDECAR, wildcards=frozenset({LISTENER, CLUSTER, NAME_TABLE}))
 
 
 def _node(identity: Identity) -> Any:

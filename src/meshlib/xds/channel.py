@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from tenacity import RetryCallState, Retrying
 from tenacity.wait import wait_base, wait_fixed, wait_random_exponential
 
+from meshlib.clock import Clock
 from meshlib.xds import diagnosis, wire
 from meshlib.xds.assembly import Offered
 from meshlib.xds.bootstrap_parts import Server
@@ -46,6 +47,8 @@ RECONNECT: wait_base = wait_fixed(1) + wait_random_exponential(multiplier=1, max
 _FAULTS_SAID = 20  # faults spelt out in one NACK and one log record; the rest is counted
 _INVALID_ARGUMENT = 3  # google.rpc.Code, as other clients NACK
 _NOT_SPOKEN = "UNIMPLEMENTED"
+_LONGEST_PATIENCE = 30.0  # seconds between NACKs of what comes unchanged again and again
+_OWED = 0.05  # seconds of work on other responses that a does-not-exist timer does not count
 
 
 class Owner(Protocol):
@@ -53,6 +56,8 @@ class Owner(Protocol):
 
     node: Any
     """The ``core.v3.Node``."""
+    clock: Clock
+    """Monotonic seconds."""
 
     def post(self, event: StreamEvent, /) -> None:
         """Take an event of a stream, from any thread; :meth:`Channel.handle` gets it back."""
@@ -124,6 +129,9 @@ class Channel:
         self._attempts = 0
         self._closed = False
         self._encoded: tuple[object, bytes] = ((), b"")
+        self._busy = 0.0  # seconds spent on responses: an answer may have waited unread meanwhile
+        self._refusals: dict[str, tuple[list[str], int]] = {}  # by type: what was said last, how often in a row
+        self._asked: dict[str, int] = {}  # by type: how many requests went out
 
     def __repr__(self) -> str:
         state = "connected" if self.connected else "not connected"
@@ -166,7 +174,9 @@ class Channel:
             self._perform(self._protocol.opened())
             self._owner.settle()
         elif isinstance(event, StreamData):
+            began = self._owner.clock()
             self._received(event.data)
+            self._busy += self._owner.clock() - began
             event.stream.resume()
         else:
             self._ended(event)
@@ -183,6 +193,7 @@ class Channel:
         self._owner.failed(self, reason, delay)
 
     def _drop(self) -> None:
+        self._refusals.clear()
         self.connected = self.answered = False
         self._protocol.closed()
         if self._stream is not None:
@@ -222,7 +233,7 @@ class Channel:
         offered = self._owner.offered(self, url, parts.version, parts.resources)
         self._count(url, offered)
         said = _said(offered)
-        if said:
+        if said and self._refusals.get(url, ([], 0))[0] != said:
             text = "; ".join(said)
             _log.warning("type=%s version=%s refused, last good kept: %s", short(url), parts.version, text)
         refused = {fault.resource for fault in offered.faults}
@@ -238,8 +249,20 @@ class Channel:
             ttls={name: ttl for name, ttl in parts.ttls.items() if name not in refused},
             heartbeats=parts.heartbeats,
         )
-        self._perform(self._protocol.response(response))
+        self._perform(self._protocol.response(response), self._patience_with(url, said))
         self._owner.settle()
+
+    def _patience_with(self, type_url: str, said: list[str]) -> float:
+        """Return the seconds to wait before a NACK goes out.
+
+        A server that sends the same again as soon as it is refused would keep both busy for ever.
+        """
+        last, times = self._refusals.get(type_url, ([], 0))
+        if not said or said != last:
+            self._refusals[type_url] = said, 0
+            return 0.0
+        self._refusals[type_url] = said, times + 1
+        return min(_LONGEST_PATIENCE, 0.1 * 2.0**times)
 
     def _count(self, type_url: str, offered: Offered) -> None:
         bad = len({fault.resource for fault in offered.faults})
@@ -248,17 +271,29 @@ class Channel:
         if bad:
             counts.invalid[type_url] = counts.invalid.get(type_url, 0) + bad
 
-    def _perform(self, outputs: Iterable[Output]) -> None:
+    def _perform(self, outputs: Iterable[Output], delay: float = 0.0) -> None:
         for output in outputs:
             if isinstance(output, Request | DeltaRequest):
-                if self._stream is not None:
-                    self._stream.send(self._encode(output))
+                count = self._asked[output.type_url] = self._asked.get(output.type_url, 0) + 1
+                if delay:
+                    self._owner.later(delay, partial(self._send_late, output, self._stream, count))
+                else:
+                    self._send(output)
             elif isinstance(output, StartTimer):
                 self._start_timer(output)
             elif isinstance(output, StartTtl):
                 self._owner.later(output.seconds, partial(self._timed_out, output))
             else:
                 self._owner.gone(output)
+
+    def _send(self, request: Request | DeltaRequest) -> None:
+        if self._stream is not None:
+            self._stream.send(self._encode(request))
+
+    def _send_late(self, request: Request | DeltaRequest, stream: AdsStream | None, count: int) -> None:
+        """Send a request that waited, unless a later one of its type, or another stream, made it stale."""
+        if stream is self._stream and self._asked[request.type_url] == count:
+            self._send(request)
 
     def _start_timer(self, timer: StartTimer) -> None:
         """Wait for each name as long as its ConfigSource says (``initial_fetch_timeout``)."""
@@ -269,7 +304,15 @@ class Channel:
                 by_seconds.setdefault(seconds, set()).add(name)
         for seconds, names in by_seconds.items():
             part = StartTimer(timer.type_url, frozenset(names), timer.serial)
-            self._owner.later(seconds, partial(self._timed_out, part))
+            self._owner.later(seconds, partial(self._waited, part, self._busy))
+
+    def _waited(self, timer: StartTimer, busy: float) -> None:
+        """A name was waited for; what of that time went into other responses is given on top."""
+        owed = self._busy - busy
+        if owed > _OWED:
+            self._owner.later(owed, partial(self._waited, timer, self._busy))
+        else:
+            self._timed_out(timer)
 
     def _timed_out(self, timer: StartTimer | StartTtl) -> None:
         if not self._closed:

@@ -111,7 +111,7 @@ class XdsClient:
         self.node: Any = bootstrap.node
         self._bootstrap = bootstrap
         self._publish_to = publish
-        self._clock = clock
+        self.clock = clock
         self._does_not_exist = does_not_exist
         self._deletion_grace = deletion_grace
         # Any thread may put; the client's thread takes.
@@ -303,7 +303,7 @@ class XdsClient:
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Run ``action`` in this thread after ``seconds``."""
         self._timer_count += 1
-        heapq.heappush(self._timers, (self._clock() + seconds, self._timer_count, action))
+        heapq.heappush(self._timers, (self.clock() + seconds, self._timer_count, action))
 
     def patience(self, type_url: str, name: str) -> float | None:
         """Return the seconds after which an unanswered name does not exist, None for never."""
@@ -321,7 +321,7 @@ class XdsClient:
             if authority.answered(channel):
                 self._status = replace(self._status, connected=True, server=channel.server.address)
         self._status = replace(self._status, last_error="")
-        self._held_since = self._clock()
+        self._held_since = self.clock()
         offered = self._assembly.offer(type_url, version, resources)
         self._assembly.complete(type_url)
         if self._leaving[type_url]:
@@ -413,15 +413,15 @@ class XdsClient:
         self._answered = answered
 
     def _until_next_timer(self) -> float | None:
-        return max(0.0, self._timers[0][0] - self._clock()) if self._timers else None
+        return max(0.0, self._timers[0][0] - self.clock()) if self._timers else None
 
     def _fire_timers(self) -> None:
-        while self._timers and self._timers[0][0] <= self._clock():
+        while self._timers and self._timers[0][0] <= self.clock():
             heapq.heappop(self._timers)[2]()
 
     def _pause(self) -> None:
         """Let other threads run, at least every millisecond of a large update."""
-        now = self._clock()
+        now = self.clock()
         if now - self._held_since >= _GIL_SLICE:
             time.sleep(0)
-            self._held_since = self._clock()
+            self._held_since = self.clock()

@@ -56,6 +56,8 @@ def listener(scope: Scope, message: Any) -> Listener:
         return Listener(message.name, api=_http(place, hcm) if hcm is not None else None)
     if not message.filter_chains and not message.HasField("default_filter_chain"):
         scope.fault("filter_chains", "must not be empty, nor api_listener be missing")
+    for i, listener_filter in enumerate(message.listener_filters):
+        scope.at("listener_filters", i).audit(listener_filter)
     address, port, additional = _bound(scope, message)
     default, chains = scope.at("default_filter_chain"), message.filter_chains
     try:
@@ -69,8 +71,8 @@ def listener(scope: Scope, message: Any) -> Listener:
             if message.HasField("default_filter_chain")
             else None,
             use_original_dst=message.use_original_dst.value,
-            sniffs_http=_inspects(scope, message, _HTTP_INSPECTOR),
-            sniffs_tls=_inspects(scope, message, _TLS_INSPECTOR),
+            sniffs_http=_inspects(message, _HTTP_INSPECTOR),
+            sniffs_tls=_inspects(message, _TLS_INSPECTOR),
         )
     except OverlappingChains as error:
         scope.fault("", str(error))
@@ -106,14 +108,9 @@ def _as_ipv4(address: str, port: int) -> list[tuple[str, int]]:
     return [(str(ip.ipv4_mapped), port)] if ip.ipv4_mapped is not None else []
 
 
-def _inspects(scope: Scope, message: Any, inspector: str) -> bool:
+def _inspects(message: Any, inspector: str) -> bool:
     """Tell whether a listener filter is there. Without it an Envoy knows less of a connection."""
-    for i, listener_filter in enumerate(message.listener_filters):
-        if any_type(listener_filter.typed_config) == inspector:
-            if listener_filter.HasField("filter_disabled"):
-                scope.at("listener_filters", i).note("filter_disabled", "the filter runs for every connection")
-            return True
-    return False
+    return any(any_type(listener_filter.typed_config) == inspector for listener_filter in message.listener_filters)
 
 
 def _chain(scope: Scope, chain: Any) -> FilterChain:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from meshlib.xds.fields.table import ACCESS_LOG, ORIGIN, PROXY, STATS, TRACE, Fields, alike, fields
 
+_TLS_INSPECTOR = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
 _LISTENER = "envoy.config.listener.v3."
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3."
 _NDS = "istio.networking.nds.v1.NameTable"
@@ -40,7 +41,21 @@ FIELDS: Mapping[str, Fields] = {
         },
         refused={"fcds_config": "filter chains on demand (FCDS) are not asked for"},
     ),
-    _LISTENER + "AdditionalAddress": fields("address", alike("socket_options tcp_keepalive", _SOCKET)),
+    _LISTENER + "AdditionalAddress": fields("address", alike("socket_options", _SOCKET)),
+    _TLS_INSPECTOR: fields(
+        "",
+        alike(
+            "enable_ja3_fingerprinting enable_ja4_fingerprinting initial_read_buffer_size "
+            "close_connection_on_client_hello_parsing_errors max_client_hello_size",
+            "about reading a connection's first bytes; a call in the process says its SNI",
+        ),
+    ),
+    _LISTENER + "ListenerFilter": fields(
+        "typed_config",
+        {"name": "what the filter is, its typed_config says"},
+        approximated={"filter_disabled": "the filter runs for every connection"},
+        refused={"config_discovery": _ECDS},
+    ),
     _LISTENER + "ApiListener": fields("api_listener"),
     _LISTENER + "FilterChain": fields(
         "filter_chain_match filters name",
