@@ -11,7 +11,7 @@ from meshlib.xds.assembly import Assembly
 from meshlib.xds.bootstrap import Server, for_address, from_env, load
 from meshlib.xds.bootstrap_parts import Authority, CertificateFiles, PathSource, listener_name
 from meshlib.xds.credentials import Insecure, Local, Pem, Tls, Token
-from meshlib.xds.type_urls import CLUSTER, LISTENER
+from meshlib.xds.type_urls import CLUSTER, LISTENER, NAME_TABLE
 
 EXT = "type.googleapis.com/envoy.extensions."
 INSECURE = [{"type": "insecure"}]
@@ -284,7 +284,7 @@ def test_an_address_and_who_we_are():
     )
     found = for_address("127.0.0.1:15010", identity)
     assert found.servers == (Server("127.0.0.1:15010"),)
-    assert (found.style, found.wildcards) == (Style.SIDECAR, {LISTENER, CLUSTER})
+    assert (found.style, found.wildcards) == (Style.SIDECAR, {LISTENER, CLUSTER, NAME_TABLE})
     assert found.node.id == "sidecar~10.1.1.1~webapp-x.istioinaction~istioinaction.svc.cluster.local"
     assert found.node.cluster == "webapp.istioinaction"
     metadata = found.node.metadata

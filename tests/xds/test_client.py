@@ -160,7 +160,7 @@ def test_a_sidecar_follows_lds_rds_cds_eds_and_publishes_the_whole(ads_server, m
     assert destination.routes.virtual_hosts[0].routes[0].action.timeout == 1.0
     assert len(watch.snapshots) == 1, "nothing is published before it is whole"
     server.expect(lambda r: r.type_url == ROUTE and r.version_info == "1")
-    until(lambda: client.status.versions == {"LDS": "1", "RDS": "1", "CDS": "1", "EDS": "1"})
+    until(lambda: client.status.versions == {"LDS": "1", "RDS": "1", "CDS": "1", "EDS": "1", "NDS": "1"})
     assert client.status.connected
     assert client.status.last_error == ""
     assert client.status.waiting == ()

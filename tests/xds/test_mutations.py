@@ -168,7 +168,7 @@ def test_the_client_lives_through_damaged_responses(ads_server, caplog):
     client = XdsClient(for_address(server.address, Identity()), snapshots.append, reconnect=wait_fixed(0.01))
     client.start()
     try:
-        await_(lambda: snapshots and client.status.versions.keys() == {"CDS", "EDS", "LDS", "RDS"})
+        await_(lambda: snapshots and client.status.versions.keys() == {"CDS", "EDS", "LDS", "RDS", "NDS"})
         first, thread = snapshots[-1], client._thread
         for seed in range(400):
             chance = Random(seed)

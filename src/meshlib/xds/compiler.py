@@ -132,7 +132,7 @@ class _Unasked:
         self._missing = missing
 
     def __contains__(self, name: object) -> bool:
-        return name not in self._clusters and name not in self._missing
+        return bool(name) and name not in self._clusters and name not in self._missing
 
 
 class Compiler:
