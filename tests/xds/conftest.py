@@ -26,6 +26,8 @@ MESSAGES = {
     ENDPOINT: endpoint_pb2.ClusterLoadAssignment,
 }
 TIMEOUT = 10.0
+# A test of the keepalive does not wait 30 s for a ping; by default a server takes one in five minutes for an attack.
+_OPTIONS = [("grpc.so_reuseport", 0), ("grpc.http2.min_ping_interval_without_data_ms", 100)]
 
 
 class AdsServer:
@@ -46,7 +48,7 @@ class AdsServer:
         self._streams: dict[int, _ServedStream] = {}
         self._nonces = 0
         self._count = 0
-        self._server = grpc.server(ThreadPoolExecutor(max_workers=8), options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.server(ThreadPoolExecutor(max_workers=8), options=_OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(
             self._serve,
             request_deserializer=discovery_pb2.DiscoveryRequest.FromString,
