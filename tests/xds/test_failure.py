@@ -1,7 +1,6 @@
 """When the control plane fails: it is killed, stopped, replaced, talks rubbish. Calls go on throughout."""
 
 import logging
-import os
 import signal
 import socket
 import subprocess
@@ -23,7 +22,6 @@ from meshlib.xds import stream
 from meshlib.xds.client import XdsClient
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
-from tests.xds.ads_process import give
 
 TIMEOUT = 10.0
 URL = "http://catalog/"
@@ -186,7 +184,7 @@ def test_a_server_is_killed_and_restarted(process, load):
     calls.until(lambda s: s.connected and s.versions.get("CDS") == "2")
 
 
-def test_a_server_flaps(ads_server, upstream, load):
+def test_a_server_flaps(give, ads_server, upstream, load):
     server = give(ads_server(), upstream)
     calls = load(Mesh.connect(server.address, workload="webapp"))
     for number in range(20):
@@ -248,7 +246,7 @@ def close_at_once(_incoming, _context):
         (close_at_once, "ended the stream"),
     ],
 )
-def test_a_server_that_talks_rubbish_changes_nothing(serve, said, ads_server, upstream, load, caplog):
+def test_a_server_that_talks_rubbish_changes_nothing(serve, said, give, ads_server, upstream, load, caplog):
     caplog.set_level(logging.INFO, "meshlib.xds")
     server = give(ads_server(), upstream)
     calls = load(Mesh.connect(server.address, workload="webapp"))
@@ -261,7 +259,7 @@ def test_a_server_that_talks_rubbish_changes_nothing(serve, said, ads_server, up
     calls.until(lambda s: s.versions.get("LDS") == "good-again")
 
 
-def test_an_expired_certificate(ads_server, upstream, load, tmp_path):
+def test_an_expired_certificate(give, ads_server, upstream, load, tmp_path):
     ca = trustme.CA()
     root = tmp_path / "root.pem"
     root.write_bytes(ca.cert_pem.bytes())
@@ -286,7 +284,7 @@ def servers(*addresses):
     return [{"server_uri": address, "channel_creds": [{"type": "insecure"}]} for address in addresses]
 
 
-def test_a_fallback_server_is_used_only_when_something_is_lacking(ads_server, upstream, load):
+def test_a_fallback_server_is_used_only_when_something_is_lacking(give, ads_server, upstream, load):
     first, second = give(ads_server(), upstream, "first"), give(ads_server(), upstream, "second")
     for server in (first, second):
         give(server, upstream, server.version, host="orders")

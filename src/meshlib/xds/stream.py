@@ -31,6 +31,7 @@ _OPTIONS = (
     # the interval by itself when a server finds that too often.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),  # no limit: grpcio stops after two, and a stream is idle for hours
     ("grpc.min_reconnect_backoff_ms", 10_000),  # also the time one connection attempt may take
     ("grpc.use_local_subchannel_pool", 1),  # or a new channel inherits the back-off of the last one
     ("grpc.enable_http_proxy", 0),  # http_proxy is for the application's requests, not for the mesh's own
