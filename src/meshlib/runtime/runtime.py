@@ -180,7 +180,7 @@ class Runtime:
 
     def _ready(self, view: RequestView | None, cluster: str) -> bool:
         current = self.store.current
-        if current is None or cluster in current.snapshot.dormant:
+        if current is None or (cluster and cluster in current.snapshot.dormant):
             return False
         return view is None or self.live(view) is not None
 
