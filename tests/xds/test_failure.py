@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -300,3 +301,39 @@ def test_a_fallback_server_is_used_only_when_something_is_lacking(give, ads_serv
     again = give(ads_server(first.port), upstream, "first-again")
     give(again, upstream, "first-again", host="orders")
     calls.until(lambda s: s.server == first.address and s.versions.get("CDS") == "first-again")
+
+
+def test_the_servers_of_an_authority_answer_for_its_names(give, ads_server, upstream, load, caplog):
+    near = give(ads_server(), upstream)
+    far = give(ads_server(), upstream, prefix="xdstp://far/envoy.config.{}/")
+    bootstrap = {
+        "xds_servers": servers(near.address),
+        "node": {"id": "n"},
+        "authorities": {
+            "far": {
+                "xds_servers": servers(far.address),
+                "client_listener_resource_name_template": "xdstp://far/envoy.config.listener/%s",
+            }
+        },
+        "client_default_listener_resource_name_template": "xdstp://far/envoy.config.listener/%s",
+    }
+    calls = load(Mesh.from_bootstrap(bootstrap))
+    assert far.expect(lambda r: list(r.resource_names) == ["xdstp://far/envoy.config.listener/catalog:80"])
+    assert not any(r.resource_names for _, r in near.requests), "the default server is not asked for them"
+    far.stop()
+    calls.more(50)
+
+
+def test_an_unknown_authority_does_not_exist_at_once(give, ads_server, upstream, caplog):
+    server = give(ads_server(), upstream)
+    bootstrap = {
+        "xds_servers": servers(server.address),
+        "node": {"id": "n"},
+        "authorities": {"far": {}},
+        "client_default_listener_resource_name_template": "xdstp://elsewhere/envoy.config.listener/%s",
+    }
+    with Mesh.from_bootstrap(bootstrap) as mesh, httpx.Client(transport=mesh.transport(), timeout=TIMEOUT) as client:
+        began = time.monotonic()
+        assert client.get(URL).status_code == 404
+        assert time.monotonic() - began < TIMEOUT / 2
+    assert "xdstp://elsewhere/envoy.config.listener/catalog:80: its authority is not in the bootstrap" in caplog.text
