@@ -239,6 +239,6 @@ def test_a_mesh_says_that_it_is_stale(give, ads_server, tmp_path):
 def test_what_cannot_be_meant_is_refused():
     with pytest.raises(ValueError, match="last_known_good_age"):
         Mesh.connect("127.0.0.1:1", last_known_good="x", last_known_good_age=0)
-    static = {"static_resources": {}}
+    static = {"static_resources": {"listeners": [{"name": "one"}]}}
     with pytest.raises(BootstrapError, match="last_known_good"):
         Mesh.from_bootstrap(static, last_known_good="x")
