@@ -52,7 +52,8 @@ class Assembly:
 
     Args:
         style: how destinations are looked up.
-        listener: of a static bootstrap, the listener to use whatever the port.
+        listener: of a static bootstrap, the listener to use whatever the port; in gRPC style the
+            template of listeners' names.
         search: suffixes under which short host names are looked up in the name table; see
             :func:`~meshlib.model.names.search_list`.
         wildcards: the types whose whole state is known or asked for; by default all of them,

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 from tenacity.wait import wait_base
 
 from meshlib.clock import Clock, system_clock
-from meshlib.model.names import search_list
+from meshlib.model.names import listener_name, search_list
 from meshlib.model.snapshot import Snapshot, Style
 from meshlib.xds.assembly import Assembly, Offered, pack
 from meshlib.xds.authority import Authority, authorities_of
-from meshlib.xds.bootstrap_parts import Bootstrap, listener_name
+from meshlib.xds.bootstrap_parts import Bootstrap
 from meshlib.xds.channel import RECONNECT, Channel
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.files import FileBroken, FileEvent, FileSource, FileUpdate
@@ -136,6 +136,7 @@ class XdsClient:
         # Within the client's thread only.
         self._assembly = Assembly(
             bootstrap.style,
+            bootstrap.listener_template if bootstrap.style is Style.GRPC else "",
             search=search_list(bootstrap.node.id),
             wildcards=bootstrap.wildcards | bootstrap.files.keys(),
             on_demand=on_demand,
