@@ -25,6 +25,7 @@ MESSAGES = {
     CLUSTER: cluster_pb2.Cluster,
     ENDPOINT: endpoint_pb2.ClusterLoadAssignment,
 }
+HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 TIMEOUT = 10.0
 # A test of the keepalive does not wait 30 s for a ping; by default a server takes one in five minutes for an attack.
 _OPTIONS = [("grpc.so_reuseport", 0), ("grpc.http2.min_ping_interval_without_data_ms", 100)]
@@ -168,7 +169,7 @@ def give(server: AdsServer, upstream: int, version: str = "1", host: str = "cata
     """
     ads = {"ads": {}}
     hcm = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": HCM,
         "rds": {"config_source": ads, "route_config_name": prefix.format("route") + host},
     }
     sidecar = {

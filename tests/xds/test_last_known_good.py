@@ -2,11 +2,9 @@
 
 import logging
 import os
-import socket
 import stat
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from tenacity.wait import wait_fixed
@@ -17,7 +15,7 @@ from meshlib.settings import Identity
 from meshlib.xds.bootstrap import for_address, load
 from meshlib.xds.client import XdsClient
 from meshlib.xds.last_known_good import Kept, Refused, decode, encode
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER
 
 TIMEOUT = 10.0
 CONTENTS = {CLUSTER: {"a": Kept(b"raw", "1", 5.0)}, LISTENER: {}}
@@ -30,12 +28,6 @@ def until(wanted):
             return
         ticks.wait(0.02)
     raise AssertionError("it never came to pass")
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def test_what_is_encoded_is_decoded():
@@ -173,20 +165,21 @@ def test_the_endpoints_of_clusters_in_use_are_in_it(give, ads_server, start, tmp
     until(lambda: endpoint(published) == 1001)
 
 
-def test_bad_resources_from_a_server_do_not_replace_stale_ones(kept, give, ads_server, start, caplog):
+def test_bad_resources_from_a_server_do_not_replace_stale_ones(kept, give, ads_server, start):
     _, port = kept
     client, published = start(f"127.0.0.1:{port}")
     until(lambda: published)
     server = ads_server(port)
     give(server, 1002, "bad")
-    server.resources[ENDPOINT]["catalog"].endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value = 1 << 20
+    bad = server.resources[ENDPOINT]["catalog"].endpoints[0].lb_endpoints[0]
+    bad.endpoint.address.socket_address.port_value = 1 << 20
     until(lambda: client.status.faults)
     assert endpoint(published) == 1001
     assert client.status.stale
 
 
 @pytest.mark.parametrize("spoil", ["damaged", "node", "writable", "pipe", "none"])
-def test_a_file_that_is_refused_leaves_the_client_waiting(spoil, kept, give, ads_server, start, caplog, tmp_path):
+def test_a_file_that_is_refused_leaves_the_client_waiting(spoil, kept, give, ads_server, start, caplog):
     caplog.set_level(logging.INFO, "meshlib.xds")
     path, port = kept
     if spoil == "damaged":

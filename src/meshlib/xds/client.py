@@ -487,10 +487,14 @@ class XdsClient:
         """Return what is to be kept: nothing stale, for its age would be lost."""
         if self._published is None or self._status.stale:
             return None
+        return {url: self._kept(url) for url in ALL_TYPE_URLS if url not in self._bootstrap.files}
+
+    def _kept(self, type_url: str) -> dict[str, Kept]:
+        static = self._bootstrap.static.get(type_url, {})
         return {
-            url: {entry.name: Kept(used.raw, entry.version, entry.at) for entry, used in self._assembly.in_force(url)}
-            for url in ALL_TYPE_URLS
-            if url not in self._bootstrap.files
+            entry.name: Kept(used.raw, entry.version, entry.at)
+            for entry, used in self._assembly.in_force(type_url)
+            if entry.name not in static
         }
 
     def _confirmed(self) -> float:
