@@ -123,6 +123,8 @@ class Mesh:
         certificate: tuple[str, str] | None = None,
         delta: bool | None = None,
         on_demand: bool = True,
+        last_known_good: str | os.PathLike[str] | None = None,
+        last_known_good_age: float = 86_400.0,
         **keywords: Unpack[MeshKeywords],
     ) -> Self:
         """Return a mesh steered by the control plane at ``address`` (``host:port``, ``unix:///path``).
@@ -146,17 +148,28 @@ class Mesh:
             delta: whether to speak the delta protocol; None: where the server speaks it.
             on_demand: whether a cluster's endpoints are asked for when a call first needs them, and
                 given up when none has for some minutes; False asks for all of them at once.
+            last_known_good: a file, in a folder that is there, where what is in force is kept (mode 0600),
+                and from which this process starts when no control plane answers within half a
+                second; see :attr:`is_stale`. None keeps nothing.
+            last_known_good_age: seconds after which that file is too old (default a day).
             **keywords: see :class:`MeshKeywords`.
 
         Raises:
             BootstrapError: TLS is due and a file it needs is not there.
+            ValueError: ``last_known_good_age`` is not positive.
         """
         from meshlib.xds.bootstrap import Security, Surroundings, for_address
 
         identity = _named(identity_from_env(), workload, namespace, labels)
         security = Security(root_ca, server_name, token_file, certificate)
         bootstrap = for_address(address, identity, security, Surroundings(os.environ), delta=delta)
-        return cls(XdsSource(bootstrap, on_demand=on_demand), identity, **keywords)
+        source = XdsSource(
+            bootstrap,
+            on_demand=on_demand,
+            last_known_good=last_known_good,
+            last_known_good_age=last_known_good_age,
+        )
+        return cls(source, identity, **keywords)
 
     @classmethod
     def from_bootstrap(
@@ -167,6 +180,8 @@ class Mesh:
         workload: str = "",
         namespace: str = "",
         on_demand: bool = True,
+        last_known_good: str | os.PathLike[str] | None = None,
+        last_known_good_age: float = 86_400.0,
         **keywords: Unpack[MeshKeywords],
     ) -> Self:
         """Return a mesh from an Envoy bootstrap or a gRPC xDS bootstrap.
@@ -177,6 +192,8 @@ class Mesh:
             workload: this process's workload, for metrics; the bootstrap's node goes out verbatim.
             namespace: its namespace, likewise.
             on_demand: see :meth:`connect`; for clusters that are asked for whole.
+            last_known_good: see :meth:`connect`; where a control plane is asked.
+            last_known_good_age: see :meth:`connect`.
             **keywords: see :class:`MeshKeywords`.
 
         Raises:
@@ -187,10 +204,18 @@ class Mesh:
         loaded = load(bootstrap)
         identity = _named(identity_from_env(), workload, namespace, None)
         if loaded.style is Style.STATIC:
+            if last_known_good is not None:
+                raise BootstrapError("last_known_good= keeps what a control plane says, and this bootstrap names none")
             return cls(StaticSource(loaded, listener), identity, **keywords)
         if listener:
             raise BootstrapError("listener= names a static listener, and this bootstrap gets its listeners by xDS")
-        return cls(XdsSource(loaded, on_demand=on_demand), identity, **keywords)
+        source = XdsSource(
+            loaded,
+            on_demand=on_demand,
+            last_known_good=last_known_good,
+            last_known_good_age=last_known_good_age,
+        )
+        return cls(source, identity, **keywords)
 
     @classmethod
     def from_env(cls, **keywords: Unpack[MeshKeywords]) -> Self:
@@ -280,6 +305,15 @@ class Mesh:
         """Whether a configuration is in force."""
         return self._runtime.store.current is not None
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether what is in force is, in part at least, from the last-known-good file.
+
+        That is from a start without a control plane until one has answered. What stays in force
+        when a control plane is lost later is not stale in this sense.
+        """
+        return isinstance(self._source, XdsSource) and self._source.is_stale()
+
     def wait_ready(self, timeout: float = FIRST_CONFIGURATION_TIMEOUT) -> None:
         """Start, and block until a configuration is in force.
 
@@ -359,7 +393,7 @@ class Mesh:
 
         if self._metrics is None:
             raise ConfigError("this mesh was made with metrics=False")
-        return IstioCollector(self._metrics)
+        return IstioCollector(self._metrics, lambda: self.is_stale)
 
     def serve_metrics(self, host: str = "127.0.0.1", port: int = 0) -> MetricsServer:
         """Serve Istio's metrics for Prometheus on ``host:port`` (0 = a free one)."""

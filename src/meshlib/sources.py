@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshlib.model.names import search_list
@@ -102,18 +103,41 @@ class XdsSource:
         bootstrap: the servers and the node.
         on_demand: whether the endpoints of a cluster are asked for when a call first needs it, and
             given up when none has used it for a while; False asks for all of them at once.
+        last_known_good: the file in which what is in force is kept for a start without a control plane.
+        last_known_good_age: seconds after which that file is too old.
+
+    Raises:
+        ValueError: the age is not a positive number.
     """
 
-    def __init__(self, bootstrap: Bootstrap, *, on_demand: bool = True) -> None:
+    def __init__(
+        self,
+        bootstrap: Bootstrap,
+        *,
+        on_demand: bool = True,
+        last_known_good: str | os.PathLike[str] | None = None,
+        last_known_good_age: float = 86_400.0,
+    ) -> None:
+        if not last_known_good_age > 0:
+            raise ValueError(f"last_known_good_age must be a positive number of seconds, not {last_known_good_age!r}")
         self._bootstrap = bootstrap
         self._on_demand = on_demand
+        self._last_known_good = None if last_known_good is None else Path(last_known_good).absolute()
+        self._last_known_good_age = last_known_good_age
         self._client: XdsClient | None = None
 
     def start(self, publish: Publish, usage: Usage) -> None:
         """Connect, in the client's own thread."""
         from meshlib.xds.client import XdsClient
 
-        self._client = XdsClient(self._bootstrap, publish, on_demand=self._on_demand, usage=usage)
+        self._client = XdsClient(
+            self._bootstrap,
+            publish,
+            on_demand=self._on_demand,
+            usage=usage,
+            last_known_good=self._last_known_good,
+            last_known_good_age=self._last_known_good_age,
+        )
         self._client.start()
 
     def close(self) -> None:
@@ -148,6 +172,10 @@ class XdsSource:
         if self._client is None:
             return self._bootstrap.notes
         return (*self._bootstrap.notes, *self._client.notes(), *map(Note.refused, self._client.status.faults))
+
+    def is_stale(self) -> bool:
+        """Tell whether what is in force is from the last-known-good file."""
+        return self._client is not None and self._client.status.stale
 
     def forked(self) -> None:
         """Drop the parent's stream unclosed; it belongs to the parent."""

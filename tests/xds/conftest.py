@@ -25,7 +25,10 @@ MESSAGES = {
     CLUSTER: cluster_pb2.Cluster,
     ENDPOINT: endpoint_pb2.ClusterLoadAssignment,
 }
+HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 TIMEOUT = 10.0
+# A test of the keepalive does not wait 30 s for a ping; by default a server takes one in five minutes for an attack.
+_OPTIONS = [("grpc.so_reuseport", 0), ("grpc.http2.min_ping_interval_without_data_ms", 100)]
 
 
 class AdsServer:
@@ -46,7 +49,7 @@ class AdsServer:
         self._streams: dict[int, _ServedStream] = {}
         self._nonces = 0
         self._count = 0
-        self._server = grpc.server(ThreadPoolExecutor(max_workers=8), options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.server(ThreadPoolExecutor(max_workers=8), options=_OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(
             self._serve,
             request_deserializer=discovery_pb2.DiscoveryRequest.FromString,
@@ -152,6 +155,54 @@ def ads_server() -> Iterator[Callable[..., AdsServer]]:
 def parse(url: str, data: object) -> object:
     """Return a message of a resource type from its JSON."""
     return json_format.ParseDict(data, MESSAGES[url]())
+
+
+def give(server: AdsServer, upstream: int, version: str = "1", host: str = "catalog", prefix: str = "") -> AdsServer:
+    """Give a server one service, for sidecars on port 80 and for gRPC-style clients by its name; returns it.
+
+    Args:
+        server: the server.
+        upstream: the port of the service's one endpoint.
+        version: of all it says from now on.
+        host: the service's name.
+        prefix: what goes before the names of the listener for gRPC-style clients, and of all it names.
+    """
+    ads = {"ads": {}}
+    hcm = {
+        "@type": HCM,
+        "rds": {"config_source": ads, "route_config_name": prefix.format("route") + host},
+    }
+    sidecar = {
+        "name": "0.0.0.0_80",
+        "address": {"socket_address": {"address": "0.0.0.0", "port_value": 80}},
+        "filter_chains": [{"filters": [{"name": "hcm", "typed_config": hcm}]}],
+    }
+    cluster = prefix.format("cluster") + host
+    route = {"match": {"prefix": "/"}, "route": {"cluster": cluster}}
+    at = {"socket_address": {"address": "127.0.0.1", "port_value": upstream}}
+    described = {
+        LISTENER: [{"name": f"{prefix.format('listener')}{host}:80", "api_listener": {"api_listener": hcm}}],
+        ROUTE: [
+            {
+                "name": prefix.format("route") + host,
+                "virtual_hosts": [{"name": host, "domains": [host], "routes": [route]}],
+            }
+        ],
+        CLUSTER: [{"name": cluster, "type": "EDS", "eds_cluster_config": {"eds_config": ads}}],
+        ENDPOINT: [{"cluster_name": cluster, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": at}}]}]}],
+    }
+    if not prefix:
+        described[LISTENER].append(sidecar)
+    server.version = version
+    for url, found in described.items():
+        for data in found:
+            server.resources[url][data.get("name") or data["cluster_name"]] = parse(url, data)
+    return server
+
+
+@pytest.fixture(name="give", scope="session")
+def give_fixture() -> Callable[..., AdsServer]:
+    return give
 
 
 @pytest.fixture(name="parse", scope="session")

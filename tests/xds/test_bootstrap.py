@@ -5,11 +5,12 @@ import json
 import pytest
 
 from meshlib.errors import BootstrapError
+from meshlib.model.names import listener_name
 from meshlib.model.snapshot import Style
 from meshlib.settings import Identity
 from meshlib.xds.assembly import Assembly
 from meshlib.xds.bootstrap import Server, for_address, from_env, load
-from meshlib.xds.bootstrap_parts import Authority, CertificateFiles, PathSource, listener_name
+from meshlib.xds.bootstrap_parts import Authority, CertificateFiles, PathSource
 from meshlib.xds.credentials import Insecure, Local, Pem, Tls, Token
 from meshlib.xds.type_urls import CLUSTER, LISTENER, NAME_TABLE
 

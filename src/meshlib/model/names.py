@@ -1,9 +1,10 @@
-"""The name table: host names and their addresses, as Istio's DNS answers them."""
+"""Names: the name table, as Istio's DNS answers it, and what listeners of gRPC's style are called."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +68,11 @@ def search_list(node_id: str) -> tuple[str, ...]:
     if len(labels) < 3 or labels[1] != "svc":
         return (f".{domain}",) if domain else ()
     return tuple(f".{'.'.join(labels[start:])}" for start in range(3))
+
+
+def listener_name(template: str, target: str) -> str:
+    """Return the listener's name for a target (``host:port``), by a template (gRFC A47).
+
+    In an ``xdstp:`` name, what may not stand in a URI's path (RFC 3986, 3.3) is percent-encoded.
+    """
+    return template.replace("%s", quote(target, safe="/:@!$&'()*+,;=") if template.startswith("xdstp:") else target)

@@ -12,7 +12,7 @@ from meshlib.clock import Randomness
 from meshlib.model.cluster import Cluster
 from meshlib.model.filter_chain import HttpConnectionManager, TcpProxy
 from meshlib.model.listener import Listener
-from meshlib.model.names import NameTable
+from meshlib.model.names import NameTable, listener_name
 from meshlib.model.route import RouteConfiguration
 
 NO_ROUTES: RouteConfiguration = RouteConfiguration(name="", virtual_hosts=())
@@ -104,7 +104,8 @@ class Snapshot:
         names: host -> addresses, as the control plane's DNS has them.
         inferred: the same for hosts that ``names`` lacks, as far as listeners and virtual hosts tell.
         bindings: the listeners by address.
-        listener: the listener to use whatever the port (``listener=`` of a static bootstrap).
+        listener: the listener to use whatever the port (``listener=`` of a static bootstrap); in gRPC
+            style the template of listeners' names (gRFC A47), empty for ``host:port`` itself.
         dormant: clusters that exist and whose endpoints are asked for when a call first needs them.
         changed: clusters, and names of endpoint assignments, that differ from the snapshot before;
             None where that is not known.
@@ -136,7 +137,7 @@ class Snapshot:
             port: the URL's.
         """
         if self.style is Style.GRPC:
-            return self.listeners.get(f"{address}:{port}")
+            return self.listeners.get(listener_name(self.listener or "%s", f"{address}:{port}"))
         if self.style is Style.STATIC:
             return self._static_listener(port)
         return self.listeners.get(self.bindings.find(address, port))

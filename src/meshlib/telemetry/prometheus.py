@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from threading import Thread
 from typing import Self
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import start_http_server
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from meshlib.telemetry.metrics import BUCKETS, LABELS, Cell, Histogram, IstioMetrics
@@ -24,10 +24,15 @@ class IstioCollector(Collector):
 
     Thread-safe. Registering two of them in one registry is refused by prometheus_client
     (duplicated time series).
+
+    Args:
+        metrics: the cells.
+        is_stale: tells whether what is in force is from the last-known-good file.
     """
 
-    def __init__(self, metrics: IstioMetrics) -> None:
+    def __init__(self, metrics: IstioMetrics, is_stale: Callable[[], bool] = lambda: False) -> None:
         self._metrics = metrics
+        self._is_stale = is_stale
 
     def collect(self) -> Iterable[Metric]:
         """Return every metric family with what has been counted so far."""
@@ -46,6 +51,7 @@ class IstioCollector(Collector):
                 families.attempts.add_metric((cluster,), count)
                 families.retries.add_metric((cluster,), retries[cluster])
         families.folded.add_metric((), self._metrics.folded)
+        families.stale.add_metric((), self._is_stale())
         return families
 
     def describe(self) -> Iterable[Metric]:
@@ -66,6 +72,7 @@ class _Families:
         self.response_bytes = HistogramMetricFamily("istio_response_bytes", "Response body bytes.", labels=LABELS)
         self.attempts = CounterMetricFamily("envoy_cluster_upstream_rq", "Attempts, retries included.", labels=cluster)
         self.retries = CounterMetricFamily("envoy_cluster_upstream_rq_retry", "Retries.", labels=cluster)
+        self.stale = GaugeMetricFamily("meshlib_xds_stale", "1 while the last-known-good file is in force.")
         self.folded = CounterMetricFamily("meshlib_metrics_folded_requests", "Calls counted without their labels.")
 
     def __iter__(self) -> Iterator[Metric]:

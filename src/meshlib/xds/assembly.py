@@ -17,7 +17,7 @@ from typing import Any
 from google.protobuf import any_pb2
 
 from meshlib.model.snapshot import Snapshot, Style
-from meshlib.xds.cache import ResourceCache
+from meshlib.xds.cache import Entry, ResourceCache
 from meshlib.xds.compiler import Compiler
 from meshlib.xds.dependencies import Dependencies
 from meshlib.xds.faults import Fault, Note
@@ -52,7 +52,8 @@ class Assembly:
 
     Args:
         style: how destinations are looked up.
-        listener: of a static bootstrap, the listener to use whatever the port.
+        listener: of a static bootstrap, the listener to use whatever the port; in gRPC style the
+            template of listeners' names.
         search: suffixes under which short host names are looked up in the name table; see
             :func:`~meshlib.model.names.search_list`.
         wildcards: the types whose whole state is known or asked for; by default all of them,
@@ -147,6 +148,15 @@ class Assembly:
         if type_url in self._wildcards and not self.cache.answered(type_url):
             self.cache.complete(type_url)
             self.dependencies.answered(type_url)
+
+    @property
+    def unanswered(self) -> list[str]:
+        """The types asked for whole that have not come."""
+        return [url for url in ALL_TYPE_URLS if url in self._wildcards and not self.cache.answered(url)]
+
+    def in_force(self, type_url: str) -> Iterable[tuple[Entry, Resource]]:
+        """Return what is in use of a type, sleeping clusters included."""
+        return ((e, e.used) for e in self.cache.entries(type_url).values() if e.used is not None)
 
     def absent(self, type_url: str, name: str) -> None:
         """A name does not exist, or not any more."""

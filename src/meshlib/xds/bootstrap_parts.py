@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
 from google.protobuf import json_format
 
@@ -130,14 +129,6 @@ class Bootstrap:
         if self.style is not Style.GRPC or "GENERATOR" in self.node.metadata.fields:
             return ""
         return "the bootstrap's node has no metadata GENERATOR: grpc, without which Istio serves it as a sidecar"
-
-
-def listener_name(template: str, target: str) -> str:
-    """Return the listener's name for a target (``host:port``), by a template (gRFC A47).
-
-    In an ``xdstp:`` name, what may not stand in a URI's path (RFC 3986, 3.3) is percent-encoded.
-    """
-    return template.replace("%s", quote(target, safe="/:@!$&'()*+,;=") if template.startswith("xdstp:") else target)
 
 
 def authority_of(name: str) -> str | None:

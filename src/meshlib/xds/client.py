@@ -11,22 +11,25 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tenacity.wait import wait_base
 
 from meshlib.clock import Clock, system_clock
-from meshlib.model.names import search_list
+from meshlib.model.names import listener_name, search_list
 from meshlib.model.snapshot import Snapshot, Style
 from meshlib.xds.assembly import Assembly, Offered, pack
 from meshlib.xds.authority import Authority, authorities_of
-from meshlib.xds.bootstrap_parts import Bootstrap, listener_name
+from meshlib.xds.bootstrap_parts import Bootstrap
 from meshlib.xds.channel import RECONNECT, Channel
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.files import FileBroken, FileEvent, FileSource, FileUpdate
 from meshlib.xds.idling import Idling
+from meshlib.xds.last_known_good import MAX_AGE, Contents, Kept, LastKnownGood, identity
 from meshlib.xds.note_log import NoteLog
 from meshlib.xds.protocol import Missing, Removed, Unsubscribed
+from meshlib.xds.stale import Stale
 from meshlib.xds.stream import StreamData, StreamEnded, StreamEvent, StreamOpened
 from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, SHORT, short
 
@@ -40,6 +43,7 @@ DOES_NOT_EXIST = 15.0  # seconds on a connected stream (gRFC A57; Envoy's initia
 # What it drops stays this long, so that calls in between do not meet a cluster that is gone.
 DELETION_GRACE = 0.5
 IDLE_AFTER = 300.0  # seconds without a call after which a host or cluster is not asked for any more
+_STALE_AFTER = 0.5  # seconds from the start in which a server may answer before the last-known-good file is used
 _GIL_SLICE = 0.001  # seconds of work before other threads get a turn
 
 
@@ -54,6 +58,7 @@ class Status:
         versions: the last version accepted, by LDS, RDS, CDS, EDS.
         faults: what is wrong with resources that were refused; their last good values are in force.
         waiting: resources asked for and not answered yet ("EDS outbound|80||catalog").
+        stale: whether what is in force is, in part at least, from the last-known-good file.
     """
 
     connected: bool = False
@@ -62,6 +67,7 @@ class Status:
     versions: Mapping[str, str] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     waiting: tuple[str, ...] = ()
+    stale: bool = False
 
 
 class _Close:
@@ -92,6 +98,9 @@ class XdsClient:
         on_demand: whether the endpoints of a cluster are asked for when a call first needs it.
         usage: returns the clusters used since it was last asked; None keeps all that were ever used.
         idle_after: seconds after which what is not used is not asked for any more.
+        last_known_good: the file in which what is in force is kept, and from which it is taken when
+            no server answers soon after the start; None for neither.
+        last_known_good_age: seconds after which that file is too old.
     """
 
     def __init__(
@@ -106,6 +115,8 @@ class XdsClient:
         on_demand: bool = False,
         usage: Callable[[], Collection[str]] | None = None,
         idle_after: float = IDLE_AFTER,
+        last_known_good: Path | None = None,
+        last_known_good_age: float = MAX_AGE,
     ) -> None:
         # Read-only after construction.
         self.node: Any = bootstrap.node
@@ -125,6 +136,7 @@ class XdsClient:
         # Within the client's thread only.
         self._assembly = Assembly(
             bootstrap.style,
+            bootstrap.listener_template if bootstrap.style is Style.GRPC else "",
             search=search_list(bootstrap.node.id),
             wildcards=bootstrap.wildcards | bootstrap.files.keys(),
             on_demand=on_demand,
@@ -141,6 +153,15 @@ class XdsClient:
         self._published: Snapshot | None = None
         self._held_since = 0.0
         self._notes = NoteLog(_log)
+        self._heard: set[str] = set()  # authorities that answered
+        self._in_touch = 0.0  # wall-clock seconds when the server relied on was lost
+        self._stale = Stale(self._assembly)
+        self._good: LastKnownGood | None = None
+        if last_known_good is not None:
+            who = identity(self.node)
+            self._good = LastKnownGood(
+                last_known_good, last_known_good_age, who, self._contents, self._confirmed, self.later
+            )
 
     @property
     def status(self) -> Status:
@@ -215,6 +236,9 @@ class XdsClient:
             authority.start()
         if self._idle_after:
             self.later(self._idle_after, self._sweep)
+        if self._good is not None:
+            self._good.start()
+            self.later(_STALE_AFTER, self._take_last_known_good)
         while True:
             try:
                 event = self._inbox.get(timeout=self._until_next_timer())
@@ -234,6 +258,8 @@ class XdsClient:
             channel.close()
         for file in self._files:
             file.close()
+        if self._good is not None:
+            self._good.finish()
         self._status = replace(self._status, connected=False)
 
     def _handle(self, event: StreamEvent | FileEvent | Callable[[], None]) -> None:
@@ -318,6 +344,8 @@ class XdsClient:
     def offered(self, channel: Channel, type_url: str, version: str, resources: Iterable[bytes]) -> Offered:
         """Resources came."""
         for authority in self._authorities.values():
+            if channel in authority.channels:
+                self._heard.add(authority.name)
             if authority.answered(channel):
                 self._status = replace(self._status, connected=True, server=channel.server.address)
         self._status = replace(self._status, last_error="")
@@ -326,6 +354,11 @@ class XdsClient:
         self._assembly.complete(type_url)
         if self._leaving[type_url]:
             self._leaving[type_url].difference_update(offered.names)
+        if self._stale.taken:
+            whole = type_url in self._bootstrap.wildcards and channel in self._main.channels
+            only_stale = self._stale.answered(type_url, offered, whole=whole)
+            if only_stale:
+                self.gone(Removed(type_url, only_stale))
         self._notes.log([note for resource in offered.fresh for note in resource.notes(type_url)])
         return offered
 
@@ -348,6 +381,8 @@ class XdsClient:
         _log.warning("server=%s disconnected reason=%r reconnect_in=%.1fs", address, reason, delay)
         self._status = replace(self._status, last_error=f"{address}: {reason}")
         if channel is self._main.active:
+            if self._status.connected:
+                self._in_touch = time.time()
             self._status = replace(self._status, connected=False)
         self._fall_back()
 
@@ -364,12 +399,13 @@ class XdsClient:
 
     def settle(self) -> None:
         """Ask for what is needed now, and publish when that is due."""
-        added, gone = self._assembly.dependencies.take_names()
-        for url in ALL_TYPE_URLS:
-            if added[url] or gone[url]:
-                self._subscribe(url, added[url], gone[url])
+        self._take_names()
         whole = self._assembly.dependencies.whole
-        if self._published is not None or (whole and self._status.connected):
+        if not whole and self._stale.taken:
+            self._stale.fill(self._silent)
+            self._take_names()
+            whole = self._assembly.dependencies.whole
+        if self._published is not None or (whole and (self._status.connected or self._stale.taken)):
             self._publish()
         if not whole:
             self._fall_back()
@@ -379,7 +415,14 @@ class XdsClient:
             versions={SHORT[url]: version for url in SHORT if (version := self._main.version(url))},
             faults=self._assembly.faults,
             waiting=waiting,
+            stale=self._is_stale(),
         )
+
+    def _take_names(self) -> None:
+        added, gone = self._assembly.dependencies.take_names()
+        for url in ALL_TYPE_URLS:
+            if added[url] or gone[url]:
+                self._subscribe(url, added[url], gone[url])
 
     def _subscribe(self, type_url: str, added: set[str], gone: set[str]) -> None:
         if type_url in self._bootstrap.files:
@@ -409,8 +452,53 @@ class XdsClient:
         # found ones are found in the snapshot itself, and must not be answered before it is there.
         self._answered |= absent
         self._published = snapshot
+        # Before calls see it: who asks after one whether it went by stale configuration is told the truth.
+        self._status = replace(self._status, stale=self._is_stale())
         self._publish_to(snapshot)
         self._answered = answered
+        if self._good is not None:
+            self._good.changed()
+
+    # The last-known-good file.
+
+    def _take_last_known_good(self) -> None:
+        if self._good is None or self._heard:
+            return
+        found = self._good.read()
+        if found is not None:
+            held, age = found
+            _log.warning(
+                "server=%s has not answered: starting from the last known good configuration, %.0f s old",
+                self._status.server,
+                age,
+            )
+            self._stale.take(held)
+            self._stale.fill(self._silent)
+            self.settle()
+
+    def _silent(self, name: str) -> bool:
+        """Tell whether no server that answers for a name has ever answered."""
+        return not any(authority.owns(name) for authority in map(self._authorities.__getitem__, self._heard))
+
+    def _is_stale(self) -> bool:
+        return self._stale.taken and ("" not in self._heard or self._stale.in_force)
+
+    def _contents(self) -> Contents | None:
+        """Return what is to be kept: nothing stale, for its age would be lost."""
+        if self._published is None or self._status.stale:
+            return None
+        return {url: self._kept(url) for url in ALL_TYPE_URLS if url not in self._bootstrap.files}
+
+    def _kept(self, type_url: str) -> dict[str, Kept]:
+        static = self._bootstrap.static.get(type_url, {})
+        return {
+            entry.name: Kept(used.raw, entry.version, entry.at)
+            for entry, used in self._assembly.in_force(type_url)
+            if entry.name not in static
+        }
+
+    def _confirmed(self) -> float:
+        return time.time() if self._status.connected else self._in_touch
 
     def _until_next_timer(self) -> float | None:
         return max(0.0, self._timers[0][0] - self.clock()) if self._timers else None

@@ -27,10 +27,13 @@ DELTA = "DeltaAggregatedResources"
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),  # a full push to a sidecar is easily over the default 4 MiB
-    # A server that is gone without a word (power, SIGSTOP) is noticed within 40 s. grpcio doubles
-    # the interval by itself when a server finds that too often.
+    # A server that is gone without a word (power, SIGSTOP) is noticed within 40 s. grpcio doubles the interval by
+    # itself when a server finds that too often. Left to itself it waits a minute for the answer to a ping, whatever
+    # the keepalive's timeout, and after two pings sends no more while nothing else goes out, which may be hours.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.min_reconnect_backoff_ms", 10_000),  # also the time one connection attempt may take
     ("grpc.use_local_subchannel_pool", 1),  # or a new channel inherits the back-off of the last one
     ("grpc.enable_http_proxy", 0),  # http_proxy is for the application's requests, not for the mesh's own

@@ -16,7 +16,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _ONE, _MANY = _Field.LABEL_OPTIONAL, _Field.LABEL_REPEATED
-_STRING, _BYTES = _Field.TYPE_STRING, _Field.TYPE_BYTES
+_STRING, _BYTES, _DOUBLE = _Field.TYPE_STRING, _Field.TYPE_BYTES, _Field.TYPE_DOUBLE
 
 # Field numbers are those of envoy.service.discovery.v3 and envoy.config.route.v3; what is not
 # named here is kept as unknown fields.
@@ -41,6 +41,22 @@ _MESSAGES = {
         ("ttl", 6, _ONE, _BYTES),  # google.protobuf.Duration
     ),
     "RouteConfiguration": (("virtual_hosts", 2, _MANY, _BYTES),),  # envoy.config.route.v3.VirtualHost
+    # These are ours: the last-known-good file.
+    "Saved": (
+        ("node", 1, _ONE, _STRING),
+        ("at", 2, _ONE, _DOUBLE),
+        ("types", 3, _MANY, _BYTES),  # SavedType
+    ),
+    "SavedType": (
+        ("type_url", 1, _ONE, _STRING),
+        ("resources", 2, _MANY, _BYTES),  # SavedResource
+    ),
+    "SavedResource": (
+        ("name", 1, _ONE, _STRING),
+        ("version", 2, _ONE, _STRING),
+        ("at", 3, _ONE, _DOUBLE),
+        ("resource", 4, _ONE, _BYTES),  # google.protobuf.Any
+    ),
 }
 
 
@@ -62,3 +78,6 @@ DiscoveryResponse: Any = _CLASSES["DiscoveryResponse"]
 DeltaDiscoveryResponse: Any = _CLASSES["DeltaDiscoveryResponse"]
 Resource: Any = _CLASSES["Resource"]
 RouteConfiguration: Any = _CLASSES["RouteConfiguration"]
+Saved: Any = _CLASSES["Saved"]
+SavedType: Any = _CLASSES["SavedType"]
+SavedResource: Any = _CLASSES["SavedResource"]
