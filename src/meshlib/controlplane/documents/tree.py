@@ -16,6 +16,7 @@ import yaml
 MAX_BYTES = 8 * 1024 * 1024
 MAX_NODES = 500_000
 MAX_DEPTH = 100
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 _CORE_TAG = "tag:yaml.org,2002:"
 _KNOWN_TAGS = frozenset(_CORE_TAG + name for name in ("str", "int", "float", "bool", "null", "map", "seq"))
@@ -92,8 +93,7 @@ def parse(content: bytes, *, json: bool = False) -> Iterator[Tree | Unreadable]:
         yield error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        message = " ".join(part for part in (error.problem, error.context) if part)
-        yield Unreadable(f"not valid YAML: {message}", mark.line + 1 if mark else 0, mark.column + 1 if mark else 0)
+        yield Unreadable(_words(error), mark.line + 1 if mark else 0, mark.column + 1 if mark else 0)
     except yaml.YAMLError as error:
         yield Unreadable(f"not valid YAML: {error}")
 
@@ -107,6 +107,14 @@ def _decode(content: bytes) -> str:
         before = content[: error.start]
         line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
         raise Unreadable(f"not UTF-8: byte 0x{content[error.start]:02x}", line, column) from error
+
+
+def _words(error: yaml.MarkedYAMLError) -> str:
+    # Newer libyaml gives up by itself at 1,000 levels. It scans that far ahead of its first event where any of the
+    # brackets might begin a key, so that a limit of ours cannot come first; the place is then where it gave up.
+    if error.problem == "exceeded maximum nesting depth":
+        return _TOO_DEEP
+    return "not valid YAML: " + " ".join(part for part in (error.problem, error.context) if part)
 
 
 class _Builder:
@@ -159,7 +167,7 @@ class _Builder:
         line, column = _place(event)
         self._check_tag(event.tag, line, column)
         if len(self._open) >= MAX_DEPTH:
-            raise Unreadable(f"nested deeper than {MAX_DEPTH} levels", line, column)
+            raise Unreadable(_TOO_DEEP, line, column)
         if event.anchor:
             self._anchors[event.anchor] = None  # known, but not usable before its end
         self._open.append(_Open(isinstance(event, yaml.MappingStartEvent), line, column, event.anchor))
