@@ -33,6 +33,9 @@ class DirectorySource:
         self._path = path
         self._identity = identity
         self._directory: Directory | None = None
+        # In the watching thread, after the first time.
+        self._assembly: Assembly | None = None
+        self._applied = ""
 
     def start(self, publish: Publish) -> None:
         """Read the folder and publish it at once; edits follow from the watching thread."""
@@ -40,7 +43,7 @@ class DirectorySource:
         from meshlib.controlplane.node import Node
         from meshlib.xds.assembly import Assembly
 
-        directory = Directory(self._path)
+        self._directory = directory = Directory(self._path)
         identity = self._identity
         node = Node(
             id=identity.node_id(),
@@ -49,18 +52,19 @@ class DirectorySource:
             ip=identity.ip,
             labels={"app": identity.app, **identity.labels},
         )
-        assembly = Assembly(Style.SIDECAR)
 
         def apply() -> None:
-            faults = assembly.apply(directory.version, directory.resources(node).by_type)
-            for fault in faults:
+            self._assembly = assembly = self._assembly or Assembly(Style.SIDECAR)
+            version = directory.version
+            for fault in assembly.apply(version, directory.resources(node).by_type):
                 _log.warning("configuration refused, the last good version stays: %s", fault)
             publish(assembly.snapshot())
+            self._applied = version
 
         directory.subscribe(apply)
         apply()  # before anybody watches: from here on `apply` runs in the watching thread alone
         directory.start()
-        self._directory = directory
+        self._apply = apply
 
     def close(self) -> None:
         """Stop watching."""
@@ -76,8 +80,13 @@ class DirectorySource:
         return False
 
     def forked(self) -> None:
-        """Drop the parent's watching thread."""
-        self._directory = None
+        """Watch in this process too. What the parent knew of the folder is known here."""
+        if self._directory is None:
+            return
+        self._assembly = None  # the parent's thread may have been changing it
+        if self._applied != self._directory.version:
+            self._apply()  # the parent had read a change, but not applied it yet
+        self._directory.start()
 
 
 class XdsSource:
@@ -86,16 +95,24 @@ class XdsSource:
     def __init__(self, bootstrap: Bootstrap) -> None:
         self._bootstrap = bootstrap
         self._client: XdsClient | None = None
+        self._publish: Publish | None = None
+        self._demanded: set[tuple[str, int]] = set()
 
     def start(self, publish: Publish) -> None:
         """Connect, in the client's own thread."""
+        from meshlib.xds import forks
         from meshlib.xds.client import XdsClient
 
-        self._client = XdsClient(self._bootstrap, publish)
-        self._client.start()
+        forks.follow(self)
+        self._publish = publish
+        self._client = client = XdsClient(self._bootstrap, publish)
+        for host, port in tuple(self._demanded):  # of the parent process: its configuration must not shrink
+            client.demand(host, port)
+        client.start()
 
     def close(self) -> None:
         """End the stream."""
+        self._publish = None
         if self._client is not None:
             self._client.close()
 
@@ -111,12 +128,18 @@ class XdsSource:
         client = self._client
         if client is None:
             return False
+        self._demanded.add((host, port))
         client.demand(host, port)
         return not client.answered(host, port)
 
     def forked(self) -> None:
-        """Drop the parent's stream unclosed; it belongs to the parent."""
+        """Forget the client, whose thread is the parent's; :meth:`restart` follows."""
         self._client = None
+
+    def restart(self) -> None:
+        """Connect in a forked child."""
+        if self._publish is not None and self._client is None:
+            self.start(self._publish)
 
 
 class StaticSource:

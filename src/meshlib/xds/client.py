@@ -18,7 +18,7 @@ from tenacity.wait import wait_base, wait_fixed, wait_random_exponential
 
 from meshlib.clock import Clock, system_clock
 from meshlib.model.snapshot import Snapshot, Style
-from meshlib.xds import diagnosis
+from meshlib.xds import diagnosis, forks
 from meshlib.xds.ads import AdsProtocol, Missing, Output, Removed, Request, StartTimer
 from meshlib.xds.assembly import Assembly
 from meshlib.xds.bootstrap_parts import Bootstrap
@@ -214,6 +214,8 @@ class XdsClient:
             elif isinstance(event, StreamData):
                 self._received(event.data)
                 event.stream.resume()
+            elif event.fork:
+                self._reopen()
             else:
                 advice = diagnosis.advice(event.code, self._bootstrap.servers[0], self._bootstrap.node)
                 self._disconnected(f"{event.reason}; {advice}" if advice else event.reason)
@@ -248,6 +250,12 @@ class XdsClient:
         self._status = replace(self._status, connected=False, last_error=error)
         _log.warning("server=%s disconnected reason=%r reconnect_in=%.1fs", self._status.server, reason, delay)
         self._later(delay, self._connect)
+
+    def _reopen(self) -> None:
+        """The stream ended for a fork of this process."""
+        self._drop_stream()
+        self._status = replace(self._status, connected=False)
+        self._later(forks.REOPEN, self._connect)
 
     def _drop_stream(self) -> None:
         self._protocol.closed()
