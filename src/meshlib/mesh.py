@@ -333,8 +333,11 @@ class Mesh:
         return current.snapshot.version if current is not None else ""
 
     def on_change(self, watcher: Callable[[], None]) -> Callable[[], None]:
-        """Call ``watcher`` on the publishing thread after each configuration; returns how to stop that."""
-        return self._runtime.store.watch(watcher)
+        """Call ``watcher`` on the publishing thread after each configuration; returns how to stop that.
+
+        A forked child calls it too, for the configurations it receives itself.
+        """
+        return self._runtime.store.watch(watcher, lasting=True)
 
     def explain(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 5.0

@@ -38,6 +38,9 @@ class DirectorySource:
         self._identity = identity
         self._directory: Directory | None = None
         self._noted: tuple[Note, ...] = ()  # replaced whole by the watching thread, read by any
+        # In the watching thread, after the first time.
+        self._assembly: Assembly | None = None
+        self._applied = ""
 
     def start(self, publish: Publish, usage: Usage) -> None:  # noqa: ARG002  nothing is given up here
         """Read the folder and publish it at once; edits follow from the watching thread."""
@@ -47,7 +50,7 @@ class DirectorySource:
         from meshlib.xds.faults import Note
         from meshlib.xds.note_log import NoteLog
 
-        directory = Directory(self._path)
+        self._directory = directory = Directory(self._path)
         identity = self._identity
         node = Node(
             id=identity.node_id(),
@@ -56,20 +59,22 @@ class DirectorySource:
             ip=identity.ip,
             labels={"app": identity.app, **identity.labels},
         )
-        assembly, note_log = Assembly(Style.SIDECAR, search=search_list(node.id)), NoteLog(_log)
+        note_log = NoteLog(_log)
 
         def apply() -> None:
-            faults = assembly.apply(directory.version, directory.resources(node).by_type)
-            for fault in faults:
+            self._assembly = assembly = self._assembly or Assembly(Style.SIDECAR, search=search_list(node.id))
+            version = directory.version
+            for fault in assembly.apply(version, directory.resources(node).by_type):
                 _log.warning("configuration refused, the last good version stays: %s", fault)
             note_log.log(assembly.notes)
             self._noted = (*assembly.notes, *map(Note.refused, assembly.faults))
             publish(assembly.snapshot())
+            self._applied = version
 
         directory.subscribe(apply)
         apply()  # before anybody watches: from here on `apply` runs in the watching thread alone
         directory.start()
-        self._directory = directory
+        self._apply = apply
 
     def close(self) -> None:
         """Stop watching."""
@@ -92,8 +97,13 @@ class DirectorySource:
         return self._noted
 
     def forked(self) -> None:
-        """Drop the parent's watching thread."""
-        self._directory = None
+        """Watch in this process too. What the parent knew of the folder is known here."""
+        if self._directory is None:
+            return
+        self._assembly = None  # the parent's thread may have been changing it
+        if self._applied != self._directory.version:
+            self._apply()  # the parent had read a change, but not applied it yet
+        self._directory.start()
 
 
 class XdsSource:
@@ -125,12 +135,19 @@ class XdsSource:
         self._last_known_good = None if last_known_good is None else Path(last_known_good).absolute()
         self._last_known_good_age = last_known_good_age
         self._client: XdsClient | None = None
+        self._publish: Publish | None = None
+        self._usage: Usage = tuple
+        self._demanded: set[tuple[str, int]] = set()
+        self._woken: set[str] = set()
 
     def start(self, publish: Publish, usage: Usage) -> None:
         """Connect, in the client's own thread."""
+        from meshlib.xds import forks
         from meshlib.xds.client import XdsClient
 
-        self._client = XdsClient(
+        forks.follow(self)
+        self._publish, self._usage = publish, usage
+        self._client = client = XdsClient(
             self._bootstrap,
             publish,
             on_demand=self._on_demand,
@@ -138,10 +155,16 @@ class XdsSource:
             last_known_good=self._last_known_good,
             last_known_good_age=self._last_known_good_age,
         )
-        self._client.start()
+        # What the parent process used: a child's configuration must not shrink.
+        for host, port in tuple(self._demanded):
+            client.demand(host, port)
+        for cluster in tuple(self._woken):
+            client.wake(cluster)
+        client.start()
 
     def close(self) -> None:
         """End the stream."""
+        self._publish = None
         if self._client is not None:
             self._client.close()
 
@@ -157,11 +180,13 @@ class XdsSource:
         client = self._client
         if client is None:
             return False
+        self._demanded.add((host, port))
         client.demand(host, port)
         return not client.answered(host, port)
 
     def wake(self, cluster: str) -> None:
         """Ask for a cluster that a call needs."""
+        self._woken.add(cluster)
         if self._client is not None:
             self._client.wake(cluster)
 
@@ -178,8 +203,13 @@ class XdsSource:
         return self._client is not None and self._client.status.stale
 
     def forked(self) -> None:
-        """Drop the parent's stream unclosed; it belongs to the parent."""
+        """Forget the client, whose thread is the parent's; :meth:`restart` follows."""
         self._client = None
+
+    def restart(self) -> None:
+        """Connect in a forked child."""
+        if self._publish is not None and self._client is None:
+            self.start(self._publish, self._usage)
 
 
 class StaticSource:

@@ -22,6 +22,7 @@ class HandmadeSource:
         self.snapshot = snapshot
         self.started = 0
         self.closed = 0
+        self.forks = 0
         self.awaited: set[tuple[str, int]] = set()
         self.demanded: list[tuple[str, int]] = []
         self._publish: Callable[[Snapshot], None] | None = None
@@ -55,7 +56,7 @@ class HandmadeSource:
         pass
 
     def forked(self) -> None:
-        self._publish = None
+        self.forks += 1
 
 
 def runtime(

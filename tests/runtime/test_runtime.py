@@ -175,11 +175,13 @@ class TestFork:
     def test_the_source_starts_anew_and_the_configuration_stays(self):
         source = HandmadeSource(READY)
         mesh = runtime(source)
+        mesh.forked()
+        assert source.forks == 0  # it never ran
         mesh.start()
         mesh.forked()
         assert mesh.store.current.snapshot is READY
         mesh.live(request())
-        assert source.started == 2
+        assert (source.started, source.forks) == (1, 1)
 
     def test_a_closed_mesh_stays_closed(self):
         mesh = runtime(READY)

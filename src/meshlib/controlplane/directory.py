@@ -77,7 +77,8 @@ class Directory:
 
     Thread-safe. Faults are logged at WARNING once per change, by ``meshlib.controlplane``.
 
-    A forked child keeps what was read and is not watching; :meth:`start` makes it watch again.
+    A forked child keeps what was read and is not watching; :meth:`start` makes it watch again, and
+    the first look takes up what changed in between.
 
     Args:
         path: the folder; read at first use, not here.
@@ -92,11 +93,15 @@ class Directory:
         # Owned by the thread that reads: the caller's at first, then the watching thread.
         self._vanishing: dict[str, float] = {}
         self._counter = 0
+        self._process = 0
         self._forked()
         _directories.add(self)
 
     def _forked(self) -> None:
         """Make what a child cannot inherit: locks that another thread may hold, and the thread."""
+        if self._process == os.getpid():
+            return  # a subscriber's handler came first, and started us
+        self._process = os.getpid()
         self._loading = threading.Lock()
         self._translating = threading.Lock()
         self._stop = threading.Event()
@@ -151,6 +156,7 @@ class Directory:
         Raises:
             ConfigError: there is no such folder, or it cannot be read.
         """
+        self._forked()
         self._loaded()
         with self._loading:
             if self._thread is None or not self._thread.is_alive():

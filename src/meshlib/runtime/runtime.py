@@ -58,7 +58,7 @@ class Source(Protocol):
         ...
 
     def forked(self) -> None:
-        """Forget threads and streams of the parent process; :meth:`start` follows."""
+        """Start over in a forked child: the parent's threads and streams are gone."""
 
 
 class Forkable(Protocol):
@@ -165,14 +165,14 @@ class Runtime:
         self.state.forked()
         if isinstance(self.chance, random.Random):
             self.chance.seed()  # or all children would draw alike
-        current, self.store = self.store.current, SnapshotStore()
+        self.store.forked()
+        current = self.store.current
         if current is not None:
-            self.publish(current.snapshot)
-        if self._started and not self._closed:
-            self._started = False
-            self._source.forked()
+            self.store.current = self.state.bind(current.snapshot)  # nothing new, so nobody is told
         for transport in list(self._transports):
             transport.forked()
+        if self._started and not self._closed:
+            self._source.forked()
 
     def on_fork(self, transport: Forkable) -> None:
         """Call ``transport.forked()`` in forked children, for as long as it lives."""

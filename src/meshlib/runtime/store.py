@@ -20,6 +20,7 @@ class SnapshotStore:
         self.current: LiveSnapshot | None = None
         self._changed = threading.Condition()
         self._watchers: list[Callable[[], None]] = []
+        self._lasting: list[Callable[[], None]] = []
 
     def publish(self, live: LiveSnapshot) -> None:
         """Make ``live`` current and wake everyone who waits."""
@@ -30,7 +31,7 @@ class SnapshotStore:
         """Wake everyone who waits, to look again."""
         with self._changed:
             self._changed.notify_all()
-            watchers = list(self._watchers)
+            watchers = self._watchers + self._lasting
         for watcher in watchers:
             watcher()
 
@@ -39,14 +40,26 @@ class SnapshotStore:
         with self._changed:
             return self._changed.wait_for(ready, timeout)
 
-    def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
-        """Call ``watcher`` on the publishing thread after each change; returns how to stop that."""
+    def watch(self, watcher: Callable[[], None], *, lasting: bool = False) -> Callable[[], None]:
+        """Call ``watcher`` on the publishing thread after each change; returns how to stop that.
+
+        Args:
+            watcher: must not block.
+            lasting: whether a forked child calls it too. Whoever waits in a thread or an event
+                loop of this process does not want that.
+        """
+        watchers = self._lasting if lasting else self._watchers
         with self._changed:
-            self._watchers.append(watcher)
+            watchers.append(watcher)
 
         def stop() -> None:
             with self._changed:
-                if watcher in self._watchers:
-                    self._watchers.remove(watcher)
+                if watcher in watchers:
+                    watchers.remove(watcher)
 
         return stop
+
+    def forked(self) -> None:
+        """Start over in a forked child, where no thread waits and another may have held the lock."""
+        self._changed = threading.Condition()
+        self._watchers.clear()

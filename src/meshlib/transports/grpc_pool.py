@@ -6,8 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from meshlib.errors import MeshError
 from meshlib.policy.effects import Attempt
 from meshlib.transports.grpc_translate import Options, channel_options, dial_target
+from meshlib.xds import forks
 
 ChannelT = TypeVar("ChannelT")
 Key = tuple[str, tuple[str, int], str, float]
@@ -41,6 +43,7 @@ class ChannelPool(Generic[ChannelT]):
     """
 
     def __init__(self, connect: Callable[[str, Options], ChannelT], options: Options) -> None:
+        forks.register()
         self._connect = connect
         self._options = options
         self._lock = threading.Lock()
@@ -48,12 +51,18 @@ class ChannelPool(Generic[ChannelT]):
         self._unused: list[ChannelT] = []
 
     def take(self, effect: Attempt) -> Lease[ChannelT]:
-        """Return the channel to the attempt's endpoint, made on first use."""
+        """Return the channel to the attempt's endpoint, made on first use.
+
+        Raises:
+            MeshError: gRPC does not work in this process, for how it was forked.
+        """
         cluster = effect.cluster
         key = (cluster.name, effect.endpoint.key, effect.authority, cluster.connect_timeout)
         with self._lock:
             lease = self._leases.get(key)
             if lease is None:
+                if forks.unusable:
+                    raise MeshError(forks.unusable)
                 options = channel_options(self._options, effect.authority, cluster.connect_timeout)
                 lease = self._leases[key] = Lease(key, self._connect(dial_target(effect.endpoint), options))
             lease.users += 1

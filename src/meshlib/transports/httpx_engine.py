@@ -196,17 +196,19 @@ class Body(httpx.SyncByteStream):
         self, connection: blocking.Connection, pool: blocking.Pool, clock: AttemptClock, gap: float | None
     ) -> None:
         self._connection = connection
+        # Released, the connection is another thread's, and its reader that of another response.
+        self._reader = connection.reader
         self._pool: blocking.Pool | None = pool
         self._clock = clock
         self._gap = gap
-        if connection.reader.complete:
+        if self._reader.complete:
             self._release()
 
     def __iter__(self) -> Iterator[bytes]:
         connection = self._connection
         try:
-            while part := connection.read_body(self._clock, self._gap) if self._pool else connection.reader.take():
-                if connection.reader.complete:
+            while part := connection.read_body(self._clock, self._gap) if self._pool else self._reader.take():
+                if self._reader.complete:
                     self._release()
                 yield part
         except AttemptFailed as failure:
@@ -224,7 +226,7 @@ class Body(httpx.SyncByteStream):
 
     def _release(self) -> None:
         pool, self._pool = self._pool, None
-        if pool is not None and self._connection.reader.phase is not Phase.UPGRADED:
+        if pool is not None and self._reader.phase is not Phase.UPGRADED:
             pool.release(self._connection)
 
 

@@ -18,7 +18,7 @@ from tenacity import RetryCallState, Retrying
 from tenacity.wait import wait_base, wait_fixed, wait_random_exponential
 
 from meshlib.clock import Clock
-from meshlib.xds import diagnosis, wire
+from meshlib.xds import diagnosis, forks, wire
 from meshlib.xds.assembly import Offered
 from meshlib.xds.bootstrap_parts import Server
 from meshlib.xds.delta import DeltaProtocol
@@ -201,6 +201,10 @@ class Channel:
             self._stream = None
 
     def _ended(self, event: StreamEnded) -> None:
+        if event.fork:  # nobody's failure
+            self._drop()
+            self._owner.later(forks.REOPEN, self.connect)
+            return
         if event.code == _NOT_SPOKEN and self._protocol.variant is Variant.DELTA and self.server.delta is None:
             self._speak_state_of_the_world()
             return

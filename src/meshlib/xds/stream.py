@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import grpc
 
 from meshlib.errors import BootstrapError
-from meshlib.xds import diagnosis
+from meshlib.xds import diagnosis, forks
 from meshlib.xds.bootstrap_parts import Server
 from meshlib.xds.credentials import Metadata
 
@@ -39,7 +39,7 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # http_proxy is for the application's requests, not for the mesh's own
 )
 
-_POLLED = 0.5  # seconds; see AdsStream._run
+_POLLED = 0.5  # seconds; see AdsStream._stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,14 @@ class StreamEnded:
         reason: why, for people.
         code: the gRPC status's name ("UNIMPLEMENTED"; "OK" when the server ended it), empty where
             it did not come to a call.
+        fork: whether it ended only because this process forked: nobody's failure, and to be
+            opened again after :data:`~meshlib.xds.forks.REOPEN` seconds.
     """
 
     stream: AdsStream
     reason: str
     code: str = ""
+    fork: bool = False
 
 
 StreamEvent = StreamOpened | StreamData | StreamEnded
@@ -93,8 +96,10 @@ class AdsStream:
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None ends the stream
         self._turn = threading.Semaphore(0)  # released once for each response dealt with
         self._decided = threading.Event()  # connected, refused or closed
+        self._polled_until = 0.0
         self._connected = False
         self._closed = False
+        self._forked = False
         self._thread = threading.Thread(target=self._run, name=f"meshlib-ads-{server.address}", daemon=True)
 
     def start(self) -> None:
@@ -118,29 +123,45 @@ class AdsStream:
         if self._call is not None:
             self._call.cancel()
 
+    def close_for_fork(self) -> None:
+        """End the stream because the process forks; the owner is told."""
+        self._forked = True
+        self.close()
+
     def _run(self) -> None:
+        forks.enter(self)
+        try:
+            reason, code = self._stream()
+            self._post(StreamEnded(self, reason, code, self._forked))
+            self._call = None  # a call keeps gRPC's core alive
+        finally:
+            forks.leave(self)
+
+    def _stream(self) -> tuple[str, str]:
+        """Open the channel, stream until that ends and close it; returns reason and code."""
+        if forks.unusable:
+            return forks.unusable, ""
         channel = None
-        code = ""
         try:
             credentials = self._server.credentials
             metadata = (*self._server.metadata, *credentials.metadata())
             channel = credentials.channel(self._server.address, _OPTIONS)
             self._connect(channel)
             self._read(channel, metadata)
-            reason, code = "the server ended the stream", "OK"
+            return "the server ended the stream", "OK"
         except grpc.RpcError as error:
             code = error.code().name
-            reason = diagnosis.reason(code, error.details() or "", self._server)
+            return diagnosis.reason(code, error.details() or "", self._server), code
         except BootstrapError as error:
-            reason = str(error)
+            return str(error), ""
         except Exception as error:  # noqa: BLE001  whatever it was, the owner must hear that the stream is over
-            reason = f"{type(error).__name__}: {error}"
-        self._post(StreamEnded(self, reason, code))
-        if channel is not None:
-            # After unsubscribing, a thread of grpcio's looks at the channel for another 0.2 s, and
-            # throws its traceback at stderr should the channel be closed by then.
-            time.sleep(_POLLED)
-            channel.close()
+            return f"{type(error).__name__}: {error}", ""
+        finally:
+            if channel is not None:
+                # After unsubscribing, a thread of grpcio's looks at the channel for another 0.2 s, and
+                # throws its traceback at stderr should the channel be closed by then.
+                time.sleep(max(0.0, self._polled_until - time.monotonic()))
+                channel.close()
 
     def _connect(self, channel: grpc.Channel) -> None:
         """Wait until the channel is ready or failed: does-not-exist timers may only run on a
@@ -149,6 +170,7 @@ class AdsStream:
         channel.subscribe(self._on_connectivity, try_to_connect=True)
         self._decided.wait()
         channel.unsubscribe(self._on_connectivity)
+        self._polled_until = time.monotonic() + _POLLED
 
     def _on_connectivity(self, state: grpc.ChannelConnectivity) -> None:
         if state is grpc.ChannelConnectivity.READY:
