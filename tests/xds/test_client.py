@@ -282,7 +282,7 @@ def test_names_nobody_answers_do_not_exist_after_a_while(ads_server, mesh, sidec
     server = ads_server()
     mesh(server)
     server.resources[ENDPOINT] = {}
-    client, watch = sidecar(server.address, does_not_exist=0.2)
+    client, watch = sidecar(server.address, does_not_exist=1.0)
     snapshot = watch.until(lambda s: True)
     assert snapshot.clusters["catalog"].assignment is None
     assert client.status.waiting == ()
