@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from meshlib.xds.client import XdsClient
     from meshlib.xds.faults import Note
     from meshlib.xds.files import FileEvent, FileSource
+    from meshlib.xds.inventory import Inventory
 
 Publish = Callable[[Snapshot], None]
 Usage = Callable[[], Collection[str]]
@@ -37,6 +38,9 @@ class DirectorySource:
         self._identity = identity
         self._directory: Directory | None = None
         self._noted: tuple[Note, ...] = ()  # replaced whole by the watching thread, read by any
+        # The lock guards what is in the assembly, which the watching thread changes.
+        self._lock = threading.Lock()
+        self._assembly: Assembly | None = None
 
     def start(self, publish: Publish, usage: Usage) -> None:  # noqa: ARG002  nothing is given up here
         """Read the folder and publish it at once; edits follow from the watching thread."""
@@ -58,13 +62,15 @@ class DirectorySource:
         assembly, note_log = Assembly(Style.SIDECAR, search=search_list(node.id)), NoteLog(_log)
 
         def apply() -> None:
-            faults = assembly.apply(directory.version, directory.resources(node).by_type)
+            with self._lock:
+                faults = assembly.apply(directory.version, directory.resources(node).by_type)
             for fault in faults:
                 _log.warning("configuration refused, the last good version stays: %s", fault)
             note_log.log(assembly.notes)
             self._noted = (*assembly.notes, *map(Note.refused, assembly.faults))
             publish(assembly.snapshot())
 
+        self._assembly = assembly
         directory.subscribe(apply)
         apply()  # before anybody watches: from here on `apply` runs in the watching thread alone
         directory.start()
@@ -90,9 +96,21 @@ class DirectorySource:
         """Return what of the folder's resources is not honoured, or refused."""
         return self._noted
 
+    def inventory(self) -> Inventory:
+        """Return what is known of every resource now, under the node of a sidecar in this place."""
+        from meshlib.xds.bootstrap_istio import node_of
+        from meshlib.xds.inventory import Inventory, inventory
+
+        node = node_of(self._identity)
+        if self._assembly is None:
+            return Inventory(node)
+        with self._lock:
+            return inventory(self._assembly, node)
+
     def forked(self) -> None:
         """Drop the parent's watching thread."""
-        self._directory = None
+        self._directory = self._assembly = None
+        self._lock = threading.Lock()
 
 
 class XdsSource:
@@ -149,6 +167,12 @@ class XdsSource:
             return self._bootstrap.notes
         return (*self._bootstrap.notes, *self._client.notes(), *map(Note.refused, self._client.status.faults))
 
+    def inventory(self) -> Inventory:
+        """Return what is known of every resource and server now; raises TimeoutError where the client is closed."""
+        from meshlib.xds.inventory import Inventory
+
+        return self._client.inventory() if self._client is not None else Inventory(self._bootstrap.node)
+
     def forked(self) -> None:
         """Drop the parent's stream unclosed; it belongs to the parent."""
         self._client = None
@@ -166,6 +190,7 @@ class StaticSource:
         self._held: dict[str, list[bytes]] = {}
         self._broken: dict[str, str] = {}
         self._noted: tuple[Note, ...] = ()
+        self._assembly: Assembly | None = None
 
     def start(self, publish: Publish, usage: Usage) -> None:  # noqa: ARG002  nothing is given up here
         """Publish the bootstrap's resources, when its files are read; raises ``BootstrapError`` naming every fault."""
@@ -179,6 +204,7 @@ class StaticSource:
         if faults:
             lines = "\n  ".join(str(fault) for fault in faults)
             raise BootstrapError(f"static_resources cannot be used:\n  {lines}")
+        self._assembly = assembly
         self._note(assembly)
         NoteLog(_log).log(assembly.notes)
         if not self._bootstrap.files:
@@ -213,9 +239,19 @@ class StaticSource:
         """Return what of the resources is not honoured."""
         return self._noted
 
+    def inventory(self) -> Inventory:
+        """Return what is known of every resource now."""
+        from meshlib.xds.inventory import Inventory, inventory
+
+        if self._assembly is None:
+            return Inventory(self._bootstrap.node)
+        with self._lock:
+            return inventory(self._assembly, self._bootstrap.node, self._bootstrap)
+
     def forked(self) -> None:
         """Drop the parent's watching threads."""
         self._files = []
+        self._assembly = None
         self._lock = threading.Lock()
 
     def _note(self, assembly: Assembly) -> None:

@@ -25,6 +25,7 @@ from meshlib.xds.channel import RECONNECT, Channel
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.files import FileBroken, FileEvent, FileSource, FileUpdate
 from meshlib.xds.idling import Idling
+from meshlib.xds.inventory import Inventory, inventory, servers
 from meshlib.xds.note_log import NoteLog
 from meshlib.xds.protocol import Missing, Removed, Unsubscribed
 from meshlib.xds.stream import StreamData, StreamEnded, StreamEvent, StreamOpened
@@ -186,6 +187,12 @@ class XdsClient:
     def notes(self) -> tuple[Note, ...]:
         """Return what of the resources in force is not, or only nearly, honoured."""
         return self.ask(lambda: self._assembly.notes)
+
+    def inventory(self) -> Inventory:
+        """Return what is known of every resource and server now; raises like :meth:`ask`."""
+        return self.ask(
+            lambda: replace(inventory(self._assembly, self.node, self._bootstrap), servers=servers(self._channels()))
+        )
 
     def ask(self, question: Callable[[], _Result], timeout: float = 5.0) -> _Result:
         """Run ``question`` in the client's thread, where all state may be read, and return its answer.
