@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from meshlib.xds.assembly import Assembly
+from meshlib.xds.assembly import Assembly, pack
 from meshlib.xds.bootstrap_parts import Bootstrap, authority_of
 from meshlib.xds.cache import Entry, State
 from meshlib.xds.channel import Channel
@@ -134,10 +134,15 @@ def plain(type_url: str) -> str:
 
 def _resources(assembly: Assembly, static: Mapping[str, Mapping[str, Any]]) -> Iterator[Known]:
     for url, entry in assembly.cache.all():
-        yield _known(url, entry, static=entry.version == "static" and entry.name in static.get(url, {}))
+        yield _known(url, entry, static=_is_static(url, entry, static.get(url, {})))
     for url, name in assembly.dependencies.waiting():
         if name != WILDCARD:
             yield Known(url, name, State.REQUESTED)
+
+
+def _is_static(type_url: str, entry: Entry, static: Mapping[str, Any]) -> bool:
+    message = static.get(entry.name)  # or a file brought another of this name
+    return message is not None and entry.resource is not None and entry.resource.raw == pack(type_url, message)
 
 
 def _known(type_url: str, entry: Entry, *, static: bool) -> Known:
