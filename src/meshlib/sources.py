@@ -184,8 +184,8 @@ class StaticSource:
     def __init__(self, bootstrap: Bootstrap, listener: str = "") -> None:
         self._bootstrap = bootstrap
         self._listener = listener
-        # Under the lock, for each file has a thread.
-        self._lock = threading.Lock()
+        # Under the lock, for each file has a thread; one that publishes holds it, and may be asked what is known.
+        self._lock = threading.RLock()
         self._files: list[FileSource] = []
         self._held: dict[str, list[bytes]] = {}
         self._broken: dict[str, str] = {}
@@ -252,7 +252,7 @@ class StaticSource:
         """Drop the parent's watching threads."""
         self._files = []
         self._assembly = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def _note(self, assembly: Assembly) -> None:
         from meshlib.xds.faults import Note

@@ -277,6 +277,51 @@ def test_a_folder(tmp_path):
     assert section(dump, "Bootstrap")["bootstrap"]["node"]["metadata"]["NAMESPACE"] == "n"
 
 
+def packed(message):
+    found = any_pb2.Any()
+    found.Pack(message)
+    return found
+
+
+def of_a_folder(tmp_path, _server):
+    (tmp_path / "empty.yaml").write_text("")
+    return meshlib.Mesh.from_directory(tmp_path)
+
+
+def of_a_file(tmp_path, _server):
+    file = tmp_path / "lds.json"
+    file.write_text(json.dumps({"resources": [json_format.MessageToDict(packed(listener()))]}))
+    dynamic = {"lds_config": {"path_config_source": {"path": str(file)}}}
+    return meshlib.Mesh.from_bootstrap({"node": {"id": "me"}, "dynamic_resources": dynamic})
+
+
+def of_a_server(_tmp_path, server):
+    return meshlib.Mesh.connect(server.address)
+
+
+@pytest.mark.parametrize("made", [of_a_folder, of_a_file, of_a_server])
+def test_who_is_told_of_a_change_may_look(made, tmp_path, ads_server):
+    """The watcher runs where the state is changed: on the publishing thread."""
+    mesh, seen = made(tmp_path, ads_server()), []
+    stop = mesh.on_change(lambda: seen.append(mesh._source.inventory()))
+    with mesh:
+        mesh.wait_ready()
+        eventually(lambda: seen, bool)
+        stop()
+
+
+def test_a_closed_client_answers_at_once(ads_server):
+    with meshlib.Mesh.connect(ads_server().address) as mesh:
+        mesh.wait_ready()
+    with mesh.serve_csds() as csds, grpc.insecure_channel(csds.address) as channel:
+        fetch = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel).FetchClientStatus
+        with pytest.raises(grpc.RpcError) as error:
+            fetch(csds_pb2.ClientStatusRequest(), timeout=4)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "closed" in error.value.details()
+    assert scrape(mesh) == {}
+
+
 def test_a_version_that_waits_is_warming():
     assembly = Assembly(Style.SIDECAR, wildcards={LISTENER, CLUSTER})
     assembly.offer(LISTENER, "1", [pack(LISTENER, listener())])

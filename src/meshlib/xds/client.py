@@ -200,6 +200,11 @@ class XdsClient:
         Raises:
             TimeoutError: there was none in ``timeout`` seconds: the client is not running, or busy.
         """
+        thread = self._thread
+        if thread is threading.current_thread():  # whoever is told of a new snapshot may ask
+            return question()
+        if thread is not None and not thread.is_alive():
+            raise TimeoutError("the xDS client is closed")
         future: Future[_Result] = Future()
 
         def answer() -> None:
