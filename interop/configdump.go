@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 
+	_ "github.com/cncf/xds/go/udpa/type/v1" // TypedStruct, which istiod sends and istioctl links, too
 	admin "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"

@@ -11,11 +11,20 @@ from pathlib import Path
 
 import httpx
 import pytest
+from google.protobuf.internal.decoder import _DecodeVarint
 
 import meshlib
 from meshlib.errors import BootstrapError
+from meshlib.model.snapshot import Style
+from meshlib.xds.admin_protos import base_pb2
+from meshlib.xds.assembly import Assembly
+from meshlib.xds.config_dump import as_json
+from meshlib.xds.inventory import inventory
+from meshlib.xds.protos import discovery_pb2
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
 PROGRAM = Path(__file__).resolve().parent.parent / "build" / "interop" / "interop"
+CAPTURES = sorted((Path(__file__).resolve().parent.parent / "tests" / "data" / "xds").glob("*.pb"))
 ENVOY = Path(sys.executable).parent / "envoy"
 WAIT = 30.0  # seconds; how long anything may take on a busy machine
 
@@ -317,4 +326,57 @@ def test_the_real_envoy_takes_the_server_and_its_dump_reads(server, backends, tm
     assert held["routes"] == ["80"]
     assert "catalog" in held["clusters"]
     assert held["endpoints"]["catalog"] == 2
+    assert held["errors"] == {}
+
+
+def test_meshlibs_dump_reads(server, backends, tmp_path):
+    """Good and refused resources of the same server, read by Envoy's Go types."""
+    routes = [route("catalog", "catalog"), route("forum", "forum")]
+    services = [service("catalog", backends["one"], backends["two"]), service("forum", backends["one"])]
+    server.set("1", services, routes)
+    path = tmp_path / "dump.json"
+    with meshlib.Mesh.from_bootstrap(bootstrap(server.address, "GRPC"), on_demand=False) as mesh:
+        mesh.wait_ready(WAIT)
+        path.write_text(json.dumps(mesh.config_dump()))
+        held = read_dump(path)
+        assert held["sections"] == [
+            f"{part}ConfigDump" for part in ("Bootstrap", "Clusters", "Endpoints", "Listeners", "Routes")
+        ]
+        assert (held["listeners"], held["routes"]) == (["0.0.0.0_80"], ["80"])
+        assert {"catalog", "forum"} <= set(held["clusters"])
+        assert held["endpoints"] == {"catalog": 2, "forum": 1}
+        assert held["errors"] == {}
+
+        before = server.set("2", [service("catalog", backends["one"], bad=True), services[1]], routes)
+        server.wait("nack", before)
+
+        def refused():
+            path.write_text(json.dumps(mesh.config_dump()))
+            return read_dump(path)["errors"].get("cluster", "")
+
+        assert "connect_timeout" in eventually(refused, "the refused cluster is in the dump")
+
+
+def captured(path):
+    """Return an assembly that has taken every response of a capture: each with its length, a varint, before it."""
+    data, at, assembly = path.read_bytes(), 0, Assembly(Style.SIDECAR)
+    while at < len(data):
+        length, at = _DecodeVarint(data, at)
+        response = discovery_pb2.DiscoveryResponse.FromString(data[at : at + length])
+        at += length
+        resources = [resource.SerializeToString() for resource in response.resources]
+        assembly.offer(response.type_url, response.version_info, resources)
+    return assembly
+
+
+@pytest.mark.parametrize("capture", CAPTURES, ids=lambda path: path.stem)
+def test_a_dump_of_what_istiod_sends_reads(tmp_path, capture):
+    """With Istio's own filters, whose types are in nobody's API but Istio's."""
+    found = inventory(captured(capture), base_pb2.Node(id="captured"))
+    path = tmp_path / "dump.json"
+    path.write_text(json.dumps(as_json(found)))
+    held = read_dump(path)
+    for field, url in (("listeners", LISTENER), ("routes", ROUTE), ("clusters", CLUSTER), ("endpoints", ENDPOINT)):
+        assert set(held[field]) == {one.name for one in found.resources if one.type_url == url}
+        assert held[field]
     assert held["errors"] == {}

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from meshlib.capabilities import Capabilities
     from meshlib.telemetry.prometheus import IstioCollector, MetricsServer
+    from meshlib.xds.csds import CsdsServer
 
 _log = logging.getLogger("meshlib")
 
@@ -389,17 +390,54 @@ class Mesh:
             self.wait_ready(timeout)
         return capabilities(self._source.notes())
 
+    def config_dump(self) -> dict[str, Any]:
+        """Return what is known now as Envoy's config dump: ``envoy.admin.v3.ConfigDump`` in protobuf's JSON.
+
+        Bootstrap (the node), listeners, clusters, routes and endpoints, each with version and time,
+        and ``error_state`` where the last update was refused. What Envoy's API marks as sensitive
+        reads ``[redacted]``; of an ``Any`` whose type is not installed only type and size are told.
+        Starts the mesh and waits for nothing: :meth:`wait_ready` first for a whole configuration.
+        From any thread.
+
+        Raises:
+            MeshClosed: the mesh is closed.
+            TimeoutError: the xDS client does not answer within 5 seconds.
+        """
+        from meshlib.xds.config_dump import as_json
+
+        self._runtime.start()
+        return as_json(self._source.inventory())
+
+    def serve_csds(self, host: str = "127.0.0.1", port: int = 0) -> CsdsServer:
+        """Serve the client status discovery service (gRFC A40) in plaintext on ``host:port`` (0 = a free one).
+
+        It tells the state of every resource: REQUESTED, DOES_NOT_EXIST, ACKED, or NACKED with the
+        reason. It ends by its ``close()``, not with the mesh. A forked child has to serve its own.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        from meshlib.xds.csds import serve
+
+        return serve(host, port, self._source.inventory)
+
+    def add_csds(self, server: grpc.Server) -> None:
+        """Add the client status discovery service to a sync gRPC server of yours, before it starts."""
+        from meshlib.xds.csds import add_to
+
+        add_to(server, self._source.inventory)
+
     @property
     def collector(self) -> IstioCollector:
-        """A prometheus_client collector of Istio's metrics, to register where you serve yours."""
+        """A prometheus_client collector of Istio's and the xDS client's metrics, to register where you serve yours."""
         from meshlib.telemetry.prometheus import IstioCollector
 
         if self._metrics is None:
             raise ConfigError("this mesh was made with metrics=False")
-        return IstioCollector(self._metrics, lambda: self.is_stale)
+        return IstioCollector(self._metrics, lambda: self.is_stale, self._source.inventory)
 
     def serve_metrics(self, host: str = "127.0.0.1", port: int = 0) -> MetricsServer:
-        """Serve Istio's metrics for Prometheus on ``host:port`` (0 = a free one)."""
+        """Serve Istio's and the xDS client's metrics for Prometheus on ``host:port`` (0 = a free one)."""
         from prometheus_client import CollectorRegistry
 
         from meshlib.telemetry.prometheus import serve

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from meshlib.xds.client import XdsClient
     from meshlib.xds.faults import Note
     from meshlib.xds.files import FileEvent, FileSource
+    from meshlib.xds.inventory import Inventory
 
 Publish = Callable[[Snapshot], None]
 Usage = Callable[[], Collection[str]]
@@ -38,7 +39,8 @@ class DirectorySource:
         self._identity = identity
         self._directory: Directory | None = None
         self._noted: tuple[Note, ...] = ()  # replaced whole by the watching thread, read by any
-        # In the watching thread, after the first time.
+        # The lock guards what is in the assembly, which the watching thread changes.
+        self._lock = threading.Lock()
         self._assembly: Assembly | None = None
         self._applied = ""
 
@@ -64,7 +66,9 @@ class DirectorySource:
         def apply() -> None:
             self._assembly = assembly = self._assembly or Assembly(Style.SIDECAR, search=search_list(node.id))
             version = directory.version
-            for fault in assembly.apply(version, directory.resources(node).by_type):
+            with self._lock:
+                faults = assembly.apply(version, directory.resources(node).by_type)
+            for fault in faults:
                 _log.warning("configuration refused, the last good version stays: %s", fault)
             note_log.log(assembly.notes)
             self._noted = (*assembly.notes, *map(Note.refused, assembly.faults))
@@ -96,10 +100,22 @@ class DirectorySource:
         """Return what of the folder's resources is not honoured, or refused."""
         return self._noted
 
+    def inventory(self) -> Inventory:
+        """Return what is known of every resource now, under the node of a sidecar in this place."""
+        from meshlib.xds.bootstrap_istio import node_of
+        from meshlib.xds.inventory import Inventory, inventory
+
+        node = node_of(self._identity)
+        if self._assembly is None:
+            return Inventory(node)
+        with self._lock:
+            return inventory(self._assembly, node)
+
     def forked(self) -> None:
         """Watch in this process too. What the parent knew of the folder is known here."""
         if self._directory is None:
             return
+        self._lock = threading.Lock()
         self._assembly = None  # the parent's thread may have been changing it
         if self._applied != self._directory.version:
             self._apply()  # the parent had read a change, but not applied it yet
@@ -202,6 +218,12 @@ class XdsSource:
         """Tell whether what is in force is from the last-known-good file."""
         return self._client is not None and self._client.status.stale
 
+    def inventory(self) -> Inventory:
+        """Return what is known of every resource and server now; raises TimeoutError where the client is closed."""
+        from meshlib.xds.inventory import Inventory
+
+        return self._client.inventory() if self._client is not None else Inventory(self._bootstrap.node)
+
     def forked(self) -> None:
         """Forget the client, whose thread is the parent's; :meth:`restart` follows."""
         self._client = None
@@ -218,12 +240,13 @@ class StaticSource:
     def __init__(self, bootstrap: Bootstrap, listener: str = "") -> None:
         self._bootstrap = bootstrap
         self._listener = listener
-        # Under the lock, for each file has a thread.
-        self._lock = threading.Lock()
+        # Under the lock, for each file has a thread; one that publishes holds it, and may be asked what is known.
+        self._lock = threading.RLock()
         self._files: list[FileSource] = []
         self._held: dict[str, list[bytes]] = {}
         self._broken: dict[str, str] = {}
         self._noted: tuple[Note, ...] = ()
+        self._assembly: Assembly | None = None
 
     def start(self, publish: Publish, usage: Usage) -> None:  # noqa: ARG002  nothing is given up here
         """Publish the bootstrap's resources, when its files are read; raises ``BootstrapError`` naming every fault."""
@@ -237,6 +260,7 @@ class StaticSource:
         if faults:
             lines = "\n  ".join(str(fault) for fault in faults)
             raise BootstrapError(f"static_resources cannot be used:\n  {lines}")
+        self._assembly = assembly
         self._note(assembly)
         NoteLog(_log).log(assembly.notes)
         if not self._bootstrap.files:
@@ -271,10 +295,20 @@ class StaticSource:
         """Return what of the resources is not honoured."""
         return self._noted
 
+    def inventory(self) -> Inventory:
+        """Return what is known of every resource now."""
+        from meshlib.xds.inventory import Inventory, inventory
+
+        if self._assembly is None:
+            return Inventory(self._bootstrap.node)
+        with self._lock:
+            return inventory(self._assembly, self._bootstrap.node, self._bootstrap)
+
     def forked(self) -> None:
         """Drop the parent's watching threads."""
         self._files = []
-        self._lock = threading.Lock()
+        self._assembly = None
+        self._lock = threading.RLock()
 
     def _note(self, assembly: Assembly) -> None:
         from meshlib.xds.faults import Note

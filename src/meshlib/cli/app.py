@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from meshlib.cli import capabilities, control_plane, demo, explain, proxy_status, validate, version
+from meshlib.cli import capabilities, config_dump, control_plane, demo, explain, proxy_status, validate, version
 from meshlib.errors import MeshError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 
 # Each module has one command and imports what it needs when it runs, so that --help is quick.
-for command in (demo, control_plane, proxy_status, explain, capabilities, validate, version):
+for command in (demo, control_plane, proxy_status, explain, capabilities, config_dump, validate, version):
     command.register(app)
 
 

@@ -24,6 +24,7 @@ from meshlib.runtime.waking import wait_until
 
 if TYPE_CHECKING:
     from meshlib.xds.faults import Note
+    from meshlib.xds.inventory import Inventory
 
 FIRST_CONFIGURATION_TIMEOUT = 15.0  # as Envoy's initial_fetch_timeout
 
@@ -55,6 +56,10 @@ class Source(Protocol):
 
     def notes(self) -> tuple[Note, ...]:
         """Return every field in force that is not honoured as received, and every refused one; from any thread."""
+        ...
+
+    def inventory(self) -> Inventory:
+        """Return what is known of every resource now, from any thread; raises TimeoutError for no answer."""
         ...
 
     def forked(self) -> None:

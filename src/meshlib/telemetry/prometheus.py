@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate
+from itertools import accumulate, chain
 from threading import Thread
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import start_http_server
@@ -14,13 +14,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from meshlib.telemetry.metrics import BUCKETS, LABELS, Cell, Histogram, IstioMetrics
+from meshlib.telemetry.xds_metrics import XdsFamilies
+
+if TYPE_CHECKING:
+    from meshlib.xds.inventory import Inventory
 
 # As Envoy prints them ("1", not "1.0"), so that `sum by (le)` joins our series with a sidecar's.
 BOUNDS: tuple[str, ...] = (*(f"{bound:.10g}" for bound in BUCKETS), "+Inf")
 
 
 class IstioCollector(Collector):
-    """Gives the cells of one :class:`IstioMetrics` to a registry; costs calls nothing.
+    """Gives the cells of one :class:`IstioMetrics`, and the xDS client's metrics, to a registry; costs calls nothing.
 
     Thread-safe. Registering two of them in one registry is refused by prometheus_client
     (duplicated time series).
@@ -28,11 +32,18 @@ class IstioCollector(Collector):
     Args:
         metrics: the cells.
         is_stale: tells whether what is in force is from the last-known-good file.
+        look: returns what the xDS client knows; None leaves its metrics out.
     """
 
-    def __init__(self, metrics: IstioMetrics, is_stale: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        metrics: IstioMetrics,
+        is_stale: Callable[[], bool] = lambda: False,
+        look: Callable[[], Inventory] | None = None,
+    ) -> None:
         self._metrics = metrics
         self._is_stale = is_stale
+        self._look = look
 
     def collect(self) -> Iterable[Metric]:
         """Return every metric family with what has been counted so far."""
@@ -52,11 +63,15 @@ class IstioCollector(Collector):
                 families.retries.add_metric((cluster,), retries[cluster])
         families.folded.add_metric((), self._metrics.folded)
         families.stale.add_metric((), self._is_stale())
-        return families
+        if self._look is None:
+            return families
+        xds = XdsFamilies()
+        xds.take(self._look)
+        return chain(families, xds)
 
     def describe(self) -> Iterable[Metric]:
         """Return the families without samples: what a registry checks names against."""
-        return _Families()
+        return chain(_Families(), () if self._look is None else XdsFamilies())
 
 
 class _Families:

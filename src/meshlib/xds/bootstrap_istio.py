@@ -107,11 +107,12 @@ def for_address(
         delta = False  # istiod's delta for gRPC nodes loses watches
     server = Server(address, _credentials(address, identity, security, around), delta, headers)
     if grpc_node:
-        return Bootstrap((server,), _node(identity), Style.GRPC)
-    return Bootstrap((server,), _node(identity), Style.SIDECAR, wildcards=frozenset({LISTENER, CLUSTER, NAME_TABLE}))
+        return Bootstrap((server,), node_of(identity), Style.GRPC)
+    return Bootstrap((server,), node_of(identity), Style.SIDECAR, wildcards=frozenset({LISTENER, CLUSTER, NAME_TABLE}))
 
 
-def _node(identity: Identity) -> Any:
+def node_of(identity: Identity) -> Any:
+    """Return the ``core.v3.Node`` that Istio's agent would send for ``identity``."""
     region, zone, sub_zone = identity.locality
     node = base_pb2.Node(
         id=identity.node_id("sidecar"),

@@ -146,9 +146,10 @@ class ResourceCache:
 
     def notes(self) -> tuple[Note, ...]:
         """Return every note on the last good versions."""
-        return tuple(n for url, entry in self._all() if entry.resource for n in entry.resource.notes(url))
+        return tuple(n for url, entry in self.all() if entry.resource for n in entry.resource.notes(url))
 
-    def _all(self) -> Iterator[tuple[str, Entry]]:
+    def all(self) -> Iterator[tuple[str, Entry]]:
+        """Yield every entry with its type."""
         for url, by_name in self._entries.items():
             for entry in by_name.values():
                 yield url, entry

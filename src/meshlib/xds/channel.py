@@ -91,7 +91,8 @@ class Counts:
 
     Attributes:
         valid, invalid: resources received that were good, or refused, by type URL.
-        failures: streams that ended before a response, or connections that failed.
+        failures: how often the server went from working to failing: a connection failed, or a
+            stream ended before a response.
     """
 
     valid: dict[str, int] = field(default_factory=dict)
@@ -185,8 +186,8 @@ class Channel:
         """Give the stream up and connect again later."""
         answered = self.answered
         self._drop()
+        self.counts.failures += not answered and not self.failing  # from working to failing (gRFC A78)
         self.failing = not answered
-        self.counts.failures += self.failing
         self._attempts = 1 if answered else self._attempts + 1
         delay: float = self._reconnect(_attempt(self._attempts))
         self._owner.later(delay, self.connect)

@@ -26,6 +26,7 @@ from meshlib.xds.channel import RECONNECT, Channel
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.files import FileBroken, FileEvent, FileSource, FileUpdate
 from meshlib.xds.idling import Idling
+from meshlib.xds.inventory import Inventory, inventory, servers
 from meshlib.xds.last_known_good import MAX_AGE, Contents, Kept, LastKnownGood, identity
 from meshlib.xds.note_log import NoteLog
 from meshlib.xds.protocol import Missing, Removed, Unsubscribed
@@ -208,12 +209,23 @@ class XdsClient:
         """Return what of the resources in force is not, or only nearly, honoured."""
         return self.ask(lambda: self._assembly.notes)
 
+    def inventory(self) -> Inventory:
+        """Return what is known of every resource and server now; raises like :meth:`ask`."""
+        return self.ask(
+            lambda: replace(inventory(self._assembly, self.node, self._bootstrap), servers=servers(self._channels()))
+        )
+
     def ask(self, question: Callable[[], _Result], timeout: float = 5.0) -> _Result:
         """Run ``question`` in the client's thread, where all state may be read, and return its answer.
 
         Raises:
             TimeoutError: there was none in ``timeout`` seconds: the client is not running, or busy.
         """
+        thread = self._thread
+        if thread is threading.current_thread():  # whoever is told of a new snapshot may ask
+            return question()
+        if thread is not None and not thread.is_alive():
+            raise TimeoutError("the xDS client is closed")
         future: Future[_Result] = Future()
 
         def answer() -> None:
