@@ -118,3 +118,45 @@ def test_a_spawned_child_makes_its_own_mesh(home):
     assert report["ended"] == [0, 0]
     assert [one["failures"] for one in (report["parent"], *report["children"]) if one["failed"]] == []
     assert len(report["children"]) == 2
+
+
+ORPHANS = """
+import os, sys, time
+import httpx, meshlib
+how, where = sys.argv[1:]
+mesh = getattr(meshlib.Mesh, how)(where, workload="webapp", namespace="outdoor")
+client = httpx.Client(transport=mesh.transport(), timeout=5)
+assert client.get("http://catalog/").text == "old"
+print("ready", flush=True)
+sys.stdin.readline()
+child = os.fork()
+if not child:
+    try:
+        give_up = time.monotonic() + 2  # the control plane is asked for meanwhile, in vain
+        while time.monotonic() < give_up:
+            assert client.get("http://catalog/").text == "old"
+            time.sleep(0.05)
+    except BaseException as error:
+        print(repr(error), file=sys.stderr)
+        os._exit(1)
+    os._exit(0)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+assert client.get("http://catalog/").text == "old"
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("kind", ["sidecar", "grpc"])
+def test_a_child_serves_without_a_control_plane(home, kind):
+    where = ["connect", home.server.address] if kind == "sidecar" else ["from_bootstrap", home.bootstrap()]
+    with subprocess.Popen(
+        [sys.executable, "-c", ORPHANS, *where],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        home.server.close()
+        _, said = process.communicate("go\n", timeout=60)
+    assert process.returncode == 0, said

@@ -160,7 +160,9 @@ def _after_in_parent() -> None:
 def _after_in_child() -> None:
     global _changed, _forking, unusable
     if _foreign and _switched_off():
-        unusable = f"this process was forked while gRPC channels were open, with {_SETTING}=0: gRPC would hang. {_ADVICE}"
+        unusable = (
+            f"this process was forked while gRPC channels were open, with {_SETTING}=0: gRPC would hang. {_ADVICE}"
+        )
     _kept.extend(_open)
     _open.clear()
     _changed = threading.Condition()
