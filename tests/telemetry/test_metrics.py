@@ -249,6 +249,24 @@ def test_a_forked_child_counts_its_own_and_needs_no_lock_of_its_parent(metrics):
     assert samples(metrics, "istio_requests_total")[0][1] == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # Python 3.12 and later
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+def test_a_forked_child_does_not_keep_the_port(metrics):
+    server = serve("127.0.0.1", 0, registry_of(metrics))
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(write)
+        os.read(read, 1)  # until the parent has looked
+        os._exit(0)
+    os.close(read)
+    server.close()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", server.port)) != 0
+    os.close(write)
+    os.waitpid(child, 0)
+
+
 def test_two_meshes_in_one_registry_are_refused(metrics):
     registry = registry_of(metrics)
     with pytest.raises(ValueError, match="Duplicated timeseries"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, chain
 from threading import Thread
 from typing import TYPE_CHECKING, Self
+from weakref import WeakSet
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import start_http_server
@@ -153,4 +155,18 @@ def serve(host: str, port: int, registry: CollectorRegistry) -> MetricsServer:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
         raise OSError(error.errno, f"metrics cannot be served on {host}:{port}: {error.strerror or error}") from error
+    _listening.add(server)
     return MetricsServer(host, server, thread)
+
+
+_listening: WeakSet[WSGIServer] = WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # Nobody accepts here, and the port would stay taken when the parent is gone.
+    for server in list(_listening):
+        server.socket.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

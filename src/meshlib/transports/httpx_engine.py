@@ -9,6 +9,7 @@ that ends in httpx's own function is instrumentation and changes nothing.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -28,6 +29,12 @@ from meshlib.upstream.http11 import asynchronous, blocking
 from meshlib.upstream.http11.blocking import Origin, Outgoing
 from meshlib.upstream.http11.framing import BadRequest, Phase, ResponseReader, encode_head
 from meshlib.upstream.pools import PoolSettings
+
+# What the first request would import, the standard library and anyio being lazy. A child that is
+# forked while a thread of its parent imports a module waits for that module for ever.
+for _lazy in ("encodings.idna", "anyio._backends._asyncio"):
+    with contextlib.suppress(ImportError):  # anyio's name for its own part
+        importlib.import_module(_lazy)
 
 # Cluster, address, host name of the application's own TLS: what connections may be shared by.
 Key = tuple[str, tuple[str, int], str]
