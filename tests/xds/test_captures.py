@@ -167,9 +167,7 @@ def test_notes_name_what_a_sidecar_gets_and_meshlib_does_not_do(replay):
     kinds = {(short(note.type_url), re.sub(r"\[.*?\]", "", note.field_path), note.status) for note in assembly.notes}
     assert kinds == {
         ("LDS", "traffic_direction", Status.NOT_HONOURED),
-        ("LDS", "filter_chains.filters.typed_config.rds.config_source.initial_fetch_timeout", Status.APPROXIMATED),
         ("CDS", "upstream_bind_config", Status.NOT_HONOURED),
-        ("CDS", "eds_cluster_config.eds_config.initial_fetch_timeout", Status.APPROXIMATED),
         ("CDS", "transport_socket_matches.transport_socket.typed_config", Status.REFUSED),
     }
 

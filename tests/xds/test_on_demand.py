@@ -230,8 +230,11 @@ def test_what_is_idle_is_given_up_and_comes_again(ads_server, parse, upstream):
             changed.notify_all()
 
     def until(wanted):
+        """Wait for a snapshot later than those looked at, and look at no earlier one again."""
         with changed:
-            assert changed.wait_for(lambda: bool(snapshots) and wanted(snapshots[-1]), TIMEOUT)
+            assert changed.wait_for(lambda: any(map(wanted, snapshots)), TIMEOUT)
+            while not wanted(snapshots.pop(0)):
+                pass
 
     data = {
         "node": {"id": "n"},
@@ -277,3 +280,19 @@ def test_a_cluster_that_a_header_names_is_asked_for_by_name(ads_server, parse, u
         httpx.Client(transport=mesh.transport()) as client,
     ):
         assert client.get("http://a/", headers={"x-cluster": "c"}).text == "ok"
+
+
+@pytest.mark.parametrize(("timeout", "patience"), [(None, None), ("0s", 0.0), ("2.5s", 2.5)])
+def test_how_long_a_name_is_awaited_is_said_where_it_is_named(parse, timeout, patience):
+    source = ADS if timeout is None else {"ads": {}, "initial_fetch_timeout": timeout}
+    hcm = {"@type": HCM, "rds": {"config_source": source, "route_config_name": "80"}}
+    address = {"socket_address": {"address": "0.0.0.0", "port_value": 80}}
+    chains = [{"filters": [{"name": "hcm", "typed_config": hcm}]}]
+    assembly = Assembly(Style.SIDECAR, wildcards={LISTENER, CLUSTER})
+    listener = parse(LISTENER, {"name": "l", "address": address, "filter_chains": chains})
+    assembly.offer(LISTENER, "1", [pack(LISTENER, listener)])
+    for name in ("a", "b"):  # the second by its shape
+        cluster = {"name": name, "type": "EDS", "eds_cluster_config": {"eds_config": source}}
+        assembly.offer(CLUSTER, "1", [pack(CLUSTER, parse(CLUSTER, cluster))])
+    found = assembly.dependencies.patience
+    assert [found.get(ref) for ref in ((ROUTE, "80"), (ENDPOINT, "a"), (ENDPOINT, "b"))] == [patience] * 3

@@ -23,7 +23,14 @@ from meshlib.xds.decode_lds import listener
 from meshlib.xds.decode_nds import name_table
 from meshlib.xds.decode_rds import route_configuration
 from meshlib.xds.faults import Fault, Note
-from meshlib.xds.protos import cluster_pb2, discovery_pb2, endpoint_pb2, listener_pb2, route_pb2
+from meshlib.xds.protos import (
+    cluster_pb2,
+    discovery_pb2,
+    endpoint_pb2,
+    http_connection_manager_pb2,
+    listener_pb2,
+    route_pb2,
+)
 from meshlib.xds.references import references
 from meshlib.xds.resource import Examined, Reference, Resource, Value, remarks
 from meshlib.xds.route_table import examine_table
@@ -33,6 +40,7 @@ from meshlib.xds.shapes import Shapes, assignment_shape, cluster_shape
 _log = logging.getLogger("meshlib.xds")
 _WRAPPER = type_urls.PREFIX + discovery_pb2.Resource.DESCRIPTOR.full_name
 _EDS = cluster_pb2.Cluster.EDS
+_HCM = http_connection_manager_pb2.HttpConnectionManager.DESCRIPTOR.full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,7 @@ class ResourceType:
         shape: what of a message is alike in many; None where there is no such thing, or it has to
             be looked at closer. Spoils the message.
         names: what a message refers to, for messages that have a shape.
+        patience: the ``initial_fetch_timeout`` of what a message refers to, None where it does not say.
     """
 
     url: str
@@ -70,6 +79,7 @@ class ResourceType:
     decoder: Callable[[Scope, Any], Value]
     shape: Callable[[Any], bytes | None] | None = None
     names: Callable[[Any], tuple[Reference, ...]] = lambda _message: ()
+    patience: Callable[[Any], float | None] = lambda _message: None
 
     def examine(self, raw: bytes, previous: Callable[[str], Resource | None] = lambda _name: None) -> Examined:
         """Return one resource, validated whole. Never raises.
@@ -99,7 +109,7 @@ class ResourceType:
     def _validated(self, name: str, message: Any, value: bytes, raw: bytes) -> Examined:
         if self.shape is None:
             return self._decoded(name, message, raw)
-        refers = self.names(message)
+        refers, patience = self.names(message), self.patience(message)
         shape = self.shape(message)
         if shape is None:
             return self._decoded(name, self.message.FromString(value), raw)
@@ -109,14 +119,16 @@ class ResourceType:
             if examined.resource is not None:
                 _SHAPES.add((self.url, shape), remarks(examined.resource.notes(self.url)))
             return examined
-        return Examined(name, Resource(name, raw, self._make, refers, notes))
+        return Examined(name, Resource(name, raw, self._make, refers, notes, patience=patience))
 
     def _decoded(self, name: str, message: Any, raw: bytes) -> Examined:
         decoded = self.decode(name, message)
         value = decoded.value
         if value is None:
             return Examined(name, None, decoded.faults)
-        return Examined(name, Resource(name, raw, lambda _resource: value, references(value), remarks(decoded.notes)))
+        found = remarks(decoded.notes)
+        patience = self.patience(message)
+        return Examined(name, Resource(name, raw, lambda _: value, references(value), found, patience=patience))
 
     def decode(self, name: str, message: Any) -> Decoded:
         """Return the model value of a message, or every fault in it. Never raises."""
@@ -149,12 +161,42 @@ def _endpoints_of(message: Any) -> tuple[Reference, ...]:
     return ((type_urls.ENDPOINT, message.eds_cluster_config.service_name or message.name),)
 
 
+def _fetch_timeout(source: Any) -> float | None:
+    """Return ``ConfigSource.initial_fetch_timeout`` in seconds, 0 = no bound, None where it is not set."""
+    if not source.HasField("initial_fetch_timeout"):
+        return None
+    timeout = source.initial_fetch_timeout
+    return max(0.0, float(timeout.seconds + timeout.nanos / 1e9))
+
+
+def _table_patience(listener: Any) -> float | None:
+    """Return how long the route tables of a listener are waited for: the longest that one of them says."""
+    chains = [*listener.filter_chains, listener.default_filter_chain]
+    packed = [network_filter.typed_config for chain in chains for network_filter in chain.filters]
+    packed.append(listener.api_listener.api_listener)
+    found = []
+    for config in packed:
+        if config.type_url.endswith(_HCM):
+            manager = http_connection_manager_pb2.HttpConnectionManager.FromString(config.value)
+            found.append(_fetch_timeout(manager.rds.config_source))
+    said = [seconds for seconds in found if seconds is not None]
+    return None if not said else 0.0 if 0.0 in said else max(said)
+
+
 RESOURCE_TYPES: Mapping[str, ResourceType] = {
     kind.url: kind
     for kind in (
-        ResourceType(type_urls.LISTENER, listener_pb2.Listener, "name", listener),
+        ResourceType(type_urls.LISTENER, listener_pb2.Listener, "name", listener, patience=_table_patience),
         ResourceType(type_urls.ROUTE, route_pb2.RouteConfiguration, "name", route_configuration),
-        ResourceType(type_urls.CLUSTER, cluster_pb2.Cluster, "name", cluster, cluster_shape, _endpoints_of),
+        ResourceType(
+            type_urls.CLUSTER,
+            cluster_pb2.Cluster,
+            "name",
+            cluster,
+            cluster_shape,
+            _endpoints_of,
+            lambda message: _fetch_timeout(message.eds_cluster_config.eds_config),
+        ),
         ResourceType(
             type_urls.ENDPOINT, endpoint_pb2.ClusterLoadAssignment, "cluster_name", load_assignment, assignment_shape
         ),

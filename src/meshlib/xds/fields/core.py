@@ -37,9 +37,11 @@ FIELDS: Mapping[str, Fields] = {
     _CORE + "Locality": fields("region zone sub_zone"),
     _CORE + "ConfigSource": fields(
         "ads self",
-        {"resource_api_version": "version 3 is the only one there is"},
+        {
+            "resource_api_version": "version 3 is the only one there is",
+            "initial_fetch_timeout": "obeyed beside the value: how long the client waits for what is named here",
+        },
         faulty="path path_config_source api_config_source",
-        approximated={"initial_fetch_timeout": "a resource asked for is awaited for 15 s at most"},
         unsupported={"authorities": "the stream's own server is asked"},
     ),
     _CORE + "SelfConfigSource": fields("", {"transport_api_version": "version 3 is the only one there is"}),
