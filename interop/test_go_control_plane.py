@@ -14,7 +14,6 @@ import pytest
 from google.protobuf.internal.decoder import _DecodeVarint
 
 import meshlib
-from meshlib.errors import BootstrapError
 from meshlib.model.snapshot import Style
 from meshlib.xds.admin_protos import base_pb2
 from meshlib.xds.assembly import Assembly
@@ -30,7 +29,7 @@ WAIT = 30.0  # seconds; how long anything may take on a busy machine
 
 VARIANTS = [
     pytest.param("GRPC", id="sotw"),
-    pytest.param("DELTA_GRPC", id="delta", marks=pytest.mark.xfail(raises=BootstrapError, reason="no delta yet")),
+    pytest.param("DELTA_GRPC", id="delta"),
 ]
 
 
@@ -250,7 +249,6 @@ def test_a_bad_resource_is_refused_and_costs_nothing_else(server, backends, api_
         assert ask("http://forum/") == "two"
 
 
-@pytest.mark.xfail(reason="a NACK is sent again as fast as the server sends the refused resource again")
 def test_a_server_that_resends_what_was_refused_is_not_answered_in_a_loop(server, backends):
     """go-control-plane's SotW cache does so: a NACK's version is not the snapshot's, so it answers at once."""
     mesh = [service("catalog", backends["one"])], [route("catalog", "catalog")]

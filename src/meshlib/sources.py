@@ -128,7 +128,8 @@ class XdsSource:
     Args:
         bootstrap: the servers and the node.
         on_demand: whether the endpoints of a cluster are asked for when a call first needs it, and
-            given up when none has used it for a while; False asks for all of them at once.
+            given up when none has used it for a while; False asks for all of them at once, and so
+            does a server that may not answer for some of them alone.
         last_known_good: the file in which what is in force is kept for a start without a control plane.
         last_known_good_age: seconds after which that file is too old.
 
@@ -147,7 +148,7 @@ class XdsSource:
         if not last_known_good_age > 0:
             raise ValueError(f"last_known_good_age must be a positive number of seconds, not {last_known_good_age!r}")
         self._bootstrap = bootstrap
-        self._on_demand = on_demand
+        self._on_demand = on_demand and _answers_in_part(bootstrap)
         self._last_known_good = None if last_known_good is None else Path(last_known_good).absolute()
         self._last_known_good_age = last_known_good_age
         self._client: XdsClient | None = None
@@ -232,6 +233,16 @@ class XdsSource:
         """Connect in a forked child."""
         if self._publish is not None and self._client is None:
             self.start(self._publish, self._usage)
+
+
+def _answers_in_part(bootstrap: Bootstrap) -> bool:
+    """Tell whether the servers answer for some endpoints without the others.
+
+    In delta all do, and istiod in the state of the world, too. go-control-plane's snapshot cache
+    does not: in ADS mode it keeps silent until a request names all that its snapshot holds.
+    """
+    istio = "ISTIO_VERSION" in bootstrap.node.metadata.fields
+    return istio or all(server.delta is not False for server in bootstrap.servers)
 
 
 class StaticSource:
