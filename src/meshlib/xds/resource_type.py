@@ -7,6 +7,7 @@ of a shape that was valid before (:mod:`~meshlib.xds.shapes`), its value is made
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -177,8 +178,9 @@ def _table_patience(listener: Any) -> float | None:
     found = []
     for config in packed:
         if config.type_url.endswith(_HCM):
-            manager = http_connection_manager_pb2.HttpConnectionManager.FromString(config.value)
-            found.append(_fetch_timeout(manager.rds.config_source))
+            with contextlib.suppress(DecodeError):  # of an inbound listener, which is not looked into
+                manager = http_connection_manager_pb2.HttpConnectionManager.FromString(config.value)
+                found.append(_fetch_timeout(manager.rds.config_source))
     said = [seconds for seconds in found if seconds is not None]
     return None if not said else 0.0 if 0.0 in said else max(said)
 
