@@ -230,6 +230,7 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> None:
     logging.basicConfig(level=os.environ.get("LOG", "WARNING"), format="%(process)d %(name)s %(message)s")
+    faulthandler.enable()
     faulthandler.register(signal.SIGALRM, all_threads=True, chain=True)  # faulthandler's own watchdog hangs in forks
     family = Forker(options)
     with family.mesh as mesh:

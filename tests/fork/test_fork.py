@@ -95,7 +95,7 @@ def test_nobody_hangs_aborts_or_fails(home, kind, method, setting):
     )
     assert report["ended"] == [0] * CHILDREN
     assert len(everyone) == family(CHILDREN), said
-    assert [one["failures"] for one in everyone if one["failed"]] == []
+    assert [one["failures"] for one in everyone if one["failed"]] == [], said
     assert all(one["counts"]["new"] for one in everyone)
     assert "fork() handlers" not in said  # grpcio's words when it met a thread of ours
 
