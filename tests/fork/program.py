@@ -238,6 +238,8 @@ def run(options: argparse.Namespace) -> None:
         load.start(3)
         threading.Thread(target=hold_locks, args=(mesh,), daemon=True).start()
         load.until("old")
+        while options.grpc and not load.counts["grpc hello"]:  # its channel is open when the process forks
+            time.sleep(0.01)
         stalls = []
         for number in range(options.children):
             stalls.append(family.fork(number, 1))

@@ -107,7 +107,7 @@ def test_gRPC_over_a_fork_that_it_cannot_survive_is_refused(home):
     for child in report["children"]:
         assert child["counts"]["old"] > 0  # HTTP goes on with the configuration there was
         refused = [failure for failure in child["failures"] if "MeshError" in failure]
-        assert refused
+        assert refused, child
         assert "GRPC_ENABLE_FORK_SUPPORT=0" in refused[0]
     assert "gRPC is refused in the child" in said
 
