@@ -1,8 +1,8 @@
 """Authority: which servers answer for which names, and which of them is asked (gRFC A47, A71).
 
-"When the client loses contact with a server and there are resources it has not got, it falls
-back to the next. Once a server of higher priority answers, the ones below it are given up."
-What is in force stays in force throughout.
+When the server in use fails and something asked for is not there yet, the next one is asked; once
+a server of higher priority answers, the ones below it are given up. What is in force stays in
+force throughout.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class _Channels:
 
 def authorities_of(bootstrap: Bootstrap, owner: Owner, reconnect: wait_base) -> Mapping[str, Authority]:
     """Return the authorities of a bootstrap by name; the empty name is that of all other names."""
-    # istiod's generator for gRPC nodes loses watches in delta (shared captures, changes-grpc-delta).
+    # istiod's generator for gRPC nodes loses watches in delta.
     channels = _Channels(owner, reconnect, sotw=bootstrap.style is Style.GRPC)
     found = {"": Authority("", bootstrap.servers, channels)}
     for name, authority in bootstrap.authorities.items():

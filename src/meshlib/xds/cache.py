@@ -31,7 +31,7 @@ class Entry:
         version: ``version_info`` of the response ``resource`` came with.
         at: wall-clock seconds when it came.
         faults: why the last update was refused; empty unless NACKED.
-        refused: the bytes refused, so that the same fault is not looked for twice.
+        refused: the bytes refused, for who looks inside.
         refused_version, refused_at: of the response they came with.
     """
 

@@ -189,10 +189,6 @@ class Dependencies:
         """Tell whether a name is asked for, by itself or as one of all."""
         return type_url in self._wildcards or name in self._counts[type_url]
 
-    def wanted(self, type_url: str) -> Collection[str]:
-        """Return the names asked for, of a type that is not asked for whole."""
-        return self._counts[type_url].keys()
-
     def waiting(self) -> list[Reference]:
         """Return the names asked for that are not settled."""
         found = [
