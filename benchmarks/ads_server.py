@@ -29,6 +29,7 @@ import grpc
 
 import xds_resources as resources
 from meshlib.xds.protos import discovery_pb2
+from xds_process import cpu_s, quantile
 
 SERVER_CPU, CLIENT_CPU = 1, 0
 MOVING = 3  # which endpoint of a service moves
@@ -365,6 +366,37 @@ def updates(
         if time.monotonic() > until:
             break
     return took, True
+
+
+def acked(answer: dict[str, Any]) -> int:
+    """Return when an update was acknowledged: what of it can be seen from outside."""
+    at: int = answer["acked"]
+    return at
+
+
+def series(
+    control: Control,
+    given: argparse.Namespace,
+    pid: int,
+    seen: Callable[[dict[str, Any]], int],
+    *,
+    whole: bool = False,
+) -> dict[str, Any]:
+    """Measure single changes of client ``pid``, then full pushes; ``whole`` demands that all were acknowledged."""
+    found: dict[str, Any] = {}
+    for full, changes in ((False, given.changes), (True, given.full_changes)):
+        if changes:
+            cpu = cpu_s(pid)
+            took, taken = updates(control, given.clusters, changes, given.seconds, full=full, seen=seen)
+            if whole and not taken:
+                raise SystemExit(f"an update was not taken: {control.stats()['nacks']}")
+            found["full" if full else "update"] = {
+                "n": len(took),
+                "p50_ms": quantile(took, 0.5),
+                "p99_ms": quantile(took, 0.99),
+                "cpu_ms": 1000 * (cpu_s(pid) - cpu) / len(took),
+            }
+    return found
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ads_server import CLIENT_CPU, Control, pin, running, updates
-from xds_process import cpu_s, peak_mib, quantile, rss_mib
+from ads_server import CLIENT_CPU, Control, acked, pin, running, series
+from xds_process import cpu_s, peak_mib, rss_mib
 from xds_resources import ENDPOINTS, SIDECAR
 
 ENVOY = Path(sys.executable).parent / "envoy"
@@ -152,26 +152,11 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         whole = client.clusters_with_endpoints()
         if whole != given.clusters or not client.stat("listener_manager.total_listeners_active"):
             raise SystemExit(f"Envoy says it is ready, with {whole} of {given.clusters} clusters")
-        for full, changes in ((False, given.changes), (True, given.full_changes)):
-            if changes:
-                cpu = cpu_s(client.pid)
-                took, _ = updates(control, given.clusters, changes, given.seconds, full=full, seen=_acked)
-                result["full" if full else "update"] = {
-                    "n": len(took),
-                    "p50_ms": quantile(took, 0.5),
-                    "p99_ms": quantile(took, 0.99),
-                    "cpu_ms": 1000 * (cpu_s(client.pid) - cpu) / len(took),
-                }
+        result |= series(control, given, client.pid, acked)
         stats = control.stats()
         if stats["nacks"]:
             raise SystemExit(f"Envoy refused: {stats['nacks']}")
         return {**result, "server": stats}
-
-
-def _acked(answer: dict[str, Any]) -> int:
-    """Return when an update was acknowledged: what of it can be seen from outside."""
-    acked: int = answer["acked"]
-    return acked
 
 
 def main() -> None:

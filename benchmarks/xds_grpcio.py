@@ -15,8 +15,8 @@ from typing import Any
 
 import grpc
 
-from ads_server import CLIENT_CPU, Control, pin, updates
-from xds_process import cpu_s, peak_mib, quantile, rss_mib
+from ads_server import CLIENT_CPU, Control, acked, pin, series
+from xds_process import peak_mib, rss_mib
 
 START = time.process_time()  # of the interpreter and all imports
 SETTLE = 1.0  # as xds_meshlib's
@@ -67,28 +67,11 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         for started in calls:
             if wrong := outcome(started):
                 raise SystemExit(f"grpcio was ready and does not route everything: {wrong}")
-    for full, changes in ((False, given.changes), (True, given.full_changes)):
-        if changes:
-            cpu = cpu_s(os.getpid())
-            took, whole = updates(control, given.clusters, changes, given.seconds, full=full, seen=_acked)
-            if not whole:
-                raise SystemExit(f"grpcio did not take an update: {control.stats()['nacks']}")
-            result["full" if full else "update"] = {
-                "n": len(took),
-                "p50_ms": quantile(took, 0.5),
-                "p99_ms": quantile(took, 0.99),
-                "cpu_ms": 1000 * (cpu_s(os.getpid()) - cpu) / len(took),
-            }
+    result |= series(control, given, os.getpid(), acked, whole=True)
     stats = control.stats()
     if stats["nacks"]:
         raise SystemExit(f"grpcio refused: {stats['nacks']}")
     return {**result, "server": stats}
-
-
-def _acked(answer: dict[str, Any]) -> int:
-    """Return when an update was acknowledged: what of it can be seen from outside."""
-    acked: int = answer["acked"]
-    return acked
 
 
 def main() -> None:

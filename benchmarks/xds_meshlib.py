@@ -22,13 +22,13 @@ import meshlib
 import meshlib.httpx
 import meshlib.xds.bootstrap
 import meshlib.xds.client  # imported here, so that it is not in the time to ready
-from ads_server import CLIENT_CPU, Control, pin, updates
+from ads_server import CLIENT_CPU, Control, pin, series
 from meshlib.clock import system_randomness
 from meshlib.errors import BootstrapError
 from meshlib.model.request import RequestView
 from meshlib.model.route import RouteAction
 from meshlib.policy.routing import choose, draw_cluster
-from xds_process import cpu_s, peak_mib, pss_mib, quantile, rss_mib
+from xds_process import peak_mib, pss_mib, quantile, rss_mib
 from xds_resources import ENDPOINTS, cluster_name, service, used
 
 START = time.process_time()  # of the interpreter and all imports
@@ -149,16 +149,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     }
     routed(client.mesh, given.clusters)
     control = Control(given.control)
-    for full, changes in ((False, given.changes), (True, given.full_changes)):
-        if changes:
-            cpu = cpu_s(os.getpid())
-            took, _ = updates(control, given.clusters, changes, given.seconds, full=full, seen=client.seen)
-            result["full" if full else "update"] = {
-                "n": len(took),
-                "p50_ms": quantile(took, 0.5),
-                "p99_ms": quantile(took, 0.99),
-                "cpu_ms": 1000 * (cpu_s(os.getpid()) - cpu) / len(took),
-            }
+    result |= series(control, given, os.getpid(), client.seen)
     stats = control.stats()
     if stats["nacks"]:
         raise SystemExit(f"meshlib refused: {stats['nacks']}")
