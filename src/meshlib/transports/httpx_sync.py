@@ -11,7 +11,7 @@ import httpx
 
 from meshlib import errors
 from meshlib.model.request import RequestView
-from meshlib.policy.call import Call, Policy, execute
+from meshlib.policy.call import Call, Policy
 from meshlib.policy.effects import (
     Answer,
     Attempt,
@@ -26,6 +26,7 @@ from meshlib.policy.effects import (
     Respond,
     Sleep,
 )
+from meshlib.policy.stack import execute
 from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
 from meshlib.transports import httpx_failures as failures
