@@ -98,7 +98,7 @@ def test_a_control_plane_dumps_what_is_in_force_and_what_was_refused(steered):
     _, mesh = steered
     dump = mesh.config_dump()
     assert [one["@type"].rpartition(".")[2] for one in dump["configs"]] == [
-        f"{part}ConfigDump" for part in ("Bootstrap", "Clusters", "Endpoints", "Listeners", "Routes")
+        f"{part}ConfigDump" for part in ("Bootstrap", "Clusters", "Endpoints", "Listeners", "Routes", "Secrets")
     ]
     assert section(dump, "Bootstrap")["bootstrap"]["node"]["metadata"]["WORKLOAD_NAME"] == "w"
     (found,) = section(dump, "Listeners")["dynamic_listeners"]
