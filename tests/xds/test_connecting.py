@@ -3,6 +3,8 @@
 import base64
 import json
 import queue
+import socket
+import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ from meshlib.xds import diagnosis
 from meshlib.xds.bootstrap_parts import Bootstrap, Server
 from meshlib.xds.client import XdsClient
 from meshlib.xds.credentials import Insecure, Local, Pem, Tls, Token
+from meshlib.xds.frames import NotHttp2
 from meshlib.xds.protos import base_pb2
 from meshlib.xds.stream import DELTA, SERVICE, SOTW, AdsStream, StreamData, StreamEnded, StreamOpened
 
@@ -340,27 +343,46 @@ def test_refusals_say_what_to_check(ca, root, peer, tmp_path, refusal, token, ad
         assert "is of system:serviceaccount:other:webapp" in said
 
 
+def alert(name):
+    """An error of OpenSSL's: the server's alert."""
+    error = ssl.SSLError(1, f"[SSL: {name}] (_ssl.c:1)")
+    error.reason = name
+    return error
+
+
+OWN = Tls(certificate=Pem("/own.pem"), private_key=Pem("/own-key.pem"))
+
+
 @pytest.mark.parametrize(
-    ("code", "details", "said"),
+    ("error", "credentials", "said"),
     [
+        (ConnectionRefusedError(111, "Connection refused"), Insecure(), "connection refused"),
+        (socket.gaierror(-2, "Name or service not known"), Insecure(), "name or service not known"),
+        (TimeoutError(110, "timed out"), Tls(), "timed out"),
+        (EOFError(), Insecure(), "closed the plaintext connection at once: does it want TLS on this port?"),
+        (NotHttp2(b"\x15\x03\x01\0\2\2\x16"), Insecure(), "closed the plaintext connection at once: does it want TLS"),
+        (NotHttp2(b"HTTP/1.1 "), Insecure(), "the server speaks HTTP/1 on this port, not HTTP/2"),
+        (NotHttp2(b"SSH-2.0-O"), Insecure(), "the server does not speak HTTP/2 on this port"),
         (
-            "UNAVAILABLE",
-            "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
-            "Failed to connect to remote host: Connection refused",
-            "connection refused",
+            ConnectionResetError(104, "reset"),
+            Tls(),
+            "closed the connection in the TLS handshake: does it want a client",
         ),
+        (alert("WRONG_VERSION_NUMBER"), Tls(), "the server does not speak TLS on this port"),
         (
-            "UNAVAILABLE",
-            "errors resolving x:1: [field:hostname lookup error:address lookup failed for x:1: Domain name not found]",
-            "domain name not found",
+            alert("TLSV13_ALERT_CERTIFICATE_REQUIRED"),
+            Tls(),
+            "closed the connection in the TLS handshake: does it want a",
         ),
-        ("UNAVAILABLE", "Socket closed", "UNAVAILABLE: Socket closed"),
-        ("UNAUTHENTICATED", "no token", "UNAUTHENTICATED: no token"),
-        ("CANCELLED", "", "CANCELLED"),
+        (alert("SSLV3_ALERT_CERTIFICATE_EXPIRED"), OWN, "refused the client certificate in /own.pem: expired"),
+        (alert("TLSV1_ALERT_UNKNOWN_CA"), OWN, "refused the client certificate in /own.pem: of a CA it does not know"),
+        (alert("TLSV1_ALERT_NO_APPLICATION_PROTOCOL"), Tls(), "the server does not speak HTTP/2 by TLS (ALPN)"),
+        (alert("TLSV1_UNRECOGNIZED_NAME"), Tls(), "the server knows no certificate for this name"),
+        (alert("TLSV1_ALERT_INTERNAL_ERROR"), Tls(), "TLS failed: tlsv1 alert internal error"),
     ],
 )
-def test_errors_in_words(code, details, said):
-    assert diagnosis.reason(code, details, Server("a:1")) == said
+def test_errors_in_words(error, credentials, said):
+    assert diagnosis.unreachable(error, Server("a:1", credentials)).startswith(said)
 
 
 def test_plaintext_cannot_prove_who_asks():

@@ -18,7 +18,7 @@ import trustme
 from tenacity.wait import wait_fixed
 
 from meshlib import Mesh
-from meshlib.xds import stream
+from meshlib.xds import channel, stream
 from meshlib.xds.client import XdsClient
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, ROUTE
@@ -189,9 +189,9 @@ def test_a_server_flaps(give, ads_server, upstream, load):
 
 
 def test_a_server_that_hangs_is_noticed_by_the_keepalive_and_works_when_it_goes_on(process, load, monkeypatch):
-    # All times of the connection, in milliseconds, are shorter.
-    faster = tuple((key, min(value, 500) if key.endswith("_ms") else value) for key, value in stream._OPTIONS)
-    monkeypatch.setattr(stream, "_OPTIONS", faster)
+    for name in ("CONNECT_TIMEOUT", "KEEPALIVE_TIMEOUT"):
+        monkeypatch.setattr(stream, name, 0.5)
+    monkeypatch.setattr(channel, "KEEPALIVE_TIME", 0.5)
     server = process()
     calls = load(Mesh.connect(server.address, workload="webapp"))
     threading.Event().wait(3.0)  # some pings later, on a stream with nothing to say
