@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import selectors
 import socket
@@ -24,7 +25,6 @@ from meshlib.xds.target import Address
 
 _STAGGER = 0.25  # seconds after which the next address is tried, too (RFC 8305, 5)
 _CHUNK = 256 * 1024
-_RECORD = 16 * 1024  # the most that TLS gives at once
 _IN_PROGRESS = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
 # poll() holds no descriptor that a child would share with us, and takes those above 1023.
@@ -88,7 +88,7 @@ class Wakeup:
             _close(self._write)
 
 
-def dial(addresses: Iterable[Address], wakeup: Wakeup, until: float) -> Generator[Dialled, None, None]:
+def dial(addresses: Iterable[Address], wakeup: Wakeup, timeout: float) -> Generator[Dialled, None, None]:
     """Connect to all addresses, one a quarter of a second after the other, or when the last failed.
 
     Yields each with its socket, or why there is none, as that is known; the sockets are the
@@ -97,10 +97,10 @@ def dial(addresses: Iterable[Address], wakeup: Wakeup, until: float) -> Generato
     Args:
         addresses: the best first.
         wakeup: interrupts.
-        until: monotonic seconds when patience ends.
+        timeout: seconds that each may take.
     """
     left = deque(addresses)
-    pending: dict[socket.socket, Address] = {}
+    pending: dict[socket.socket, tuple[Address, float]] = {}  # and when it times out
     due = 0.0  # when the next is tried
     try:
         while left or pending:
@@ -108,25 +108,23 @@ def dial(addresses: Iterable[Address], wakeup: Wakeup, until: float) -> Generato
             if left and (not pending or now >= due):
                 address, due = left.popleft(), now + _STAGGER
                 try:
-                    pending[_begin(address)] = address
+                    pending[_begin(address)] = address, now + timeout
                 except OSError as error:
                     yield address, error
                     due = 0.0
                     continue
-            ready = wakeup.wait(dict.fromkeys(pending, selectors.EVENT_WRITE), min(until, due) if left else until)
-            for sock in ready:
-                address = pending.pop(sock)
-                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                if code:
+            until = min(due if left else math.inf, *(until for _, until in pending.values()))
+            ready = wakeup.wait(dict.fromkeys(pending, selectors.EVENT_WRITE), until)
+            now = time.monotonic()
+            for sock, (address, until) in list(pending.items()):
+                if sock not in ready and now < until:
+                    continue
+                del pending[sock]
+                failed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if sock in ready else errno.ETIMEDOUT
+                if failed:
                     _close(sock)
                     due = 0.0
-                    yield address, OSError(code, os.strerror(code))
-                else:
-                    yield address, sock
-            if time.monotonic() >= until:
-                for address in (*pending.values(), *left):
-                    yield address, TimeoutError(errno.ETIMEDOUT, "timed out")
-                return
+                yield address, OSError(failed, os.strerror(failed)) if failed else sock
     finally:
         for sock in pending:
             _close(sock)
@@ -161,6 +159,7 @@ class Connection:
         self._secure = None if context is None else _secured(sock, context, name)
         self._sock = self._secure or sock
         self._unsent = bytearray()
+        self._buffer = memoryview(bytearray(_CHUNK))
         self._blocked = 0  # what OpenSSL waits for, where that is not what one would think
 
     def shake_hands(self, wakeup: Wakeup, until: float) -> None:
@@ -189,34 +188,27 @@ class Connection:
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0) | self._blocked
         return bool(wakeup.wait({self._sock: events}, until))
 
-    def read(self, most: int) -> bytes | None:
-        """Return what is there, up to about ``most`` bytes; empty for nothing, None for the end.
+    def read(self) -> memoryview | None:
+        """Return what is there, in a buffer used again by the next call; empty for nothing, None for the end.
 
         Raises:
             OSError: the connection is broken, and nothing was read before.
         """
-        parts: list[bytes] = []
         size = 0
         self._blocked = 0
-        while size < most:
-            try:
-                part = self._recv()
-            except (BlockingIOError, ssl.SSLWantReadError):
-                break
-            except ssl.SSLWantWriteError:
-                self._blocked = selectors.EVENT_WRITE
-                break
-            except OSError:
-                if parts:
-                    break  # the next call meets it again
-                raise
-            if not part:
-                if parts:
-                    break
+        try:
+            while size < _CHUNK and (more := self._recv_into(self._buffer[size:])):
+                size += more
+            if not size:
                 return None
-            parts.append(part)
-            size += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            pass
+        except ssl.SSLWantWriteError:
+            self._blocked = selectors.EVENT_WRITE
+        except OSError:
+            if not size:
+                raise  # else the next call meets it again
+        return self._buffer[:size]
 
     def write(self, data: bytes) -> None:
         """Send as much as goes out now; the rest is kept for the next call. Raises ``OSError``."""
@@ -233,11 +225,11 @@ class Connection:
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # not SSLSocket's, which forgets TLS first
         _close(self._sock)
 
-    def _recv(self) -> bytes:
+    def _recv_into(self, buffer: memoryview) -> int:
         if self._secure is None:
-            return self._sock.recv(_CHUNK)
+            return self._sock.recv_into(buffer)
         with _in_openssl:
-            return self._secure.recv(_RECORD)
+            return self._secure.recv_into(buffer)
 
     def _send(self) -> int:
         if self._secure is None:

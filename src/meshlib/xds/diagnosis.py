@@ -54,7 +54,7 @@ def unreachable(error: Exception, server: Server) -> str:
 def broken(error: Exception) -> str:
     """Return what the system says of a connection that broke."""
     text = str(getattr(error, "strerror", "") or error)
-    return text[:1].lower() + text[1:]
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
 
 
 def advice(code: str, server: Server, node: Any, now: float | None = None) -> str:

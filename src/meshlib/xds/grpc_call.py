@@ -18,7 +18,6 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
-    DataReceived,
     Event,
     RemoteSettingsChanged,
     ResponseReceived,
@@ -26,12 +25,12 @@ from h2.events import (
     StreamReset,
     TrailersReceived,
 )
-from h2.exceptions import H2Error
+from h2.exceptions import FlowControlError, H2Error
 from h2.settings import SettingCodes
 
 from meshlib import __version__
 from meshlib.errors import BootstrapError
-from meshlib.xds.frames import GoAway, GoAways, NotHttp2
+from meshlib.xds.frames import STREAM, Data, Frames, GoAway, NotHttp2, window_update
 
 # A push of 15 MB comes without a pause, in few frames: what Python spends, it spends by the frame.
 _WINDOW = 16 * 1024 * 1024
@@ -127,11 +126,12 @@ class GrpcCall:
         self.ended: Ended | None = None
         self.goaway: GoAway | None = None
         self._http2 = H2Connection(H2Configuration(client_side=True))
-        self._frames = GoAways()
-        self._stream = 0
+        self._frames = Frames()
         self._unsent: deque[bytes] = deque()
         self._received = bytearray()
-        self._unacknowledged = 0
+        self._window = _WINDOW  # bytes that the server may still send
+        self._unacknowledged = self._acknowledged = 0
+        self._updates = b""
         self._encoding = "identity"
         self._http2.initiate_connection()
         self._http2.update_settings(
@@ -147,7 +147,8 @@ class GrpcCall:
         """Return what is to be sent now."""
         if self._unsent and self.ready and self.ended is None:
             self._flush()
-        data: bytes = self._http2.data_to_send()
+        data: bytes = self._http2.data_to_send() + self._updates
+        self._updates = b""
         return data
 
     def send(self, message: bytes) -> None:
@@ -161,26 +162,27 @@ class GrpcCall:
     def cancel(self) -> None:
         """Tell the server that it is over."""
         if self.ready and self.ended is None:
-            self._http2.reset_stream(self._stream, ErrorCodes.CANCEL)
+            self._http2.reset_stream(STREAM, ErrorCodes.CANCEL)
         self._http2.close_connection()
         self._end("CANCELLED")
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: memoryview) -> None:
         """Take bytes of the server's; raises :class:`~meshlib.xds.frames.NotHttp2` where the first are not."""
         try:
-            passed, goaways = self._frames.feed(data)
-            for part in passed:
-                for event in self._http2.receive_data(part):
-                    self._handle(event)
+            for part in self._frames.feed(data):
+                if isinstance(part, Data):
+                    self._take(part)
+                elif isinstance(part, GoAway):
+                    self.goaway = part
+                    if not self.ready or part.last_stream < STREAM:
+                        self._end("UNAVAILABLE", str(part))
+                else:
+                    for event in self._http2.receive_data(part):
+                        self._handle(event)
         except NotHttp2:
             raise
         except H2Error as error:
             self._end("INTERNAL", f"the server breaks the rules of HTTP/2: {error}")
-            return
-        for goaway in goaways:
-            self.goaway = goaway
-            if not self.ready or self._stream > goaway.last_stream:
-                self._end("UNAVAILABLE", str(goaway))
 
     def lost(self, why: str) -> None:
         """Take note that the connection is gone; raises like :meth:`receive`."""
@@ -212,20 +214,32 @@ class GrpcCall:
     def _flush(self) -> None:
         while self._unsent:
             data = self._unsent[0]
-            room = min(self._http2.local_flow_control_window(self._stream), self._http2.max_outbound_frame_size)
+            room = min(self._http2.local_flow_control_window(STREAM), self._http2.max_outbound_frame_size)
             if room <= 0:
                 break
-            self._http2.send_data(self._stream, data[:room])
+            self._http2.send_data(STREAM, data[:room])
             if len(data) > room:
                 self._unsent[0] = data[room:]
             else:
                 self._unsent.popleft()
 
+    def _take(self, data: Data) -> None:
+        self._window -= data.size
+        if self._window < 0:
+            raise FlowControlError("more data than the window has room for")
+        self._unacknowledged += data.size
+        self._received += data.content
+
     def _acknowledge(self, size: int) -> None:
+        """Let the server send as much again; told in few frames, for half a window each."""
         size = min(size, self._unacknowledged)
-        if size and self.ended is None:
-            self._unacknowledged -= size
-            self._http2.acknowledge_received_data(size, self._stream)
+        self._unacknowledged -= size
+        self._acknowledged += size
+        if self._acknowledged >= _WINDOW // 2:
+            self._window += self._acknowledged
+            for stream in (0, STREAM):
+                self._updates += window_update(stream, self._acknowledged)
+            self._acknowledged = 0
 
     def _decoded(self, message: bytes, compressed: int) -> bytes | None:
         if not compressed:
@@ -243,10 +257,7 @@ class GrpcCall:
         return None
 
     def _handle(self, event: Event) -> None:
-        if isinstance(event, DataReceived):
-            self._unacknowledged += event.flow_controlled_length
-            self._received += event.data
-        elif isinstance(event, RemoteSettingsChanged):
+        if isinstance(event, RemoteSettingsChanged):
             if not self.ready:
                 self._begin()
         elif isinstance(event, ResponseReceived):
@@ -271,8 +282,7 @@ class GrpcCall:
             self._end("INTERNAL", "the server ended the stream without a status")
 
     def _begin(self) -> None:
-        self._stream = self._http2.get_next_available_stream_id()
-        self._http2.send_headers(self._stream, self._headers)
+        self._http2.send_headers(STREAM, self._headers)
         self.ready = True
 
     def _trailers(self, headers: dict[str, str]) -> None:
@@ -283,7 +293,7 @@ class GrpcCall:
 
     def _refuse(self, code: str, details: str) -> None:
         if self.ended is None:
-            self._http2.reset_stream(self._stream, ErrorCodes.CANCEL)
+            self._http2.reset_stream(STREAM, ErrorCodes.CANCEL)
         self._received.clear()
         self.ended = Ended(code, details)
 

@@ -29,11 +29,10 @@ SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 SOTW = "StreamAggregatedResources"
 DELTA = "DeltaAggregatedResources"
 
-CONNECT_TIMEOUT = 10.0  # seconds for all addresses together, until the server speaks HTTP/2
+CONNECT_TIMEOUT = 10.0  # seconds that each address has to connect, and again to speak HTTP/2
 # A server that is gone without a word (power, SIGSTOP) is noticed within 40 s.
 KEEPALIVE_TIME = 30.0  # seconds without a byte from the server, after which it is pinged
 KEEPALIVE_TIMEOUT = 10.0  # seconds that it has to answer
-_READ = 1024 * 1024  # bytes between looks at what else there is to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,20 +159,19 @@ class AdsStream:
         context = context_of(credentials.context)
         name = credentials.server_name if isinstance(credentials, Tls) else ""
         path, scheme = f"/{SERVICE}/{self._method}", "https" if context else "http"
-        until = time.monotonic() + CONNECT_TIMEOUT
         failed: dict[str, str] = {}
         try:
             addresses = self._addresses(target)
         except OSError as error:
             return f"{target.host} cannot be resolved: {diagnosis.unreachable(error, self._server)}"
-        with contextlib.closing(dial(addresses, self._wakeup, until)) as dialled:
+        with contextlib.closing(dial(addresses, self._wakeup, CONNECT_TIMEOUT)) as dialled:
             for address, sock in dialled:
                 try:
                     if isinstance(sock, OSError):
                         raise sock
                     connection = Connection(sock, context, name or target.host)
                     call = GrpcCall(path, name or target.authority, scheme, metadata)
-                    self._begin(connection, call, until)
+                    self._begin(connection, call)
                     return connection, call
                 except (OSError, EOFError, NotHttp2) as error:
                     failed[str(address)] = diagnosis.unreachable(error, self._server)
@@ -190,14 +188,15 @@ class AdsStream:
                     raise BootstrapError(f"local credentials: {address} is neither a unix socket nor loopback")
         return found
 
-    def _begin(self, connection: Connection, call: GrpcCall, until: float) -> None:
+    def _begin(self, connection: Connection, call: GrpcCall) -> None:
         """Exchange HTTP/2's first words, and open the call; closes the connection where it cannot."""
+        until = time.monotonic() + CONNECT_TIMEOUT
         try:
             connection.shake_hands(self._wakeup, until)
             while not call.ready:
                 connection.write(call.outgoing())
                 connection.wait(self._wakeup, until)
-                data = connection.read(_READ)
+                data = connection.read()
                 if data is None:
                     call.lost("")
                     raise EOFError
@@ -230,7 +229,7 @@ class AdsStream:
                 connection.write(call.outgoing())
                 due = heard + self._keepalive + (KEEPALIVE_TIMEOUT if pinged else 0.0)
                 if connection.wait(self._wakeup, due):
-                    data = connection.read(_READ)
+                    data = connection.read()
                     if data is None:
                         call.lost("the server closed the connection")
                     elif data:
