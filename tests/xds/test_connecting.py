@@ -2,9 +2,11 @@
 
 import base64
 import json
+import os
 import queue
 import socket
 import ssl
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -167,6 +169,20 @@ def test_a_client_certificate_read_anew_at_every_connect(ca, root, peer, pem):
         chain, key = pem(ca.issue_cert("webapp.example", common_name=name))
         admitted(connect(Server(one.address, Tls(root, chain, key))))
         assert one.seen.get(timeout=TIMEOUT)[2] == [name.encode()]
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_a_client_certificate_given_inline_is_left_in_no_file(ca, root, peer, tmp_path, monkeypatch, memory):
+    if not memory:
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    one = peer(serving(ca.issue_cert("127.0.0.1"), clients=ca))
+    issued = ca.issue_cert("webapp.example", common_name="inline")
+    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+    admitted(connect(Server(one.address, Tls(root, Pem(inline=chain), Pem(inline=issued.private_key_pem.bytes())))))
+    assert one.seen.get(timeout=TIMEOUT)[2] == [b"inline"]
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_a_token_read_anew_at_every_connect(ca, root, peer, tmp_path):

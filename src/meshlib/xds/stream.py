@@ -211,7 +211,7 @@ class AdsStream:
 
     def _converse(self, connection: Connection, call: GrpcCall) -> Ended:
         """Carry messages both ways until the call has ended and its last message is handed out."""
-        heard = time.monotonic()
+        due = time.monotonic() + self._keepalive
         pinged = False
         while True:
             if self._turn and (message := call.next_message()) is not None:
@@ -227,13 +227,12 @@ class AdsStream:
                 call.send(self._outgoing.popleft())
             try:
                 connection.write(call.outgoing())
-                due = heard + self._keepalive + (KEEPALIVE_TIMEOUT if pinged else 0.0)
                 if connection.wait(self._wakeup, due):
                     data = connection.read()
                     if data is None:
                         call.lost("the server closed the connection")
                     elif data:
-                        heard, pinged = time.monotonic(), False
+                        due, pinged = time.monotonic() + self._keepalive, False
                         call.receive(data)
                     continue
             except OSError as error:
@@ -245,4 +244,4 @@ class AdsStream:
                 call.lost(f"the server has not answered a ping in {KEEPALIVE_TIMEOUT:g} s")
             else:
                 call.ping()
-                pinged = True
+                due, pinged = time.monotonic() + KEEPALIVE_TIMEOUT, True

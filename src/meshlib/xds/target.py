@@ -72,6 +72,8 @@ class Target:
     def resolve(self) -> list[Address]:
         """Return what to dial, in the order of RFC 6724; blocks for the resolver, raises ``OSError``."""
         if self.path:
+            if not hasattr(socket, "AF_UNIX"):
+                raise OSError("this system has no unix sockets")
             return [Address(socket.AF_UNIX, self.path)]
         found = (
             Address(family, sockaddr)
