@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import socket
+import socketserver
 import ssl
 import tempfile
 import threading
@@ -256,6 +257,43 @@ def test_plaintext_to_a_tls_port_and_the_other_way_round(ca, root, peer):
         "closed the plaintext connection at once: does it want TLS on this port?"
     )
     assert connect(Server(plain.address, Tls(root))).reason == "the server does not speak TLS on this port"
+
+
+class Http1(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.rfile.readline()
+        self.wfile.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+
+
+@pytest.fixture
+def web(ca):
+    """Start a web server that speaks HTTP/1 alone; returns its address."""
+    servers = []
+
+    def start(*, secure):
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Http1)
+        server.handle_error = lambda *_: None
+        servers.append(server)
+        if secure:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            ca.issue_cert("127.0.0.1").configure_cert(context)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_server_that_speaks_no_http2(root, web):
+    assert connect(Server(web(secure=True), Tls(root))).reason == (
+        "the server does not speak HTTP/2 by TLS (ALPN), so no gRPC"
+    )
+    assert connect(Server(web(secure=False))).reason == (
+        "the server speaks HTTP/1 on this port, not HTTP/2, so no gRPC"
+    )
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,17 @@ def test_a_server_that_hangs_is_noticed_by_the_keepalive_and_works_when_it_goes_
     calls.until(lambda s: s.connected)
 
 
+def test_a_server_that_finds_pings_too_frequent_is_pinged_less(give, ads_server, upstream, load, monkeypatch):
+    monkeypatch.setattr(channel, "KEEPALIVE_TIME", 0.03)  # this server takes one in 0.1 s
+    calls = load(Mesh.connect(give(ads_server(), upstream).address, workload="webapp"))
+    (one,) = calls.mesh._source._client._channels()
+    calls.until(lambda _: one._keepalive >= 0.1)
+    calls.until(lambda s: s.connected)
+    threading.Event().wait(2.0)
+    assert calls.status.connected
+    assert one._keepalive < 1.0
+
+
 def garbage(_incoming, _context):
     yield b"\xff\xff\xff no protobuf at all"
 

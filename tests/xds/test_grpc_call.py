@@ -83,7 +83,7 @@ def test_the_call_s_head():
 
 
 @pytest.mark.parametrize(
-    "metadata", [("a b", ""), ("", ""), (":path", "/"), ("te", "x"), ("a", "SECRET\n"), ("a", "\u00e9")]
+    "metadata", [("a b", ""), ("", ""), (":path", "/"), ("te", "x"), ("Host", "x"), ("a", "SECRET\n"), ("a", "\u00e9")]
 )
 def test_what_is_no_metadata(metadata):
     with pytest.raises(BootstrapError, match="metadata: ") as caught:

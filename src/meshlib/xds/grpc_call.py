@@ -76,7 +76,9 @@ _OF_RESET: dict[int | None, str] = {
     ErrorCodes.STREAM_CLOSED: "UNKNOWN",
 }
 _KEY = re.compile(r"[0-9a-z_.-]+")
-_OURS = frozenset({"te", "content-type", "user-agent", "connection", "keep-alive", "transfer-encoding", "upgrade"})
+_OURS = frozenset(
+    {"te", "content-type", "user-agent", "host", "connection", "keep-alive", "transfer-encoding", "upgrade"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,10 +138,9 @@ class AdsStream:
             self._post(StreamOpened(self))
             ended = self._converse(connection, call)
         finally:
-            with contextlib.suppress(OSError):
+            with contextlib.closing(connection), contextlib.suppress(OSError):
                 call.cancel()
                 connection.write(call.outgoing())
-            connection.close()
         pings = call.goaway is not None and call.goaway.too_many_pings
         if ended.code == "OK":
             return StreamEnded(self, "the server ended the stream", "OK", pings)
