@@ -206,13 +206,18 @@ def differing(theirs: Any, ours: Any, path: str = "") -> Iterator[tuple[str, Any
         yield path, theirs, ours
 
 
+def _of_the_api_server(short: str, name: str, resource: dict[str, Any]) -> bool:
+    """Tell whether a resource is of the API server's Service; its listener is named after an address."""
+    return API_SERVER in name or (short == "LDS" and f"outbound|443||{API_SERVER}" in json.dumps(resource))
+
+
 def compare(case: Case, capture: captures.Capture, result: Result) -> None:
     """Compare one client's resources."""
     ours_by_type = capture.translated()
     grpc = capture.node.kind.value == "grpc"
     counts = result.scenarios.setdefault(case.scenario, Counter(equal=0, different=0))
     for short, everything in capture.resources.items():
-        theirs_by_name = {name: one for name, one in everything.items() if API_SERVER not in name}
+        theirs_by_name = {name: one for name, one in everything.items() if not _of_the_api_server(short, name, one)}
         ours_by_name = ours_by_type[short]
         names = [*theirs_by_name]
         if theirs_by_name and not grpc:  # a gRPC node asked for some names; ours has all

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from meshlib.controlplane import clusters, hosts, listeners, managers, network, tracing
@@ -26,16 +27,27 @@ def resources(view: View) -> Resources:
     """Return the resources of a gateway: none but clusters while no Gateway selects the node."""
     made = [(*target, clusters.cluster(*target, view)) for target in clusters.targets(view.concrete())]
     servers = servers_of(view)
+    kind = view.node.kind
+    patches = replace(view.patches, ports=_service_ports(servers))
+    every = [*(message for *_, message in made), clusters.black_hole(), *tracing.clusters(view.options)]
     return Resources.build(
-        listeners=_listeners(view, servers),
-        routes=_tables(view, servers),
-        clusters=[*(message for *_, message in made), clusters.black_hole(), *tracing.clusters(view.options)],
+        listeners=patches.listeners(_listeners(view, servers), kind),
+        routes=patches.tables(_tables(view, servers), kind),
+        clusters=patches.clusters(every, kind),
         endpoints=[
             assignment(service, port, rule, subset, view)
             for service, port, rule, subset, message in made
             if message.HasField("eds_cluster_config")
         ],
     )
+
+
+def _service_ports(servers: list[Bound]) -> dict[int, frozenset[int]]:
+    """Return the ports of Gateways behind each port that is listened on: EnvoyFilters name those."""
+    found: dict[int, set[int]] = {}
+    for item in servers:
+        found.setdefault(item.port, set()).add(item.server.port.number)
+    return {port: frozenset(numbers) for port, numbers in found.items()}
 
 
 def _tables(view: View, servers: list[Bound]) -> Iterator[Any]:

@@ -34,9 +34,9 @@ def sidecar(view: View, listener: str, route_name: str, protocol: Protocol) -> A
     return network_filter(HTTP_CONNECTION_MANAGER, message)
 
 
-def gateway(view: View, listener: str, route_name: str, protocol: Protocol, filters: Sequence[Any] = ()) -> Any:
+def gateway(view: View, listener: str, route_name: str, protocol: Protocol) -> Any:
     """Return the network filter of a gateway: it faces clients that it does not trust."""
-    message = base(view, listener, GATEWAY, _filters(view, GATEWAY, protocol, filters))
+    message = base(view, listener, GATEWAY, _filters(view, GATEWAY, protocol, view.security.http_filters()))
     message.rds.CopyFrom(hcm_pb2.Rds(config_source=ads(), route_config_name=route_name))
     message.use_remote_address.value = True
     message.server_name = "istio-envoy"

@@ -15,7 +15,7 @@ from meshlib.controlplane.precedence import Rule
 from meshlib.controlplane.protobuf import duration, pack
 from meshlib.controlplane.routes import Scope, destination
 from meshlib.controlplane.services import Protocol, cluster_name
-from meshlib.controlplane.telemetry import OUTBOUND, Reporter
+from meshlib.controlplane.telemetry import GATEWAY, OUTBOUND, Reporter
 from meshlib.controlplane.view import View
 
 
@@ -74,7 +74,8 @@ def _filters(
 ) -> tuple[Any, ...]:
     if logs:
         view.telemetry.log_tcp(proxy, reporter)
-    filters = [*istio_filters.tcp_stats(view, reporter)]
+    security = view.security.tcp_filters() if reporter is GATEWAY else []
+    filters = [*security, *istio_filters.tcp_stats(view, reporter)]
     if protocol is Protocol.MONGO and view.options.managed:
         mongo = mongo_proxy_pb2.MongoProxy(stat_prefix=prefix)
         filters.append(network_filter("envoy.filters.network.mongo_proxy", mongo))

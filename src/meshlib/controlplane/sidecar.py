@@ -28,15 +28,18 @@ from meshlib.controlplane.view import View
 def resources(view: View) -> Resources:
     """Return the resources of a sidecar."""
     made = [(*target, clusters.cluster(*target, view)) for target in clusters.targets(view.concrete())]
+    kind, patches = view.node.kind, view.patches
+    served = [*outbound_listeners(view), *([] if view.node.binds else [listeners.virtual_outbound(view)])]
+    every = [
+        *(message for *_, message in made),
+        clusters.black_hole(),
+        clusters.passthrough(view.options),
+        *tracing.clusters(view.options),
+    ]
     return Resources.build(
-        listeners=[*outbound_listeners(view), *([] if view.node.binds else [listeners.virtual_outbound(view)])],
-        routes=_tables(view),
-        clusters=[
-            *(message for *_, message in made),
-            clusters.black_hole(),
-            clusters.passthrough(view.options),
-            *tracing.clusters(view.options),
-        ],
+        listeners=patches.listeners(served, kind),
+        routes=patches.tables(_tables(view), kind),
+        clusters=patches.clusters(every, kind),
         endpoints=[
             assignment(service, port, rule, subset, view)
             for service, port, rule, subset, message in made
