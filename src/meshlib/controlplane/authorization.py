@@ -68,12 +68,12 @@ class Security:
         policies = chosen(documents.authorization_policies)
         return cls(options, tuple(policies), tuple(chosen(documents.request_authentications)))
 
-    def http_filters(self) -> list[Any]:
+    def http_filters(self, *, gateway: bool) -> list[Any]:
         """Return the HTTP filters: those that ask others, tokens, then what is audited, denied and allowed."""
         custom = [item for item in self.policies if item.action == CUSTOM]
         filters = self._custom(custom) if custom else []
         if self.tokens:
-            filters.append(_http(_JWT, self._jwt()))
+            filters.append(_http(_JWT, self._jwt(gateway=gateway)))
         for action in _ACTIONS:
             rules, shadow = self._rules(action, tcp=False)
             if rules is not None or shadow is not None:
@@ -187,14 +187,14 @@ class Security:
 
     # ------------------------------------------------------------ tokens
 
-    def _jwt(self) -> Any:
+    def _jwt(self, *, gateway: bool) -> Any:
         rules = [rule for item in self.tokens for rule in item.spec.jwt_rules]
         rules.sort(key=lambda rule: rule.issuer)
         config = jwt_pb2.JwtAuthentication(bypass_cors_preflight=True)
         each, every = [], []
         for index, rule in enumerate(rules):
             name = f"origins-{index}"
-            config.providers[name].CopyFrom(_jwt_provider(rule))
+            config.providers[name].CopyFrom(_jwt_provider(rule, gateway=gateway))
             one = jwt_pb2.JwtRequirement(provider_name=name)
             missing = jwt_pb2.JwtRequirement()
             missing.allow_missing.SetInParent()
@@ -221,7 +221,7 @@ def _any_of(requirements: Sequence[Any]) -> Any:
     return jwt_pb2.JwtRequirement(requires_any=jwt_pb2.JwtRequirementOrList(requirements=requirements))
 
 
-def _jwt_provider(rule: JwtRule) -> Any:
+def _jwt_provider(rule: JwtRule, *, gateway: bool) -> Any:
     provider = jwt_pb2.JwtProvider(
         issuer=rule.issuer,
         audiences=rule.audiences,
@@ -230,7 +230,7 @@ def _jwt_provider(rule: JwtRule) -> Any:
         payload_in_metadata="payload",
         from_params=rule.from_params,
         from_cookies=rule.from_cookies,
-        clear_route_cache=True,
+        clear_route_cache=gateway,  # whose routes may look at claims
     )
     provider.normalize_payload_in_metadata.space_delimited_claims.extend(
         sorted({*_SPACED, *rule.space_delimited_claims})

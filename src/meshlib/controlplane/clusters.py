@@ -115,10 +115,16 @@ def black_hole() -> Any:
     return message
 
 
-def passthrough(options: MeshOptions) -> Any:
+def receive(message: Any, port: Port, policy: TrafficPolicy | None, view: View) -> None:
+    """Give a cluster that leads to the workload itself its limits and its protocol."""
+    message.circuit_breakers.thresholds.append(_unlimited())
+    _connections(message, port, policy, view, inbound=True)
+
+
+def passthrough(options: MeshOptions, name: str = PASSTHROUGH) -> Any:
     """Return the cluster that goes wherever the client wanted to go."""
     message = cluster_pb2.Cluster(
-        name=PASSTHROUGH,
+        name=name,
         alt_stat_name=f"{PASSTHROUGH};",
         type=cluster_pb2.Cluster.ORIGINAL_DST,
         lb_policy=cluster_pb2.Cluster.CLUSTER_PROVIDED,
@@ -229,7 +235,7 @@ def _unlimited() -> Any:
     return thresholds
 
 
-def _connections(message: Any, port: Port, policy: TrafficPolicy | None, view: View) -> bool:
+def _connections(message: Any, port: Port, policy: TrafficPolicy | None, view: View, *, inbound: bool = False) -> bool:
     """Set what connections have; tell whether HTTP/2 is spoken on each of them."""
     pool = policy.connection_pool if policy else None
     tcp, http = (pool.tcp, pool.http) if pool else (None, None)
@@ -247,7 +253,7 @@ def _connections(message: Any, port: Port, policy: TrafficPolicy | None, view: V
         thresholds.max_requests.value = http.http2_max_requests
     if http and http.max_retries:
         thresholds.max_retries.value = http.max_retries
-    options = _http_options(port, policy, view)
+    options = _http_options(port, policy, view, inbound=inbound)
     if options is None:
         return False
     message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(options))
@@ -271,7 +277,7 @@ def _retry_budget(thresholds: Any, budget: RetryBudget) -> None:
     thresholds.retry_budget.min_retry_concurrency.value = budget.min_retry_concurrency or 3
 
 
-def _http_options(port: Port, policy: TrafficPolicy | None, view: View) -> Any | None:
+def _http_options(port: Port, policy: TrafficPolicy | None, view: View, *, inbound: bool = False) -> Any | None:
     """Return HttpProtocolOptions, or None where there is nothing to say beyond plain HTTP/1.1."""
     pool = policy.connection_pool if policy else None
     tcp, http = (pool.tcp, pool.http) if pool else (None, None)
@@ -285,14 +291,14 @@ def _http_options(port: Port, policy: TrafficPolicy | None, view: View) -> Any |
             common.max_requests_per_connection.value = http.max_requests_per_connection
         if tcp and tcp.max_connection_duration:
             common.max_connection_duration.CopyFrom(duration(tcp.max_connection_duration))
-    if transport_security.derives_sni(policy.tls if policy else None):
+    if not inbound and transport_security.derives_sni(policy.tls if policy else None):
         options.upstream_http_protocol_options.auto_sni = True
         options.upstream_http_protocol_options.auto_san_validation = True
     plain = not options.ListFields()
     sniffed = port.protocol is Protocol.SNIFFED and view.node.kind is NodeKind.SIDECAR
     if (http and http.use_client_protocol and port.protocol.is_http) or sniffed:
         _use_downstream(options)
-    elif _speaks_http2(port, pool, view.options):
+    elif port.protocol.is_http2 or (not inbound and _speaks_http2(port, pool, view.options)):
         http2 = options.explicit_http_config.http2_protocol_options
         http2.SetInParent()
         if http and http.max_concurrent_streams:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from meshlib.controlplane import clusters, hosts, listeners, managers, network, tracing
-from meshlib.controlplane.chains import Chain
+from meshlib.controlplane.chains import ISTIO_ALPN, Chain
 from meshlib.controlplane.downstream_tls import transport_socket
 from meshlib.controlplane.endpoints import assignment
 from meshlib.controlplane.gateway_routes import virtual_hosts
@@ -19,8 +19,6 @@ from meshlib.controlplane.services import protocol_named, sni_name
 from meshlib.controlplane.sidecar import table
 from meshlib.controlplane.telemetry import GATEWAY
 from meshlib.controlplane.view import View
-
-_MTLS = ("istio-peer-exchange", "istio", "istio-http/1.0", "istio-http/1.1", "istio-h2")  # ALPN within the mesh
 
 
 def resources(view: View) -> Resources:
@@ -132,5 +130,5 @@ def _by_cluster(view: View, item: Bound) -> list[Chain]:
         if not service.external and any(hosts.matches(name, service.host) for name in item.names):
             name = sni_name(service.host, port.number, subset)
             filters = network.to_cluster(view, name, port.protocol, rule, subset, reporter=GATEWAY)
-            made.append(Chain(filters, server_names=(name,), application_protocols=_MTLS))
+            made.append(Chain(filters, server_names=(name,), application_protocols=ISTIO_ALPN))
     return made

@@ -132,7 +132,9 @@ def _route(document: VirtualService, http: HTTPRoute, match: HTTPMatch | None, s
 
 def config_path(document: Any) -> str:
     """Return the path by which Istio's metadata names a resource."""
-    kind = {"VirtualService": "virtual-service", "DestinationRule": "destination-rule"}[document.at.origin.kind]
+    kind = {"VirtualService": "virtual-service", "DestinationRule": "destination-rule", "Sidecar": "sidecar"}[
+        document.at.origin.kind
+    ]
     return f"/apis/networking.istio.io/v1/namespaces/{document.namespace}/{kind}/{document.name}"
 
 

@@ -1,6 +1,6 @@
-"""What a sidecar node is served: outbound listeners, route tables by port, clusters, endpoints.
+"""What a sidecar node is served: listeners, route tables by port, clusters, endpoints.
 
-The inbound half (``virtualInbound``) is not served: no workload of a mesh without sidecars is
+The inbound half (``virtualInbound``) is served to Istio's proxies alone: no workload of a mesh without them is
 behind one.
 """
 
@@ -15,6 +15,8 @@ from envoy.config.route.v3 import route_pb2 as table_pb2
 from meshlib.controlplane import clusters, hosts, listeners, precedence, tracing
 from meshlib.controlplane.documents.virtual_service import MESH
 from meshlib.controlplane.endpoints import assignment
+from meshlib.controlplane.inbound import inbound_listeners
+from meshlib.controlplane.inbound_clusters import inbound_clusters
 from meshlib.controlplane.name_table import name_table
 from meshlib.controlplane.outbound import outbound_listeners
 from meshlib.controlplane.protobuf import duration
@@ -30,10 +32,15 @@ def resources(view: View) -> Resources:
     made = [(*target, clusters.cluster(*target, view)) for target in clusters.targets(view.concrete())]
     kind, patches = view.node.kind, view.patches
     served = [*outbound_listeners(view), *([] if view.node.binds else [listeners.virtual_outbound(view)])]
+    inward: list[Any] = []
+    if view.options.managed:  # nothing redirects connections to other clients than Istio's proxies
+        served += inbound_listeners(view)
+        inward = inbound_clusters(view)
     every = [
         *(message for *_, message in made),
         clusters.black_hole(),
         clusters.passthrough(view.options),
+        *inward,
         *tracing.clusters(view.options),
     ]
     return Resources.build(
