@@ -104,14 +104,15 @@ class Security:
         """Return the filters of a gRPC server, which knows DENY and ALLOW.
 
         Where istiod lets a policy go unheard, ours is not less strict than what is written: an ALLOW without rules
-        lets nobody in, and what CUSTOM would ask about is denied, for gRPC asks nobody.
+        lets nobody in, and what CUSTOM would ask about is denied, for gRPC asks nobody. As with istiod, a policy
+        that should only report is obeyed, and aliases of the trust domain do not count.
         """
         filters = []
         for action, name in ((DENY, f"{HTTP_RBAC}.DENY"), (ALLOW, HTTP_RBAC)):
             wanted = (DENY, CUSTOM) if action == DENY else (ALLOW,)
             made: dict[str, Any] = {}
-            for policy in (item for item in self.policies if item.action in wanted and not item.dry_run):
-                writer = self._writer(policy, action, tcp=False)
+            for policy in (item for item in self.policies if item.action in wanted):
+                writer = Writer(policy.namespace, lenient=action != ALLOW, tcp=False, trust_domains=())
                 for index, rule in enumerate(policy.rules):
                     made[f"{policy.namespace}-{policy.name}-{index}"] = writer.policy(rule)
                 if not policy.rules and action == ALLOW:
@@ -124,7 +125,7 @@ class Security:
     # ------------------------------------------------------------ rules
 
     def _writer(self, policy: AuthorizationPolicy, action: str, *, tcp: bool) -> Writer:
-        return Writer(policy.namespace, self.options, lenient=action != ALLOW, tcp=tcp)
+        return Writer(policy.namespace, lenient=action != ALLOW, tcp=tcp, trust_domains=self.options.trust_domains)
 
     def _rules(self, action: str, *, tcp: bool) -> tuple[Any | None, Any | None]:
         """Return the rules of an action, and those that are only reported; None where no policy has any."""

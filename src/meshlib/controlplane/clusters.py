@@ -26,11 +26,10 @@ from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.precedence import Rule
 from meshlib.controlplane.protobuf import ads, bare_ads, duration, metadata, pack
 from meshlib.controlplane.routes import config_path
-from meshlib.controlplane.services import Port, Protocol, Resolution, Service, cluster_name
+from meshlib.controlplane.services import Port, Protocol, Resolution, Service, cluster_name, sni_name
 from meshlib.controlplane.view import View
 
 UNLIMITED = 2**32 - 1
-CONNECT_TIMEOUT = 10.0  # meshConfig.connectTimeout
 BLACK_HOLE = "BlackHoleCluster"
 PASSTHROUGH = "PassthroughCluster"
 
@@ -58,10 +57,10 @@ def targets(services: Iterable[tuple[Service, Rule | None]]) -> Iterator[tuple[S
                     yield service, port, rule, subset
 
 
-def cluster(service: Service, port: Port, rule: Rule | None, subset: str, view: View) -> Any:
-    """Return the Cluster of a sidecar or a gateway."""
+def cluster(service: Service, port: Port, rule: Rule | None, subset: str, view: View, *, passed: bool = False) -> Any:
+    """Return the Cluster of a sidecar or a gateway; where TLS is ``passed`` on, one without TLS of its own."""
     policy = rule.policy_on(port.number, subset) if rule else None
-    name = cluster_name(service.host, port.number, subset)
+    name = (sni_name if passed else cluster_name)(service.host, port.number, subset)
     message = cluster_pb2.Cluster(name=name, alt_stat_name=f"{name};")
     message.connect_timeout.CopyFrom(duration(view.options.connect_timeout))
     message.circuit_breakers.thresholds.append(_unlimited())
@@ -73,7 +72,9 @@ def cluster(service: Service, port: Port, rule: Rule | None, subset: str, view: 
         _retry_budget(message.circuit_breakers.thresholds[0], policy.retry_budget)
     if policy and policy.outlier_detection:
         _outliers(message, policy.outlier_detection)
-    if policy and policy.tls:
+    if passed:
+        pass
+    elif policy and policy.tls:
         socket = transport_security.transport_socket(
             policy.tls, service, port.number, subset, view.options, http2=http2
         )
@@ -108,10 +109,10 @@ def proxyless_cluster(service: Service, port: Port, rule: Rule | None, subset: s
     return message
 
 
-def black_hole() -> Any:
+def black_hole(options: MeshOptions) -> Any:
     """Return the cluster that has no endpoint."""
     message = cluster_pb2.Cluster(name=BLACK_HOLE, alt_stat_name=f"{BLACK_HOLE};", type=cluster_pb2.Cluster.STATIC)
-    message.connect_timeout.CopyFrom(duration(CONNECT_TIMEOUT))
+    message.connect_timeout.CopyFrom(duration(options.connect_timeout))
     return message
 
 
@@ -129,8 +130,10 @@ def passthrough(options: MeshOptions, name: str = PASSTHROUGH) -> Any:
         type=cluster_pb2.Cluster.ORIGINAL_DST,
         lb_policy=cluster_pb2.Cluster.CLUSTER_PROVIDED,
     )
-    message.connect_timeout.CopyFrom(duration(CONNECT_TIMEOUT))
+    message.connect_timeout.CopyFrom(duration(options.connect_timeout))
     message.circuit_breakers.thresholds.append(_unlimited())
+    if options.mesh and options.mesh.tcp_keepalive:
+        _keepalive(message.upstream_connection_options.tcp_keepalive, options.mesh.tcp_keepalive)
     http = http_protocol_options_pb2.HttpProtocolOptions()
     http.common_http_protocol_options.idle_timeout.CopyFrom(duration(300))
     _use_downstream(http)
@@ -283,14 +286,15 @@ def _http_options(port: Port, policy: TrafficPolicy | None, view: View, *, inbou
     tcp, http = (pool.tcp, pool.http) if pool else (None, None)
     options = http_protocol_options_pb2.HttpProtocolOptions()
     common = options.common_http_protocol_options
-    if port.protocol.is_http or port.protocol is Protocol.SNIFFED:
-        idle = (http and http.idle_timeout) or (tcp and tcp.idle_timeout)
-        if idle:
-            common.idle_timeout.CopyFrom(duration(idle))
-        if http and http.max_requests_per_connection:
-            common.max_requests_per_connection.value = http.max_requests_per_connection
-        if tcp and tcp.max_connection_duration:
-            common.max_connection_duration.CopyFrom(duration(tcp.max_connection_duration))
+    idle = (http and http.idle_timeout) or (tcp and tcp.idle_timeout)
+    if idle:
+        common.idle_timeout.CopyFrom(duration(idle))
+    if http and http.max_requests_per_connection:
+        common.max_requests_per_connection.value = http.max_requests_per_connection
+    if tcp and tcp.max_connection_duration:
+        common.max_connection_duration.CopyFrom(duration(tcp.max_connection_duration))
+    if http and http.max_concurrent_streams:
+        common.SetInParent()
     if not inbound and transport_security.derives_sni(policy.tls if policy else None):
         options.upstream_http_protocol_options.auto_sni = True
         options.upstream_http_protocol_options.auto_san_validation = True

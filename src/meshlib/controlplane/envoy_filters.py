@@ -221,7 +221,7 @@ class Patches:
         routes = [change for change in self._for("HTTP_ROUTE", context) if self._table_matches(table, change, context)]
         kept = [host for host in table.virtual_hosts if _virtual_host(host, hosts, routes)]
         kept += [change.value for change in hosts if change.operation == "ADD"]
-        if len(kept) != len(table.virtual_hosts):
+        if any(change.operation in ("ADD", "REMOVE") for change in hosts):
             kept = [_clone(host) for host in kept]
             del table.virtual_hosts[:]
             table.virtual_hosts.extend(kept)

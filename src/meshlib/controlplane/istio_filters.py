@@ -92,7 +92,7 @@ def _stats(view: View, reporter: Reporter) -> Any | None:
         return None
     config = StatsConfig(disable_host_header_fallback=reporter is not OUTBOUND)
     if interval is not None:
-        config.tcp_reporting_duration.CopyFrom(duration(interval))
+        config.tcp_reporting_duration.ParseFromString(duration(interval).SerializeToString())  # of a pool of its own
     for change in changes:
         metric = config.metrics.add(name=change.name, drop=change.dropped, tags_to_remove=change.removed)
         metric.dimensions.update(change.dimensions)

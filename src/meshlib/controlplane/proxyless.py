@@ -78,7 +78,7 @@ def _virtual_host(view: View, egress: Egress, service: Service, port: Port) -> A
     forms = hosts.answered(
         service.host, service.aliases, view.node.namespace, view.options.domain, headless=service.headless
     )
-    names = [name for form in (*forms, *service.addresses[:1]) for name in (form, f"{form}:{port.number}")]
+    names = [name for form in (*forms, *service.asked_by) for name in (form, f"{form}:{port.number}")]
     return virtual_host(f"{service.host}:{port.number}", names, made)
 
 

@@ -14,7 +14,6 @@ from envoy.type.matcher.v3 import metadata_pb2, string_pb2, value_pb2
 
 from meshlib.controlplane.chains import cidr_range
 from meshlib.controlplane.documents.authorization import Condition, Operation, Rule, Source
-from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.protobuf import pack
 
 _JWT = "envoy.filters.http.jwt_authn"
@@ -47,12 +46,13 @@ class Writer:
         lenient: whether a condition that cannot be checked is dropped, not the rule: a DENY then denies more, and
             an ALLOW must not allow more.
         tcp: whether only bytes are seen.
+        trust_domains: the names that count for the mesh's own.
     """
 
     namespace: str
-    options: MeshOptions
     lenient: bool
     tcp: bool
+    trust_domains: tuple[str, ...]
 
     def policy(self, rule: Rule) -> Any | None:
         """Return the Policy of a rule; None where it can hold for no connection."""
@@ -140,7 +140,7 @@ class Writer:
         made: list[str] = []
         for value in principals:
             domain, slash, rest = value.partition("/")
-            known = slash and (domain in domains or domain == "cluster.local")
+            known = domains and slash and (domain in domains or domain == "cluster.local")
             made += [f"{name}/{rest}" for name in domains] if known else [value]
         return list(dict.fromkeys(made))
 
@@ -149,12 +149,6 @@ class Writer:
         domains = self.trust_domains
         made = [name for value in values for name in (domains if value in domains else [value])]
         return list(dict.fromkeys(made))
-
-    @property
-    def trust_domains(self) -> list[str]:
-        """The mesh's trust domain and its aliases."""
-        aliases = self.options.mesh.trust_domain_aliases if self.options.mesh else ()
-        return list(dict.fromkeys((self.options.trust_domain, *aliases)))
 
 
 def _permission(when: Condition) -> _Check | None:

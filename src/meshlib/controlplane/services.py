@@ -186,6 +186,16 @@ class Service:
         """The address that a listener is named after; a CIDR block is none."""
         return next((address for address in self.addresses if "/" not in address), "")
 
+    @property
+    def asked_by(self) -> tuple[str, ...]:
+        """The address by which HTTP clients may ask for it: of several, to istiod services of their own, the last."""
+        return tuple(sorted(self.addresses)[-1:])
+
+    @property
+    def shares(self) -> bool:
+        """Whether a listener of its own cannot tell all of its calls: it has no address, or a CIDR block."""
+        return not self.addresses or any("/" in address for address in self.addresses)
+
     def port(self, number: int) -> Port | None:
         """Return the port of that number, or None."""
         return next((port for port in self.ports if port.number == number), None)

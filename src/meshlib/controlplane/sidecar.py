@@ -38,7 +38,7 @@ def resources(view: View) -> Resources:
         inward = inbound_clusters(view)
     every = [
         *(message for *_, message in made),
-        clusters.black_hole(),
+        clusters.black_hole(view.options),
         clusters.passthrough(view.options),
         *inward,
         *tracing.clusters(view.options),
@@ -92,7 +92,7 @@ def _http_ports(view: View) -> list[int]:
         egress.port or port.number
         for egress in view.egress
         for service, port in _ports(egress)
-        if port.protocol.is_http or (port.protocol is Protocol.SNIFFED and not service.vip)
+        if port.protocol.is_http or (port.protocol is Protocol.SNIFFED and service.shares)
     }
     return sorted(shared)
 
@@ -105,7 +105,7 @@ def virtual_hosts(view: View, egress: Egress, number: int) -> Iterator[Any]:
         if port.number == number and port.protocol.may_be_http and service.host not in found:
             made = routes_of(view, egress, service, port)
             forms = hosts.answered(service.host, service.aliases, namespace, options.domain, headless=service.headless)
-            found[service.host] = virtual_host(f"{service.host}:{number}", [*forms, *service.addresses[:1]], made)
+            found[service.host] = virtual_host(f"{service.host}:{number}", [*forms, *service.asked_by], made)
     if number == 80:
         found |= _unknown_hosts(view, egress, found)
     for host in sorted(found):
