@@ -24,6 +24,7 @@ from controlplane import captures
 from controlplane.captures import PLACES, TESTS
 
 BOOK = TESTS.parent.parent / "shared" / "book"
+PAGE = TESTS.parent / "docs" / "istiod-parity.md"
 FIXED = (
     "inbound",
     "Inbound",
@@ -255,6 +256,41 @@ def run(folders: list[Path], book: Path, only: str = "") -> Result:
     return result
 
 
+# ---------------------------------------------------------------- what is explained
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One row of docs/istiod-parity.md: where ours differs deliberately."""
+
+    short: str
+    nodes: str
+    field: str
+
+    def covers(self, short: str, client: str, path: str) -> bool:
+        """Tell whether a difference is what the row is about."""
+        grpc = client.rpartition("/")[2].startswith("grpc")
+        return short == self.short and grpc == (self.nodes == "gRPC nodes") and _pattern(path).startswith(self.field)
+
+
+def explanations() -> list[Explanation]:
+    """Return the rows of the table of differences."""
+    rows = (line.split("|") for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| "))
+    cells = ([cell.strip() for cell in row[1:-1]] for row in rows)
+    return [Explanation(short, nodes, path.strip("`")) for short, nodes, path, _ in cells if path.startswith("`")]
+
+
+def unexplained(result: Result) -> list[tuple[str, str, str, str]]:
+    """Return case, type, name and path of each difference that no row is about."""
+    rows = explanations()
+    return [
+        (each.case, each.short, each.name, path)
+        for each in result.differences
+        for path, _, _ in each.paths
+        if not any(row.covers(each.short, each.case, path) for row in rows)
+    ]
+
+
 # ---------------------------------------------------------------- the report
 
 
@@ -288,7 +324,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=40, help="differences to print")
     options = parser.parse_args()
     whole = [PLACES[1] / name for name in ("istiod", "istiod-book") if (PLACES[1] / name).is_dir()]
-    folders = options.folders or whole or [PLACES[0] / "istiod"]
+    folders = options.folders or whole or [PLACES[0] / "parity"]
     result = run(folders, options.book, options.only)
     with contextlib.suppress(BrokenPipeError):
         report(result, options.most)
