@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from meshlib.clock import Randomness
-from meshlib.model.cluster import Discovery, ServiceRef
+from meshlib.model.cluster import ServiceRef
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.filter_chain import HttpConnectionManager
 from meshlib.model.request import RequestView
@@ -280,7 +281,10 @@ def _cluster(live: LiveSnapshot, name: str, weight: int, destination: Destinatio
     if state is None:
         return ClusterView(name, weight, exists=False)
     config = state.config
-    endpoints = tuple(_endpoint(s) for s in state.endpoints.values()) or _original(state, destination, view)
+    members = [live.clusters.get(member) for member in config.members]
+    clusters = [state] if not config.members else [member for member in members if member is not None]
+    endpoints = tuple(_endpoint(s) for each in clusters for s in each.endpoints.values())
+    endpoints = endpoints or _original(state, destination, view)
     return ClusterView(name, weight, True, config.lb_policy.value, config.source, endpoints=endpoints)
 
 

@@ -240,7 +240,16 @@ ASSIGNMENT: Json = {
             "locality": {"region": "r", "zone": "z", "sub_zone": "s"},
             "lb_endpoints": [
                 {
-                    "endpoint": {"address": ADDRESS, "hostname": "h"},
+                    "endpoint": {
+                        "address": ADDRESS,
+                        "hostname": "h",
+                        "health_check_config": {
+                            "port_value": 81,
+                            "hostname": "checked",
+                            "address": ADDRESS,
+                            "disable_active_health_check": True,
+                        },
+                    },
                     "health_status": "DEGRADED",
                     "metadata": {"filter_metadata": {"istio": {"workload": "n;ns;app;v;c"}}},
                     "load_balancing_weight": 3,
@@ -257,6 +266,35 @@ ASSIGNMENT: Json = {
     },
 }
 _CONSISTENT: Json = {"use_hostname_for_hashing": True, "hash_balance_factor": 120}
+_LOOKED_UP: Json = {
+    "load_assignment": {
+        "cluster_name": "l",
+        "endpoints": [
+            {"lb_endpoints": [{"endpoint": {"address": {"socket_address": {"address": "a.test", "port_value": 80}}}}]}
+        ],
+    },
+}
+_CHECKED: Json = {
+    "timeout": "1s",
+    "interval": "2s",
+    "initial_jitter": "0.1s",
+    "interval_jitter": "0.2s",
+    "interval_jitter_percent": 3,
+    "unhealthy_threshold": 2,
+    "healthy_threshold": 3,
+    "alt_port": 81,
+    "reuse_connection": False,
+    "no_traffic_interval": "30s",
+    "no_traffic_healthy_interval": "31s",
+    "unhealthy_interval": "4s",
+    "unhealthy_edge_interval": "5s",
+    "healthy_edge_interval": "6s",
+    "event_log_path": "/dev/null",
+    "always_log_health_check_failures": True,
+    "always_log_health_check_success": True,
+    "tls_options": {"alpn_protocols": ["a"]},
+    "transport_socket_match_criteria": {"a": "b"},
+}
 CLUSTERS: list[Json] = [
     {
         "type": "EDS",
@@ -300,6 +338,103 @@ CLUSTERS: list[Json] = [
     },
     {**_STATIC, "lb_policy": "MAGLEV", "maglev_lb_config": {"table_size": "101"}},
     {**_STATIC, "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED"},
+    {
+        **_STATIC,
+        "type": "ORIGINAL_DST",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "original_dst_lb_config": {
+            "use_http_header": True,
+            "http_header_name": "x-to",
+            "upstream_port_override": 8080,
+            "metadata_key": {"key": "k", "path": [{"key": "p"}]},
+        },
+    },
+    {
+        **_LOOKED_UP,
+        "type": "STRICT_DNS",
+        "dns_refresh_rate": "3s",
+        "dns_jitter": "1s",
+        "dns_failure_refresh_rate": {"base_interval": "2s", "max_interval": "9s"},
+        "dns_lookup_family": "V4_ONLY",
+        "respect_dns_ttl": True,
+        "wait_for_warm_on_init": False,
+    },
+    {
+        **_LOOKED_UP,
+        "cluster_type": {
+            "name": "envoy.cluster.dns",
+            "typed_config": typed(
+                "extensions.clusters.dns.v3.DnsCluster",
+                dns_refresh_rate="3s",
+                dns_jitter="1s",
+                dns_failure_refresh_rate={"base_interval": "2s", "max_interval": "9s"},
+                dns_lookup_family="V4_ONLY",
+                respect_dns_ttl=True,
+                all_addresses_in_single_endpoint=True,
+                typed_dns_resolver_config={"name": "n"},
+            ),
+        },
+    },
+    {
+        "lb_policy": "CLUSTER_PROVIDED",
+        "cluster_type": {
+            "name": "envoy.clusters.aggregate",
+            "typed_config": typed("extensions.clusters.aggregate.v3.ClusterConfig", clusters=["a", "b"]),
+        },
+    },
+    {"cluster_type": {"name": "envoy.cluster.static"}},
+    {
+        **_STATIC,
+        "load_assignment": ASSIGNMENT,
+        "ignore_health_on_host_removal": True,
+        "common_lb_config": {"ignore_new_hosts_until_first_hc": True},
+        "outlier_detection": {"successful_active_health_check_uneject_host": False},
+        "health_checks": [
+            {
+                **_CHECKED,
+                "http_health_check": {
+                    "host": "h",
+                    "path": "/p",
+                    "method": "POST",
+                    "send": {"text": "00"},
+                    "receive": [{"binary": "AQ=="}],
+                    "response_buffer_size": "2048",
+                    "request_headers_to_add": [HEADER],
+                    "request_headers_to_remove": ["x-r"],
+                    "expected_statuses": [{"start": "200", "end": "300"}],
+                    "retriable_statuses": [{"start": "500", "end": "600"}],
+                    "codec_client_type": "HTTP2",
+                    "service_name_matcher": {"prefix": "s"},
+                },
+            }
+        ],
+    },
+    {
+        **_STATIC,
+        "health_checks": [{**_CHECKED, "tcp_health_check": {"send": {"text": "00"}, "receive": [{"text": "01"}]}}],
+    },
+    {
+        **_STATIC,
+        "http2_protocol_options": {},
+        "health_checks": [
+            {
+                **_CHECKED,
+                "grpc_health_check": {"service_name": "s", "authority": "a", "initial_metadata": [HEADER]},
+            }
+        ],
+    },
+    {
+        **_STATIC,
+        "health_checks": [
+            {
+                **_CHECKED,
+                "custom_health_check": {
+                    "name": "n",
+                    "typed_config": typed("extensions.health_checkers.redis.v3.Redis"),
+                },
+            }
+        ],
+    },
     {
         **_STATIC,
         **_options(

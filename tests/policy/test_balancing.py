@@ -162,7 +162,12 @@ class TestPanic:
 
     def test_threshold_zero_means_never(self):
         assert set(shares([H, U, U, U], threshold=0.0)) == {"p0-0"}
-        assert priorities.build(cluster([], panic_threshold=0.0), groups_of([U, U]), random.Random(1)) is None
+        assert (
+            priorities.build(cluster([], panic_threshold=0.0), groups_of([U, U]), random.Random(1)).pick(
+                random.Random(1)
+            )
+            is None
+        )
 
     def test_in_one_priority_only(self):
         # P0: 1 of 10 = 14; P1: 5 of 10 = 70. The sum is 84: P0 panics, P1 does not.
@@ -175,8 +180,8 @@ class TestPanic:
         assert by_priority(shares([U] * 3, [U])) == {"p0": 75, "p1": 25}
 
     def test_no_endpoints_at_all(self):
-        assert priorities.build(cluster(), [], random.Random(1)) is None
-        assert priorities.build(cluster([]), groups_of([]), random.Random(1)) is None
+        assert priorities.build(cluster(), [], random.Random(1)).pick(random.Random(1)) is None
+        assert priorities.build(cluster([]), groups_of([]), random.Random(1)).pick(random.Random(1)) is None
 
 
 class TestDegraded:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from meshlib.model.cluster import Cluster, Discovery
+from meshlib.model.cluster import Cluster
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, LocalityEndpoints
 from meshlib.model.headers import AppendAction, FilterMutations, HeaderMutations, HeaderToAdd, MutationStep
 from meshlib.model.match import PathMatch, RouteMatch, StringOp

@@ -5,19 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from meshlib.model.discovery import Discovery, Dns, OriginalDst
 from meshlib.model.endpoint import ClusterLoadAssignment
+from meshlib.model.health_check import HealthCheck
 
 UINT32_MAX = 4294967295
-
-
-class Discovery(Enum):
-    """``Cluster.DiscoveryType``: where endpoints come from."""
-
-    STATIC = "STATIC"
-    STRICT_DNS = "STRICT_DNS"
-    LOGICAL_DNS = "LOGICAL_DNS"
-    EDS = "EDS"
-    ORIGINAL_DST = "ORIGINAL_DST"
+_DNS = Dns()
+_ORIGINAL_DST = OriginalDst()
 
 
 class LbPolicy(Enum):
@@ -93,6 +87,7 @@ class OutlierDetection:
         failure_percentage_threshold: the percentage of failures that is too large.
         failure_percentage_minimum_hosts: endpoints with enough requests for it to be asked.
         failure_percentage_request_volume: requests in an interval that are enough.
+        unejected_by_check: whether an active health check that succeeds ends an ejection.
         compares: whether any of the detectors that look at a whole interval is on.
     """
 
@@ -119,6 +114,7 @@ class OutlierDetection:
     failure_percentage_threshold: int = 85
     failure_percentage_minimum_hosts: int = 5
     failure_percentage_request_volume: int = 50
+    unejected_by_check: bool = True
     compares: bool = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -210,6 +206,13 @@ class Cluster:
         transport_socket: what endpoints without a match use; None is plaintext.
         transport_socket_matches: per-endpoint choices, in order.
         eds_name: the EDS resource to ask for.
+        members: of an AGGREGATE cluster, the clusters that it is made of, in order.
+        dns: how names are looked up, of STRICT_DNS and LOGICAL_DNS clusters.
+        original_dst: what stands in for the caller's address, of ORIGINAL_DST clusters.
+        health_checks: how endpoints are checked while calls use them; one has to pass all of them.
+        ignore_new_hosts: ``ignore_new_hosts_until_first_hc``: an endpoint not checked yet counts as not there.
+        ignore_health_on_removal: whether an endpoint that discovery takes away goes at once, though
+            checks find it healthy.
         service: the service it belongs to.
         source: where its policy was configured (``dr.yaml:3``), for ``explain``.
     """
@@ -228,5 +231,11 @@ class Cluster:
     transport_socket: TransportSocket | None = None
     transport_socket_matches: tuple[TransportSocketMatch, ...] = ()
     eds_name: str = ""
+    members: tuple[str, ...] = ()
+    dns: Dns = _DNS
+    original_dst: OriginalDst = _ORIGINAL_DST
+    health_checks: tuple[HealthCheck, ...] = ()
+    ignore_new_hosts: bool = False
+    ignore_health_on_removal: bool = False
     service: ServiceRef = ServiceRef()
     source: str = ""

@@ -39,6 +39,23 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointCheck:
+    """``Endpoint.HealthCheckConfig``: what checks of one endpoint go by.
+
+    Attributes:
+        disabled: whether it is not checked, and counts as healthy.
+        port: the port to check, 0 for the check's or the endpoint's own.
+        host: the Host header or authority, empty for the check's.
+        address: the address to check, None for the endpoint's own.
+    """
+
+    disabled: bool = False
+    port: int = 0
+    host: str = ""
+    address: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """One ``LbEndpoint``.
 
@@ -50,6 +67,9 @@ class Endpoint:
         hostname: ``Endpoint.hostname``, for auto_host_rewrite.
         metadata: ``filter_metadata`` as plain dicts.
         workload: who answers there, for metrics and spans.
+        check: what active health checks of it go by.
+        resolved: the address to dial where ``address`` is a name that stands for its endpoint
+            (LOGICAL_DNS); empty: ``address`` is dialled.
     """
 
     address: str
@@ -59,6 +79,13 @@ class Endpoint:
     hostname: str = ""
     metadata: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     workload: Workload = Workload()
+    check: EndpointCheck = EndpointCheck()
+    resolved: str = ""
+
+    @property
+    def host(self) -> str:
+        """The address to dial."""
+        return self.resolved or self.address
 
     @property
     def key(self) -> tuple[str, int]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
-from meshlib.model.cluster import Discovery
-from meshlib.model.endpoint import Endpoint
+from meshlib.model.discovery import Discovery, address_in
 from meshlib.model.match import is_grpc
 from meshlib.model.route import RouteAction, WeightedCluster
-from meshlib.policy import flags, headers, replies, routing
+from meshlib.policy import aggregate, flags, headers, replies, routing
 from meshlib.policy.call import Call, Policy
 from meshlib.policy.cluster_state import ClusterState, EndpointState
 from meshlib.policy.deadlines import Deadlines
@@ -87,15 +86,15 @@ class Attempts:
 
     def _one(self) -> Generator[Effect, Answer, float | None]:
         """One attempt; returns the back-off before the next, or None when the call is over."""
-        cluster = self.cluster
         state = self._pick()
         if state is None:
             yield self._local(self._no_endpoint())
             return None
+        cluster = state.cluster  # of an aggregate cluster, the member that the endpoint belongs to
         ticket: ConnectionTicket | None = None
         begun = False
         try:
-            if cluster.limits.gates_connections and not self._multiplexed():
+            if cluster.limits.gates_connections and not self._multiplexed(cluster):
                 ticket = cluster.limits.connect(state)
                 if ticket is None:
                     limit = cluster.limits.thresholds.max_pending_requests
@@ -114,7 +113,7 @@ class Attempts:
             outcome = yield from self._send(state)
             wait = self._retry(outcome)
             if wait is None:
-                yield from self._finish(outcome)
+                yield from self._finish(outcome, state)
             elif outcome.response is not None:
                 yield Discard(outcome)
             return wait
@@ -124,9 +123,9 @@ class Attempts:
             if ticket is not None:
                 cluster.limits.disconnect(ticket)
 
-    def _multiplexed(self) -> bool:
+    def _multiplexed(self, cluster: ClusterState) -> bool:
         """Tell whether many requests share a connection, so that max_connections holds none of them up."""
-        return self.cluster.config.http2 or self.record.protocol == "grpc"
+        return cluster.config.http2 or self.record.protocol == "grpc"
 
     def _wait_for(self, ticket: ConnectionTicket) -> Generator[Effect, Answer, bool]:
         """Wait for a connection slot, for as long as the route's timeout leaves."""
@@ -134,14 +133,25 @@ class Attempts:
         return ticket.granted
 
     def _pick(self) -> EndpointState | None:
-        cluster, view, tried, key = self.cluster, self.call.view, self.tried, self.call.key
+        cluster, call, tried = self.cluster, self.call, self.tried
         if cluster.config.discovery is Discovery.ORIGINAL_DST:
-            destination = self.choice.destination
-            return cluster.original(destination.address if destination else view.host, view.port)
-        retry = self.action.retry
+            return cluster.original(*self._original())
+        avoid, tries, retry = None, 1, self.action.retry
         if tried and retry is not None:
-            return cluster.pick(self.call.clock(), avoided(retry, tried), retry.host_selection_max_attempts, key)
-        return cluster.pick(self.call.clock(), key=key)
+            avoid, tries = avoided(retry, tried), retry.host_selection_max_attempts
+        if cluster.config.members:
+            clusters = call.live.clusters
+            return aggregate.pick(cluster, clusters, call.chance, call.clock(), avoid=avoid, tries=tries, key=call.key)
+        return cluster.pick(call.clock(), avoid, tries, call.key)
+
+    def _original(self) -> tuple[str, int]:
+        """Return the address that the call is for: the caller's, or what an ORIGINAL_DST cluster takes in its place."""
+        view, destination = self.call.view, self.choice.destination
+        host, port = destination.address if destination else view.host, view.port
+        instead = self.cluster.config.original_dst
+        if instead.header and (named := address_in(view.header(instead.header))):
+            host, port = named
+        return host, port if instead.port is None else instead.port
 
     def _send(self, state: EndpointState) -> Generator[Effect, Answer, Outcome]:
         call, record = self.call, self.record
@@ -153,7 +163,7 @@ class Attempts:
         record.attempts.append(attempt)
         added = call.observer.attempt_started(record, attempt)
         try:
-            answer = yield self._effect(attempt, endpoint, added)
+            answer = yield self._effect(attempt, state, added)
             if not isinstance(answer, Outcome):
                 raise TypeError(f"the driver answered an Attempt with {answer!r}")
             self.deadlines.uploaded(answer.upload)
@@ -169,10 +179,11 @@ class Attempts:
             call.observer.attempt_ended(record, attempt)
         verdict = self.verdict = self._judge(answer)
         if verdict is not None:
-            self.cluster.observe(state, verdict, attempt.ended)
+            state.cluster.observe(state, verdict, attempt.ended)
         return answer
 
-    def _effect(self, attempt: AttemptRecord, endpoint: Endpoint, added: Sequence[tuple[str, str]]) -> Attempt:
+    def _effect(self, attempt: AttemptRecord, state: EndpointState, added: Sequence[tuple[str, str]]) -> Attempt:
+        cluster, endpoint = state.cluster, state.endpoint
         own = self._own_headers(attempt)
         head = self.head
         if head is None:
@@ -180,15 +191,15 @@ class Attempts:
                 self.record, self.choice, self.action, self.drawn, (added, own), self.call.steering
             )
         sent, authority = head.for_attempt(attempt.number, own, added), head.authority
-        host = headers.endpoint_authority(self.cluster.config, endpoint) if self.action.auto_host_rewrite else ""
+        host = headers.endpoint_authority(cluster.config, endpoint) if self.action.auto_host_rewrite else ""
         if host:
             sent = [*(pair for pair in sent if pair[0] != headers.ORIGINAL_HOST), (headers.ORIGINAL_HOST, authority)]
             authority = host
         return Attempt(
             number=attempt.number,
-            cluster=self.cluster.config,
+            cluster=cluster.config,
             endpoint=endpoint,
-            transport_socket=self.cluster.transport_socket(endpoint),
+            transport_socket=cluster.transport_socket(endpoint),
             timeout=attempt.timeout,
             headers=sent,
             authority=authority,
@@ -231,7 +242,7 @@ class Attempts:
         self.retrying = True
         return plan.back_off(state, self.call.chance)
 
-    def _finish(self, outcome: Outcome) -> Policy:
+    def _finish(self, outcome: Outcome, state: EndpointState) -> Policy:
         """Hand the final outcome over, holding every slot until its body ends."""
         record = self.record
         self._release_retry()
@@ -253,7 +264,7 @@ class Attempts:
         elif end.error is not None:
             self.failed = True
             # Measured: to Envoy's HTTP/1.1 codec a message that is cut short breaks the protocol.
-            http2 = self._multiplexed()
+            http2 = self._multiplexed(state.cluster)
             record.flags |= flags.UPSTREAM_CONNECTION_TERMINATION if http2 else flags.UPSTREAM_PROTOCOL_ERROR
             cut = "connection_termination" if http2 else "protocol_error"
             record.detail = f"upstream_reset_after_response_started{{{cut}}}"
@@ -286,8 +297,11 @@ class Attempts:
 
     def _no_endpoint(self) -> Reply:
         self.failed = True
-        known = len(self.cluster.endpoints)
-        return replies.no_healthy_upstream(self.record, known, len(self.cluster.outliers.ejected))
+        clusters = self.call.live.clusters
+        members = [clusters.get(name) for name in self.cluster.config.members] or [self.cluster]
+        states = [member for member in members if member is not None]
+        known = sum(len(each.endpoints) for each in states)
+        return replies.no_healthy_upstream(self.record, known, sum(len(each.outliers.ejected) for each in states))
 
     def _overflow(self, threshold: str, limit: int) -> Reply:
         return replies.overflow(self.record, threshold, limit)

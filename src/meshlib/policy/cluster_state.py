@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from meshlib.clock import Randomness
-from meshlib.model.cluster import Cluster, Discovery, TransportSocket
-from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint
+from meshlib.model.cluster import Cluster, TransportSocket
+from meshlib.model.discovery import Discovery
+from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, HealthStatus
 from meshlib.policy.balancing import priorities
-from meshlib.policy.balancing.picker import Picker
+from meshlib.policy.balancing.priorities import Availability, Place
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.limits import Limits
 from meshlib.policy.outlier import OutlierDetector, Tally, Verdict
+
+_DOWN = frozenset({HealthStatus.UNHEALTHY, HealthStatus.DRAINING, HealthStatus.TIMEOUT})
 
 
 class EndpointState:
     """What is known of one endpoint now. Written under its cluster's lock.
 
     Attributes:
+        cluster: whose it is.
         endpoint: its configuration; replaced by updates that keep its address.
         active: attempts in flight.
         connections: attempts that hold or were granted a connection.
         ejected: whether outlier detection has taken it out.
+        probe: what active health checks say: HEALTHY where there are none, UNKNOWN before the first.
+        excluded: whether it counts, in the reckoning of its priority's health, as if it were not there.
         ejected_at: clock seconds of the last ejection.
         times_ejected: multiplies the ejection time.
         ejection_jitter: seconds added to this ejection.
@@ -32,6 +38,7 @@ class EndpointState:
     __slots__ = (
         "active",
         "answers",
+        "cluster",
         "connections",
         "connects",
         "consecutive_5xx",
@@ -41,11 +48,17 @@ class EndpointState:
         "ejected_at",
         "ejection_jitter",
         "endpoint",
+        "excluded",
+        "probe",
         "times_ejected",
     )
 
+    cluster: ClusterState  # set by it
+
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self.probe = HealthStatus.HEALTHY
+        self.excluded = False
         self.active = 0
         self.connections = 0
         self.ejected = False
@@ -53,6 +66,14 @@ class EndpointState:
         self.times_ejected = 0
         self.consecutive_5xx = self.consecutive_gateway = self.consecutive_local = 0
         self.answers, self.connects = Tally(), Tally()
+
+    @property
+    def health(self) -> HealthStatus:
+        """HEALTHY, DEGRADED or UNHEALTHY, by EDS, outlier detection and active health checks together."""
+        told = self.endpoint.health
+        if self.ejected or told in _DOWN or self.probe in (HealthStatus.UNKNOWN, HealthStatus.UNHEALTHY):
+            return HealthStatus.UNHEALTHY
+        return HealthStatus.DEGRADED if HealthStatus.DEGRADED in (told, self.probe) else HealthStatus.HEALTHY
 
     def __repr__(self) -> str:
         return f"<{self.endpoint} active={self.active}{' ejected' if self.ejected else ''}>"
@@ -71,6 +92,7 @@ class ClusterState:
     """
 
     __slots__ = (
+        "_availability",
         "_chance",
         "_groups",
         "_originals",
@@ -91,7 +113,6 @@ class ClusterState:
         self.endpoints: dict[tuple[str, int], EndpointState] = {}
         self._groups: list[list[EndpointState]] = []
         self._originals: dict[tuple[str, int], EndpointState] = {}
-        self._picker: Picker | None = None
         self._chance = chance
         self.touched = True
         self._place(config)
@@ -116,7 +137,7 @@ class ClusterState:
             group = groups.setdefault(locality.priority, [])
             for endpoint in locality.endpoints:
                 state = before.pop(endpoint.key, None) or EndpointState(endpoint)
-                state.endpoint = endpoint
+                state.endpoint, state.cluster = endpoint, self
                 self.endpoints[endpoint.key] = state
                 group.append(state)
         for gone in before.values():
@@ -126,9 +147,21 @@ class ClusterState:
 
     def _rebuild(self) -> None:
         self._picker = priorities.build(self.config, self._groups, self._chance)
+        self._availability = priorities.availability(self.config, self._groups)
+
+    def availability_at(self, now: float) -> Sequence[Availability]:
+        """Return how available each priority is, for an aggregate cluster; endpoints whose time is over come back."""
+        if self.outliers.due(now):
+            self.sweep(now)
+        return self._availability
 
     def pick(
-        self, now: float, avoid: Callable[[EndpointState], bool] | None = None, tries: int = 1, key: int | None = None
+        self,
+        now: float,
+        avoid: Callable[[EndpointState], bool] | None = None,
+        tries: int = 1,
+        key: int | None = None,
+        place: Place | None = None,
     ) -> EndpointState | None:
         """Return an endpoint for an attempt, None when there is none to offer.
 
@@ -138,20 +171,24 @@ class ClusterState:
             tries: further picks before an endpoint to avoid is taken all the same
                 (``host_selection_retry_max_attempts``).
             key: the request's hash, for RING_HASH and MAGLEV; None = at random.
+            place: the priority that an aggregate cluster chose; None leaves the choice to this one.
         """
         with self.limits.lock:
             self.touched = True
             if self.outliers.due(now) and self._sweep(now):
                 self._rebuild()
-            if self._picker is None:
-                return None
-            state = self._picker.pick(self._chance, key)
+            state = self._draw(key, 0, place)
             if avoid is not None:
                 for turn in range(1, tries + 1):
-                    if not avoid(state):
+                    if state is None or not avoid(state):
                         break
-                    state = self._picker.pick(self._chance, key, turn)
+                    state = self._draw(key, turn, place)
             return state
+
+    def _draw(self, key: int | None, turn: int, place: Place | None) -> EndpointState | None:
+        if place is not None:
+            return self._picker.pick_at(place, self._chance, key, turn)
+        return self._picker.pick(self._chance, key, turn)
 
     def original(self, host: str, port: int) -> EndpointState:
         """Return the address the caller named (ORIGINAL_DST), one state as long as attempts hold it."""
@@ -162,6 +199,7 @@ class ClusterState:
             if state is None:
                 self._originals = {k: s for k, s in self._originals.items() if s.active or s.connections}
                 state = self._originals[key] = EndpointState(Endpoint(host, port))
+                state.cluster = self
             return state
 
     def offers(self, state: EndpointState) -> bool:

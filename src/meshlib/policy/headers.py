@@ -12,7 +12,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from meshlib.model.cluster import Cluster, Discovery
+from meshlib.model.cluster import Cluster
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations, Pair
 from meshlib.model.route import Route, RouteAction, WeightedCluster

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar, overload
 
 from meshlib.clock import Clock, Randomness
-from meshlib.model.cluster import Discovery
+from meshlib.model.discovery import Discovery
 from meshlib.model.snapshot import Snapshot
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.cluster_state import ClusterState

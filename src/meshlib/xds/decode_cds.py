@@ -6,26 +6,27 @@ from typing import Any
 
 from meshlib.model.cluster import (
     Cluster,
-    Discovery,
     LbPolicy,
     OutlierDetection,
     RetryBudget,
     ServiceRef,
     Thresholds,
 )
+from meshlib.model.discovery import Discovery
+from meshlib.xds.decode_discovery import origin, original_dst
 from meshlib.xds.decode_eds import load_assignment
+from meshlib.xds.decode_health_check import health_checks
 from meshlib.xds.decode_lb_policy import lb_policy
 from meshlib.xds.decode_transport_socket import transport_socket, transport_socket_matches
-from meshlib.xds.decode_values import any_type, choice, number, percent, seconds, source, unpack
+from meshlib.xds.decode_values import any_type, choice, flag, number, percent, seconds, source, unpack
 from meshlib.xds.faults import Status
 from meshlib.xds.fields import NOT_HONOURED
 from meshlib.xds.filters import IRRELEVANT_NETWORK_FILTERS
-from meshlib.xds.protos import cluster_pb2, http_protocol_options_pb2
+from meshlib.xds.protos import http_protocol_options_pb2
 from meshlib.xds.scope import Scope
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _IDLE_KEPT = 30.0  # seconds a transport keeps idle connections by default: no longer idle_timeout shows
-_DNS = (Discovery.STRICT_DNS, Discovery.LOGICAL_DNS)
 
 
 def cluster(scope: Scope, message: Any) -> Cluster:
@@ -33,19 +34,21 @@ def cluster(scope: Scope, message: Any) -> Cluster:
     scope.audit(message)
     if not message.name:
         scope.fault("name", "must not be empty")
-    discovery = _discovery(scope, message)
+    found = origin(scope, message)
+    discovery = found.discovery
     balancing = lb_policy(scope, message)
     policy = balancing.policy
-    if (discovery is Discovery.ORIGINAL_DST) is not (policy is LbPolicy.CLUSTER_PROVIDED):
+    if discovery.provides_balancing is not (policy is LbPolicy.CLUSTER_PROVIDED):
         scope.fault("lb_policy", f"{policy.value} does not go with {discovery.value}")
     _note_filters(scope, message.filters)
     _check_load_assignment(scope, discovery, message)
-    has_assignment = message.HasField("load_assignment") and discovery is not Discovery.ORIGINAL_DST
+    has_assignment = message.HasField("load_assignment") and not discovery.provides_balancing
     socket = message.HasField("transport_socket")
+    http2 = _http2(scope, message)
     return Cluster(
         name=message.name,
         discovery=discovery,
-        assignment=load_assignment(scope.at("load_assignment"), message.load_assignment, names=discovery in _DNS)
+        assignment=load_assignment(scope.at("load_assignment"), message.load_assignment, names=discovery.by_name)
         if has_assignment
         else None,
         lb_policy=policy,
@@ -57,24 +60,19 @@ def cluster(scope: Scope, message: Any) -> Cluster:
         panic_threshold=_panic_threshold(scope.at("common_lb_config"), message.common_lb_config),
         choice_count=balancing.choices,
         hashing=balancing.hashing,
-        http2=_http2(scope, message),
+        http2=http2,
         transport_socket=transport_socket(scope.at("transport_socket"), message.transport_socket) if socket else None,
         transport_socket_matches=transport_socket_matches(scope, message.transport_socket_matches),
         eds_name=_eds_name(scope.at("eds_cluster_config"), message) if discovery is Discovery.EDS else "",
+        members=found.members,
+        dns=found.dns,
+        original_dst=original_dst(scope.at("original_dst_lb_config"), discovery, message),
+        health_checks=health_checks(scope, message, http2=http2),
+        ignore_new_hosts=message.common_lb_config.ignore_new_hosts_until_first_hc,
+        ignore_health_on_removal=message.ignore_health_on_host_removal,
         service=_service(message.metadata),
         source=source(message.metadata),
     )
-
-
-def _discovery(scope: Scope, message: Any) -> Discovery:
-    if message.HasField("cluster_type"):
-        scope.fault("cluster_type", f"{message.cluster_type.name or 'a custom cluster'} is not supported")
-        return Discovery.STATIC
-    try:
-        return Discovery(cluster_pb2.Cluster.DiscoveryType.Name(message.type))
-    except ValueError:
-        scope.fault("type", f"{message.type} is no DiscoveryType")
-        return Discovery.STATIC
 
 
 def _eds_name(scope: Scope, message: Any) -> str:
@@ -166,6 +164,7 @@ def _outlier(scope: Scope, message: Any) -> OutlierDetection:
         failure_percentage_threshold=share("failure_percentage_threshold", 85),
         failure_percentage_minimum_hosts=number(scope, message, "failure_percentage_minimum_hosts", 5),
         failure_percentage_request_volume=number(scope, message, "failure_percentage_request_volume", 50),
+        unejected_by_check=flag(message, "successful_active_health_check_uneject_host", True),
     )
 
 

@@ -19,6 +19,8 @@ def references(value: Value) -> tuple[Reference, ...]:
         found = dict.fromkeys(_table_references(value))
     elif isinstance(value, Cluster) and value.eds_name:
         found = {(ENDPOINT, value.eds_name): None}
+    elif isinstance(value, Cluster):
+        found = {(CLUSTER, member): None for member in value.members}
     elif isinstance(value, Listener) and not value.inbound:
         found = dict.fromkeys(_listener_references(value))
     return tuple(found)

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from meshlib.nds import NameTable as NameTableMessage
 from meshlib.xds import type_urls
 from meshlib.xds.decode_cds import cluster
+from meshlib.xds.decode_discovery import by_eds, members
 from meshlib.xds.decode_eds import load_assignment
 from meshlib.xds.decode_lds import listener
 from meshlib.xds.decode_nds import name_table
@@ -40,7 +41,6 @@ from meshlib.xds.shapes import Shapes, assignment_shape, cluster_shape
 
 _log = logging.getLogger("meshlib.xds")
 _WRAPPER = type_urls.PREFIX + discovery_pb2.Resource.DESCRIPTOR.full_name
-_EDS = cluster_pb2.Cluster.EDS
 _HCM = http_connection_manager_pb2.HttpConnectionManager.DESCRIPTOR.full_name
 
 
@@ -156,8 +156,12 @@ class ResourceType:
 _SHAPES = Shapes()
 
 
-def _endpoints_of(message: Any) -> tuple[Reference, ...]:
-    if message.type != _EDS:
+def _named_by(message: Any) -> tuple[Reference, ...]:
+    """Return what a cluster names: its endpoints, or the members of an aggregate."""
+    named = dict.fromkeys(members(message))
+    if named:
+        return tuple((type_urls.CLUSTER, member) for member in named)
+    if not by_eds(message):
         return ()
     return ((type_urls.ENDPOINT, message.eds_cluster_config.service_name or message.name),)
 
@@ -196,7 +200,7 @@ RESOURCE_TYPES: Mapping[str, ResourceType] = {
             "name",
             cluster,
             cluster_shape,
-            _endpoints_of,
+            _named_by,
             lambda message: _fetch_timeout(message.eds_cluster_config.eds_config),
         ),
         ResourceType(
