@@ -93,8 +93,8 @@ class Endpoint:
         return (self.address, self.port)
 
     def __str__(self) -> str:
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{host}:{self.port}" if self.port else self.address
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" if self.port else self.host
 
 
 @dataclass(frozen=True, slots=True)

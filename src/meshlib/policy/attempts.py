@@ -30,6 +30,9 @@ from meshlib.policy.outlier import GATEWAY_STATUSES, Verdict
 from meshlib.policy.record import AttemptRecord
 from meshlib.policy.retrying import RetryState, avoided, wanted
 
+WARMING = 15.0  # seconds that a call without a timeout waits at most, as Envoy's initial_fetch_timeout
+UNHEALTHY_HEADER = "x-envoy-immediate-health-check-fail"
+
 # gRPC status -> HTTP status for outlier detection, as Envoy's Grpc::Utility::grpcToHttpStatus.
 GRPC_TO_HTTP = {2: 500, 4: 504, 12: 501, 13: 500, 14: 503, 15: 500}
 
@@ -71,6 +74,9 @@ class Attempts:
     def run(self) -> Policy:
         """Attempt, back off and attempt again until an outcome is final or the time is over."""
         try:
+            if (self.cluster.upkeep is not None or self.cluster.config.members) and not (yield from self._prepared()):
+                yield self._local(self._timeout(route=True))
+                return
             while True:
                 wait = yield from self._one()
                 if wait is None:
@@ -83,6 +89,20 @@ class Attempts:
                     return
         finally:
             self._release_retry()
+
+    def _prepared(self) -> Generator[Effect, Answer, bool]:
+        """Wait for first look-ups and health checks, as Envoy warms a cluster; False when the route's time is over."""
+        for cluster in self._clusters():
+            ticket = cluster.upkeep.called(self.call.clock()) if cluster.upkeep is not None else None
+            if ticket is not None:
+                left = self.deadlines.remaining(self.call.clock())
+                yield Park(ticket, WARMING if left is None else min(left, WARMING), pooled=False)
+        return not self.deadlines.expired(self.call.clock())
+
+    def _clusters(self) -> list[ClusterState]:
+        """Return the clusters that endpoints may be picked from."""
+        members = [self.call.live.clusters.get(name) for name in self.cluster.config.members]
+        return [member for member in members if member is not None] if members else [self.cluster]
 
     def _one(self) -> Generator[Effect, Answer, float | None]:
         """One attempt; returns the back-off before the next, or None when the call is over."""
@@ -177,6 +197,9 @@ class Attempts:
         finally:
             attempt.ended = call.clock()
             call.observer.attempt_ended(record, attempt)
+        upkeep = state.cluster.upkeep
+        if upkeep is not None and answer.headers.get(UNHEALTHY_HEADER) is not None:
+            upkeep.refused(state)
         verdict = self.verdict = self._judge(answer)
         if verdict is not None:
             state.cluster.observe(state, verdict, attempt.ended)
@@ -297,11 +320,12 @@ class Attempts:
 
     def _no_endpoint(self) -> Reply:
         self.failed = True
-        clusters = self.call.live.clusters
-        members = [clusters.get(name) for name in self.cluster.config.members] or [self.cluster]
-        states = [member for member in members if member is not None]
-        known = sum(len(each.endpoints) for each in states)
-        return replies.no_healthy_upstream(self.record, known, sum(len(each.outliers.ejected) for each in states))
+        clusters = self._clusters()
+        known = sum(len(each.endpoints) for each in clusters)
+        reply = replies.no_healthy_upstream(self.record, known, sum(len(each.outliers.ejected) for each in clusters))
+        trouble = [each.upkeep.trouble for each in clusters if each.upkeep is not None]
+        reply.message += "".join(f"; {text}" for text in trouble if text)
+        return reply
 
     def _overflow(self, threshold: str, limit: int) -> Reply:
         return replies.overflow(self.record, threshold, limit)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from meshlib.clock import Randomness
 from meshlib.model.cluster import Cluster, TransportSocket
@@ -12,8 +13,12 @@ from meshlib.policy.balancing import priorities
 from meshlib.policy.balancing.priorities import Availability, Place
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.limits import Limits
+from meshlib.policy.names import Answers, resolved
 from meshlib.policy.outlier import OutlierDetector, Tally, Verdict
+from meshlib.policy.upkeep import Keeping, Upkeep, no_upkeep
 
+_PASSING = frozenset({HealthStatus.HEALTHY, HealthStatus.DEGRADED})
+_DYNAMIC = (Discovery.EDS, Discovery.STRICT_DNS)
 _DOWN = frozenset({HealthStatus.UNHEALTHY, HealthStatus.DRAINING, HealthStatus.TIMEOUT})
 
 
@@ -89,23 +94,36 @@ class ClusterState:
         breaker: the opt-in pybreaker gate, None unless asked for.
         endpoints: by address.
         touched: whether an endpoint was picked since :meth:`MeshState.used` was last asked.
+        upkeep: what looks names up and checks endpoints, None where nothing has to.
+        assignment: the endpoints, with names looked up; None while EDS has not answered.
     """
 
     __slots__ = (
+        "_answers",
         "_availability",
         "_chance",
         "_groups",
+        "_keeping",
+        "_kept",
         "_originals",
         "_picker",
+        "assignment",
         "breaker",
         "config",
         "endpoints",
         "limits",
         "outliers",
         "touched",
+        "upkeep",
     )
 
-    def __init__(self, config: Cluster, chance: Randomness, breaker: ClusterBreaker | None = None) -> None:
+    def __init__(
+        self,
+        config: Cluster,
+        chance: Randomness,
+        breaker: ClusterBreaker | None = None,
+        keeping: Keeping = no_upkeep,
+    ) -> None:
         self.config = config
         self.limits = Limits(config.thresholds)
         self.outliers = OutlierDetector(config.outlier)
@@ -115,6 +133,11 @@ class ClusterState:
         self._originals: dict[tuple[str, int], EndpointState] = {}
         self._chance = chance
         self.touched = True
+        self._answers: Answers = {}
+        self.assignment: ClusterLoadAssignment | None = None
+        self._keeping = keeping
+        self.upkeep: Upkeep | None = None
+        self._keep()
         self._place(config)
 
     def configure(self, config: Cluster) -> None:
@@ -122,28 +145,100 @@ class ClusterState:
         if config is self.config:
             return
         with self.limits.lock:
+            if config.discovery is not self.config.discovery:
+                self._answers = {}
             self.config = config
             self.outliers.config = config.outlier
+            self._keep()
             if config.outlier is None:
                 self.outliers.reset()
             self._place(config)
         self.limits.configure(config.thresholds)
+        if self.upkeep is not None:
+            self.upkeep.configured()
+
+    def _keep(self) -> None:
+        """Have the cluster kept up if its configuration needs that, and not if it does not."""
+        needed = self.config.discovery.by_name or bool(self.config.health_checks)
+        if needed and self.upkeep is None:
+            self.upkeep = self._keeping(self)
+        elif not needed and self.upkeep is not None:
+            self.upkeep.close()
+            self.upkeep = None
+
+    def resolve(self, answers: Answers) -> None:
+        """Take the addresses that names were found to have; counts and ejections of those that stay are kept."""
+        with self.limits.lock:
+            self._answers = answers
+            self._place(self.config)
 
     def _place(self, config: Cluster) -> None:
-        assignment = config.assignment or ClusterLoadAssignment(config.name)
+        found = resolved(config, self._answers)
+        self.assignment = self._with_kept(found) if found is not None else None
+        assignment = self.assignment or ClusterLoadAssignment(config.name)
         before, self.endpoints = self.endpoints, {}
         groups: dict[int, list[EndpointState]] = {}
         for locality in assignment.localities:
             group = groups.setdefault(locality.priority, [])
             for endpoint in locality.endpoints:
-                state = before.pop(endpoint.key, None) or EndpointState(endpoint)
+                state = before.pop(endpoint.key, None)
+                if state is None:
+                    state = EndpointState(endpoint)
+                    state.probe = HealthStatus.UNKNOWN
                 state.endpoint, state.cluster = endpoint, self
+                if not self.checks(state):
+                    state.probe, state.excluded = HealthStatus.HEALTHY, False
+                elif state.probe is HealthStatus.UNKNOWN:
+                    state.excluded = config.ignore_new_hosts
                 self.endpoints[endpoint.key] = state
                 group.append(state)
         for gone in before.values():
             self.outliers.forget(gone)
         self._groups = [groups[priority] for priority in sorted(groups)]
         self._rebuild()
+
+    def _with_kept(self, assignment: ClusterLoadAssignment) -> ClusterLoadAssignment:
+        """Add the endpoints that discovery took away, and that checks still find healthy.
+
+        Envoy trusts checks over discovery, which is only eventually consistent; an endpoint that is
+        gone leaves when a check of it fails, or at once with ``ignore_health_on_host_removal``.
+        """
+        self._kept: frozenset[tuple[str, int]] = frozenset()
+        config = self.config
+        if self.assignment is None or config.discovery not in _DYNAMIC or config.ignore_health_on_removal:
+            return assignment
+        there = {endpoint.key for locality in assignment.localities for endpoint in locality.endpoints}
+        kept = []
+        for locality in self.assignment.localities:
+            stay = tuple(e for e in locality.endpoints if e.key not in there and self._stays(e))
+            if stay:
+                kept.append(replace(locality, endpoints=stay))
+        self._kept = frozenset(endpoint.key for locality in kept for endpoint in locality.endpoints)
+        return replace(assignment, localities=(*assignment.localities, *kept)) if kept else assignment
+
+    def _stays(self, endpoint: Endpoint) -> bool:
+        state = self.endpoints.get(endpoint.key)
+        return state is not None and self.checks(state) and state.probe in _PASSING and endpoint.health not in _DOWN
+
+    def checks(self, state: EndpointState) -> bool:
+        """Tell whether active health checks decide on an endpoint."""
+        return self.upkeep is not None and bool(self.config.health_checks) and not state.endpoint.check.disabled
+
+    def probed(self, state: EndpointState, health: HealthStatus, *, excluded: bool, success: bool) -> None:
+        """Take what active health checks make of an endpoint; ``success`` tells of the last one."""
+        with self.limits.lock:
+            if self.endpoints.get(state.endpoint.key) is not state:
+                return
+            changed = health is not state.probe or excluded is not state.excluded
+            state.probe, state.excluded = health, excluded
+            config = self.outliers.config
+            if success and config is not None and config.unejected_by_check and state.ejected:
+                self.outliers.forget(state)
+                changed = True
+            if state.endpoint.key in self._kept and not self._stays(state.endpoint):
+                self._place(self.config)
+            elif changed:
+                self._rebuild()
 
     def _rebuild(self) -> None:
         self._picker = priorities.build(self.config, self._groups, self._chance)
@@ -243,15 +338,19 @@ class ClusterState:
     def _sweep(self, now: float) -> bool:
         return self.outliers.sweep(tuple(self.endpoints.values()), now, self._chance)
 
-    def transport_socket(self, endpoint: Endpoint) -> TransportSocket | None:
+    def transport_socket(
+        self, endpoint: Endpoint, criteria: Mapping[str, object] | None = None
+    ) -> TransportSocket | None:
         """Return the transport socket in force for ``endpoint``, None for plaintext.
+
+        ``criteria`` stand in for its metadata (``transport_socket_match_criteria`` of health checks).
 
         ``transport_socket_matches``: the first whose criteria all equal the endpoint's
         ``envoy.transport_socket_match`` metadata, else the cluster's own socket.
         """
         config = self.config
         if config.transport_socket_matches:
-            metadata = endpoint.metadata.get("envoy.transport_socket_match", {})
+            metadata = endpoint.metadata.get("envoy.transport_socket_match", {}) if criteria is None else criteria
             for match in config.transport_socket_matches:
                 if all(metadata.get(key) == value for key, value in match.criteria):
                     return match.socket

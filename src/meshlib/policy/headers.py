@@ -74,7 +74,7 @@ def _first(headers: Sequence[Pair], name: str) -> str | None:
 
 def _upstream(facts: CallFacts, part: Callable[[str, str, int], str]) -> str | None:
     endpoint = facts.record.endpoint
-    return None if endpoint is None else part(str(endpoint), endpoint.address, endpoint.port)
+    return None if endpoint is None else part(str(endpoint), endpoint.host, endpoint.port)
 
 
 _FACTS: dict[str, Callable[[CallFacts], str | None]] = {

@@ -135,7 +135,7 @@ def _forward(call: Call, choice: routing.Choice, action: RouteAction, target: We
         yield _local(call, choice, reply, target)
         return
     record.cluster = cluster.config
-    assignment = cluster.config.assignment
+    assignment = cluster.assignment
     drops = assignment.drop_percentage if assignment is not None else 0.0
     if drops and 100.0 * call.chance.random() < drops:
         yield _local(call, choice, replies.dropped(record, drops), target)

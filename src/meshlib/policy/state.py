@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import TypeVar, overload
 
 from meshlib.clock import Clock, Randomness
+from meshlib.model.cluster import Cluster
 from meshlib.model.discovery import Discovery
+from meshlib.model.endpoint import HealthStatus
 from meshlib.model.snapshot import Snapshot
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.cluster_state import ClusterState
 from meshlib.policy.limits import mutex
+from meshlib.policy.upkeep import Keeping, no_upkeep
 
 _Default = TypeVar("_Default")
 
@@ -72,7 +75,11 @@ class LiveSnapshot:
     def has_endpoint(self, cluster: str, address: tuple[str, int]) -> bool:
         """Tell whether connections to ``address`` for ``cluster`` still have a use."""
         state = self.clusters.peek(cluster)
-        return state is not None and (address in state.endpoints or state.config.discovery is Discovery.ORIGINAL_DST)
+        if state is None or state.config.discovery is Discovery.ORIGINAL_DST:
+            return state is not None
+        endpoint = state.endpoints.get(address)
+        # As Envoy, which closes the connections of an endpoint that fails its checks.
+        return endpoint is not None and endpoint.probe is not HealthStatus.UNHEALTHY
 
 
 class MeshState:
@@ -86,9 +93,11 @@ class MeshState:
         clock: Clock,
         chance: Randomness,
         breaker: Callable[[str], ClusterBreaker | None] | None = None,
+        keeping: Keeping = no_upkeep,
     ) -> None:
         self.clock = clock
         self.chance = chance
+        self._keeping = keeping
         self._breaker = breaker or (lambda _name: None)
         self.forked()
 
@@ -111,6 +120,8 @@ class MeshState:
                 config = snapshot.clusters.get(name)
                 if config is None:
                     gone = self._states.pop(name)
+                    if gone.upkeep is not None:
+                        gone.upkeep.close()
                     self._by_assignment.get(gone.config.eds_name, set()).discard(name)
                 else:
                     self._states[name].configure(config)
@@ -135,13 +146,16 @@ class MeshState:
             current = self._snapshot or snapshot
             config = current.clusters.get(name)
             if config is not None:
-                state = self._states[name] = ClusterState(config, self.chance, self._breaker(name))
+                state = self._states[name] = self._made(name, config)
                 if config.eds_name:
                     self._by_assignment.setdefault(config.eds_name, set()).add(name)
                 return state
             # Gone meanwhile: a call that began before still goes where its snapshot says.
             config = snapshot.clusters.get(name)
-            return None if config is None else ClusterState(config, self.chance, self._breaker(name))
+            return None if config is None else self._made(name, config)
+
+    def _made(self, name: str, config: Cluster) -> ClusterState:
+        return ClusterState(config, self.chance, self._breaker(name), self._keeping)
 
     def used(self) -> frozenset[str]:
         """Return the clusters that calls used since this was last asked, or use now."""

@@ -225,7 +225,8 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         began = time.monotonic()
         with anyio.move_on_after(seconds):
             await granted.wait()
-        exchange.timeouts.pooling += time.monotonic() - began
+        if effect.pooled:
+            exchange.timeouts.pooling += time.monotonic() - began
         if not granted.is_set() and application_expired is not None:
             raise application_expired()
 

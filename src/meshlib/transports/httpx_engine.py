@@ -146,6 +146,8 @@ class Engine:
                 if pool is None:
                     origin = _origin(self._settings, effect, tls)
                     pool = self._pools[key] = blocking.Pool(origin, *_limits(self._settings))
+        if effect.endpoint.resolved:
+            pool.redirect(effect.endpoint)
         return pool
 
 
@@ -169,6 +171,8 @@ class AsyncEngine:
         if pool is None:
             origin = _origin(self._settings, effect, tls)
             pool = self._pools[key] = asynchronous.Pool(origin, *_limits(self._settings))
+        if effect.endpoint.resolved:
+            pool.redirect(effect.endpoint)
         connection = await pool.acquire(clock, timeouts.to_connect(effect), timeouts.left_to_wait())
         try:
             reader = await connection.request(message, clock)

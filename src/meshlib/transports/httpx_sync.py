@@ -207,7 +207,8 @@ class MeshTransport(httpx.BaseTransport):
         seconds, application_expired = exchange.patience(effect)
         began = time.monotonic()
         in_time = granted.wait(seconds)
-        exchange.timeouts.pooling += time.monotonic() - began
+        if effect.pooled:
+            exchange.timeouts.pooling += time.monotonic() - began
         if not in_time and application_expired is not None:
             raise application_expired()
 

@@ -80,7 +80,7 @@ class DialBackend(httpcore.NetworkBackend):
     """Connects to one endpoint, whatever host and port are asked for."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._inner = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -97,12 +97,12 @@ class DialBackend(httpcore.NetworkBackend):
             timeout = clock.bound(timeout)
             if timeout is not None and timeout <= 0.0:
                 raise httpcore.ConnectTimeout("the attempt's time is over")
-        endpoint = self._endpoint
+        endpoint = self.endpoint
         with _connecting(clock):
             if not endpoint.port:
                 return BoundStream(self._inner.connect_unix_socket(endpoint.address, timeout, socket_options))
             return BoundStream(
-                self._inner.connect_tcp(endpoint.address, endpoint.port, timeout, local_address, socket_options)
+                self._inner.connect_tcp(endpoint.host, endpoint.port, timeout, local_address, socket_options)
             )
 
 
@@ -147,7 +147,7 @@ class AsyncDialBackend(httpcore.AsyncNetworkBackend):
     """Connects to one endpoint, whatever host and port are asked for; asyncio or trio."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._inner = httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -159,11 +159,11 @@ class AsyncDialBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Connect to the endpoint."""
-        endpoint = self._endpoint
+        endpoint = self.endpoint
         with _connecting(attempt_clock.get()):
             if not endpoint.port:
                 unix = await self._inner.connect_unix_socket(endpoint.address, timeout, socket_options)
                 return AsyncBoundStream(unix)
             return AsyncBoundStream(
-                await self._inner.connect_tcp(endpoint.address, endpoint.port, timeout, local_address, socket_options)
+                await self._inner.connect_tcp(endpoint.host, endpoint.port, timeout, local_address, socket_options)
             )

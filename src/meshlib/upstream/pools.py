@@ -101,6 +101,13 @@ def _addressed(request: httpcore.Request, endpoint: Endpoint, tls: str) -> httpc
     return request
 
 
+def _redirect(pool: httpcore.ConnectionPool | httpcore.AsyncConnectionPool, endpoint: Endpoint) -> None:
+    """Open new connections to where an endpoint is now (LOGICAL_DNS); those that are open serve on."""
+    backend = pool._network_backend
+    if endpoint.resolved and isinstance(backend, DialBackend | AsyncDialBackend):
+        backend.endpoint = endpoint
+
+
 class EndpointPools(httpcore.ConnectionPool):
     """Blocking pools by endpoint. Thread-safe."""
 
@@ -122,6 +129,7 @@ class EndpointPools(httpcore.ConnectionPool):
                         network_backend=DialBackend(attempt.endpoint), **self._settings.arguments(key)
                     )
                     self._by_key[key] = pool
+        _redirect(pool, attempt.endpoint)
         return pool.handle_request(_addressed(request, attempt.endpoint, attempt.tls))
 
     def retire(self, keeps: Callable[[str, tuple[str, int]], bool]) -> None:
@@ -171,6 +179,7 @@ class AsyncEndpointPools(httpcore.AsyncConnectionPool):
                 network_backend=AsyncDialBackend(attempt.endpoint), **self._settings.arguments(key)
             )
             self._by_key[key] = pool
+        _redirect(pool, attempt.endpoint)
         return await pool.handle_async_request(_addressed(request, attempt.endpoint, attempt.tls))
 
     async def retire(self, keeps: Callable[[str, tuple[str, int]], bool]) -> None:

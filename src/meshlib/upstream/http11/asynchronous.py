@@ -8,7 +8,9 @@ import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterable, Callable
+from dataclasses import replace
 
+from meshlib.model.endpoint import Endpoint
 from meshlib.policy.effects import ErrorKind
 from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.failure import AttemptFailed
@@ -288,6 +290,11 @@ class Pool:
         self._open = 0
         self._closed = False
 
+    def redirect(self, endpoint: Endpoint) -> None:
+        """Open new connections to where ``endpoint`` is now (LOGICAL_DNS); those that are open serve on."""
+        if endpoint.resolved != self._origin.endpoint.resolved:
+            self._origin = replace(self._origin, endpoint=endpoint)
+
     async def acquire(
         self, clock: AttemptClock, connect_timeout: float | None, pool_timeout: float | None
     ) -> Connection:
@@ -370,7 +377,7 @@ class Pool:
             async with asyncio.timeout(timeout):
                 if endpoint.port:
                     _, connection = await loop.create_connection(
-                        factory, endpoint.address, endpoint.port, ssl=origin.ssl_context, server_hostname=hostname
+                        factory, endpoint.host, endpoint.port, ssl=origin.ssl_context, server_hostname=hostname
                     )
                 else:
                     _, connection = await loop.create_unix_connection(

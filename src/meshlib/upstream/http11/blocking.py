@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshlib.model.endpoint import Endpoint
 from meshlib.policy.effects import ErrorKind
@@ -245,6 +245,11 @@ class Pool:
         self._closed = False
         self._freed = threading.Condition(threading.RLock())
 
+    def redirect(self, endpoint: Endpoint) -> None:
+        """Open new connections to where ``endpoint`` is now (LOGICAL_DNS); those that are open serve on."""
+        if endpoint.resolved != self._origin.endpoint.resolved:
+            self._origin = replace(self._origin, endpoint=endpoint)
+
     def acquire(self, clock: AttemptClock, connect_timeout: float | None, pool_timeout: float | None) -> Connection:
         """Return a connection, idle or new; raises ``AttemptFailed``."""
         while (connection := self._pop_idle(clock, pool_timeout)) is not None:
@@ -327,7 +332,7 @@ class Pool:
             raise AttemptFailed(ErrorKind.CONNECT_TIMEOUT, "no time left to connect", phase="connect", timed_out=True)
         try:
             if endpoint.port:
-                sock = socket.create_connection((endpoint.address, endpoint.port), bound)
+                sock = socket.create_connection((endpoint.host, endpoint.port), bound)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             else:
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
