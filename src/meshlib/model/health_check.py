@@ -89,7 +89,6 @@ class HealthCheck:
         unhealthy_interval: of unhealthy endpoints.
         unhealthy_edge_interval: after a failure that is not yet one too many.
         healthy_edge_interval: after a success that is not yet enough.
-        alt_port: the port to check, 0 for the endpoint's own.
         reuse_connection: whether a connection serves more than one check.
         log_failures: whether every failure is logged, not only the first.
         log_successes: and every success.
@@ -110,7 +109,6 @@ class HealthCheck:
     unhealthy_interval: float = 0.0
     unhealthy_edge_interval: float = 0.0
     healthy_edge_interval: float = 0.0
-    alt_port: int = 0
     reuse_connection: bool = True
     log_failures: bool = False
     log_successes: bool = False

@@ -26,8 +26,9 @@ def resolved(cluster: Cluster, answers: Answers) -> ClusterLoadAssignment | None
     """Return the endpoints of a cluster once its names have been looked up.
 
     STRICT_DNS: every address is an endpoint, with weight, health, metadata and locality of the one
-    configured; none is left once the name does not exist, as in Envoy. LOGICAL_DNS: there is one endpoint, whose connections stay when its address changes;
-    new ones go to the first address. The name stays the endpoint's host name, unless it has one.
+    configured; none is left once the name does not exist, as in Envoy. LOGICAL_DNS: there is one
+    endpoint, whose connections stay when its address changes; new ones go to the first address.
+    The name stays the endpoint's host name, unless it has one.
     """
     assignment = cluster.assignment
     if assignment is None or not cluster.discovery.by_name:

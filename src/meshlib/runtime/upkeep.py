@@ -103,6 +103,6 @@ class Housekeeping:
                 task.cancel()
             if tasks:
                 loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(asyncio.sleep(0))  # closed transports lose their sockets in the next round
         finally:
             loop.close()

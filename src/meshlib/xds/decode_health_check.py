@@ -63,7 +63,6 @@ def _health_check(scope: Scope, message: Any, http2: bool) -> HealthCheck | None
         interval_jitter_percent=message.interval_jitter_percent,
         unhealthy_threshold=number(scope, message, "unhealthy_threshold", 1),
         healthy_threshold=number(scope, message, "healthy_threshold", 1),
-        alt_port=number(scope, message, "alt_port", 0),
         reuse_connection=flag(message, "reuse_connection", True),
         log_failures=message.always_log_health_check_failures,
         log_successes=message.always_log_health_check_success,

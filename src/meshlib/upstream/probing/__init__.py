@@ -22,7 +22,7 @@ def probe_of(cluster: Cluster, endpoint: Endpoint, check: HealthCheck, socket: T
         check: how.
         socket: the transport socket in force.
     """
-    dialled = Dialled(_address(endpoint, check), socket, cluster.connect_timeout)
+    dialled = Dialled(_address(endpoint), socket, cluster.connect_timeout)
     how, keep, own = check.check, check.reuse_connection, endpoint.check.host
     if isinstance(how, TcpCheck):
         return TcpProbe(dialled, how, keep=keep)
@@ -32,10 +32,8 @@ def probe_of(cluster: Cluster, endpoint: Endpoint, check: HealthCheck, socket: T
     return HttpProbe(dialled, how, own or how.host or cluster.name, keep=keep)
 
 
-def _address(endpoint: Endpoint, check: HealthCheck) -> tuple[str, int]:
-    """Return what is checked of an endpoint: as Envoy, its own address or port first, then the check's."""
+def _address(endpoint: Endpoint) -> tuple[str, int]:
+    """Return what is checked of an endpoint: the address and port that its ``health_check_config`` says."""
     own = endpoint.check
     host, port = own.address or (endpoint.host, endpoint.port)
-    if not port:
-        return host, 0  # a unix socket
-    return host, own.port or (port if own.address else check.alt_port or port)
+    return host, (own.port or port) if port else 0  # no port: a unix socket

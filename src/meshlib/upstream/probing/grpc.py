@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from meshlib.model.health_check import GrpcCheck
-from meshlib.model.request import RequestView
-from meshlib.policy.headers import CallFacts
 from meshlib.policy.health import Failure, Result
-from meshlib.policy.record import CallRecord
 from meshlib.upstream.probing.connecting import Dialled
+from meshlib.upstream.probing.http import changed
 
 _PATH = "/grpc.health.v1.Health/Check"
 _SERVING = 1
@@ -47,12 +45,8 @@ class GrpcProbe:
 
 
 def _headers(check: GrpcCheck, authority: str) -> list[tuple[str, str]]:
-    own: list[tuple[str, str]] = [("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "Envoy/HC")]
-    if check.headers:
-        view = RequestView(
-            method="POST", scheme="http", host=authority, port=0, authority=authority, target=_PATH, headers=own
-        )
-        check.headers.apply(own, CallFacts(CallRecord(view, 0.0)))
+    fixed = [("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "Envoy/HC")]
+    own = changed(fixed, check.headers)
     return [(":method", "POST"), (":scheme", "http"), (":authority", authority), (":path", _PATH), *own]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from meshlib.model.headers import HeaderMutations
 from meshlib.model.health_check import HttpCheck
 from meshlib.model.request import RequestView
 from meshlib.policy.headers import CallFacts
@@ -36,14 +37,16 @@ class Answer(NamedTuple):
         return next((value for key, value in self.headers if key == name), None)
 
 
-def request_headers(check: HttpCheck, host: str) -> Headers:
+def request_headers(check: HttpCheck) -> Headers:
     """Return the headers of a check, but Host and what framing needs."""
-    headers: Headers = [("user-agent", _AGENT)]
-    if check.headers:
-        view = RequestView(
-            method=check.method, scheme="http", host=host, port=0, authority=host, target=check.path, headers=headers
-        )
-        check.headers.apply(headers, CallFacts(CallRecord(view, 0.0)))
+    return changed([("user-agent", _AGENT)], check.headers)
+
+
+def changed(headers: Headers, mutations: HeaderMutations) -> Headers:
+    """Return headers after mutations, whose commands find nothing: as in Envoy, a check is no request of a caller."""
+    if mutations:
+        view = RequestView(method="", scheme="", host="", port=0, authority="", target="", headers=[])
+        mutations.apply(headers, CallFacts(CallRecord(view, 0.0)))
     return headers
 
 
@@ -122,7 +125,7 @@ class _Http1:
 
 
 def _head(check: HttpCheck, host: str, *, keep: bool) -> bytes:
-    headers = [("host", host), *request_headers(check, host)]
+    headers = [("host", host), *request_headers(check)]
     if check.send:
         headers.append(("content-length", str(len(check.send))))
     if not keep:
@@ -141,7 +144,7 @@ class _Http2:
 
     async def ask(self, check: HttpCheck, host: str) -> Answer:
         pseudo = [(":method", check.method), (":scheme", "http"), (":authority", host), (":path", check.path)]
-        received = await self._http2.ask([*pseudo, *request_headers(check, host)], check.send)
+        received = await self._http2.ask([*pseudo, *request_headers(check)], check.send)
         body = received.body[: check.buffer] if check.buffer else received.body
         return Answer(int(received.header(":status") or 0), received.headers, body)
 

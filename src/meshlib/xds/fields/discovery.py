@@ -32,11 +32,14 @@ FIELDS: Mapping[str, Fields] = {
     _CLUSTERS + "dns.v3.DnsCluster.RefreshRate": fields("base_interval max_interval"),
     _HEALTH_CHECK: fields(
         "timeout interval initial_jitter interval_jitter interval_jitter_percent unhealthy_threshold "
-        "healthy_threshold alt_port reuse_connection http_health_check tcp_health_check grpc_health_check "
+        "healthy_threshold reuse_connection http_health_check tcp_health_check grpc_health_check "
         "custom_health_check no_traffic_interval no_traffic_healthy_interval unhealthy_interval "
         "unhealthy_edge_interval healthy_edge_interval always_log_health_check_failures "
         "always_log_health_check_success transport_socket_match_criteria",
-        alike("event_log_path event_logger event_service", _LOGGED),
+        {
+            **alike("event_log_path event_logger event_service", _LOGGED),
+            "alt_port": "Envoy does not read it either: the endpoint's health_check_config counts",
+        },
         unsupported={"tls_options": "TLS offers what the cluster's socket says"},
     ),
     _HEALTH_CHECK + ".HttpHealthCheck": fields(
