@@ -15,6 +15,7 @@ from meshlib.clock import system_clock, system_randomness
 from meshlib.errors import BootstrapError, ConfigError
 from meshlib.explain import Explanation
 from meshlib.explain import explain as explain_view
+from meshlib.lookups import Resolver, system_resolver
 from meshlib.model.cluster import Cluster, TransportSocket
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.health_check import HealthCheck
@@ -25,7 +26,6 @@ from meshlib.policy.events import Observer
 from meshlib.policy.retrying import plans_with
 from meshlib.policy.state import MeshState
 from meshlib.runtime.keeper import Probe
-from meshlib.runtime.lookups import Resolver, system_resolver
 from meshlib.runtime.runtime import FIRST_CONFIGURATION_TIMEOUT, Runtime, Source
 from meshlib.runtime.upkeep import Housekeeping
 from meshlib.settings import Identity, discovery_address, identity_from_env
@@ -61,7 +61,7 @@ class MeshKeywords(TypedDict, total=False):
         retry_wait: a tenacity wait strategy in place of the received back-off.
         observers: further observers of every call.
         resolver: looks the names of STRICT_DNS and LOGICAL_DNS clusters up, in place of the system's
-            resolver; see :class:`meshlib.runtime.lookups.Resolver`.
+            resolver; see :class:`meshlib.lookups.Resolver`.
     """
 
     metrics: bool

@@ -14,9 +14,10 @@ import httpx
 import pytest
 
 from meshlib import errors
+from meshlib.lookups import Answer, Lookups, system_resolver
+from meshlib.lookups.threads import THREADS
 from meshlib.model.discovery import Discovery, LookupFamily
 from meshlib.runtime import keeper
-from meshlib.runtime.lookups import THREADS, Answer, Lookups, system_resolver
 from meshlib.transports.httpx_async import AsyncMeshTransport
 from meshlib.transports.httpx_sync import MeshTransport
 from runtime.handmade import HandmadeSource
@@ -319,7 +320,7 @@ class TestTheSystem:
     def test_families(self, family, expected, monkeypatch):
         answers = {socket.AF_INET6: ["::6"], socket.AF_INET: ["10.0.0.4"]}
         monkeypatch.setattr(socket, "getaddrinfo", self.answering(answers))
-        assert system_resolver("a.test", family) == Answer(tuple(expected))
+        assert system_resolver("a.test", family, False) == Answer(tuple(expected))
 
     @pytest.mark.parametrize(
         ("family", "there", "expected"),
@@ -332,7 +333,7 @@ class TestTheSystem:
     def test_what_stands_in_for_a_family_that_is_missing(self, family, there, expected, monkeypatch):
         answers = {there: ["10.0.0.4" if there == socket.AF_INET else "::6"]}
         monkeypatch.setattr(socket, "getaddrinfo", self.answering(answers))
-        assert system_resolver("a.test", family).addresses == expected
+        assert system_resolver("a.test", family, False).addresses == expected
 
     def test_a_resolver_that_fails_is_no_name_that_does_not_exist(self, monkeypatch):
         def fail(*_args):
@@ -340,14 +341,14 @@ class TestTheSystem:
 
         monkeypatch.setattr(socket, "getaddrinfo", fail)
         with pytest.raises(OSError, match="Temporary failure"):
-            system_resolver("a.test", LookupFamily.AUTO)
+            system_resolver("a.test", LookupFamily.AUTO, False)
 
     def test_localhost(self):
-        assert system_resolver("localhost", LookupFamily.V4_ONLY).addresses == ("127.0.0.1",)
+        assert system_resolver("localhost", LookupFamily.V4_ONLY, False).addresses == ("127.0.0.1",)
 
     def test_what_cannot_be_a_name(self):
         with pytest.raises(OSError, match="cannot be a host name"):
-            system_resolver("a" * 70 + ".test", LookupFamily.V4_ONLY)
+            system_resolver("a" * 70 + ".test", LookupFamily.V4_ONLY, False)
 
     @staticmethod
     def answering(answers):

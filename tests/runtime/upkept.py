@@ -8,13 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from meshlib.lookups import Answer
 from meshlib.model.cluster import Cluster
 from meshlib.model.discovery import Discovery, Dns, LookupFamily
 from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, LocalityEndpoints
 from meshlib.policy.events import NullObserver
 from meshlib.policy.retrying import plan_for
 from meshlib.policy.state import MeshState
-from meshlib.runtime.lookups import Answer
 from meshlib.runtime.runtime import Runtime
 from meshlib.runtime.upkeep import Housekeeping
 from meshlib.upstream.probing import probe_of
@@ -32,7 +32,7 @@ class Zone:
         self.asked: list[tuple[str, LookupFamily]] = []
         self.gate: threading.Event | None = None
 
-    def __call__(self, name: str, family: LookupFamily) -> Answer:
+    def __call__(self, name: str, family: LookupFamily, ttl: bool) -> Answer:
         self.asked.append((name, family))
         if self.gate is not None:
             self.gate.wait(30)

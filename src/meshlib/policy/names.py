@@ -84,8 +84,8 @@ class Lookup:
 
     def answered(self, dns: Dns, addresses: Sequence[str], ttl: float | None, now: float, chance: Randomness) -> bool:
         """Take an answer, which may be that there is no address; returns whether the addresses are others."""
-        wait = dns.refresh if ttl is None or not dns.respect_ttl else ttl
-        self.due = now + max(wait, 0.001) + chance.random() * dns.jitter
+        wait = ttl if ttl and dns.respect_ttl else dns.refresh  # as in Envoy, a TTL of 0 tells nothing
+        self.due = now + wait + chance.random() * dns.jitter
         self.settled, self.trouble, self._failures = True, "", 0
         changed, self.addresses = tuple(addresses) != self.addresses, tuple(addresses)
         return changed

@@ -7,6 +7,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Protocol
 
+from meshlib.lookups import Answer
 from meshlib.model.cluster import Cluster, TransportSocket
 from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import Endpoint, HealthStatus
@@ -15,7 +16,6 @@ from meshlib.policy.cluster_state import ClusterState, EndpointState
 from meshlib.policy.effects import WakeUp
 from meshlib.policy.health import Failure, HostHealth, Result, Transition, interval
 from meshlib.policy.names import Lookup, Names, names_of
-from meshlib.runtime.lookups import Answer
 
 if TYPE_CHECKING:
     from meshlib.runtime.upkeep import Housekeeping
@@ -220,7 +220,8 @@ class Keeper:
 
         late = Answer(error=f"the resolver did not answer within {LOOKUP_TIMEOUT:g}s")
         timeout = loop.call_later(LOOKUP_TIMEOUT, told, late)
-        self._house.lookups.ask(name, self._cluster.config.dns.family, from_thread)
+        dns = self._cluster.config.dns
+        self._house.lookups.ask(name, dns.family, from_thread, ttl=dns.respect_ttl)
 
     def _told(self, name: str, answer: Answer) -> None:
         if self not in self._house.active:

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable
 
 from meshlib.clock import Clock, Randomness
+from meshlib.lookups import Lookups, Resolver, system_resolver
 from meshlib.policy.cluster_state import ClusterState
 from meshlib.policy.upkeep import Upkeep
 from meshlib.runtime.keeper import Keeper, Prober
-from meshlib.runtime.lookups import Lookups, Resolver, system_resolver
 
 _INHERITED: list[object] = []  # a parent's loops: closing or collecting one would touch what the parent waits for
 

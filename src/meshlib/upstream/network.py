@@ -15,6 +15,7 @@ from typing import Any
 import httpcore
 
 from meshlib.model.endpoint import Endpoint
+from meshlib.upstream import names
 from meshlib.upstream.clock import AttemptClock, attempt_clock
 
 
@@ -27,6 +28,17 @@ def _connecting(clock: AttemptClock | None) -> Iterator[None]:
     finally:
         if clock is not None:
             clock.connecting += time.monotonic() - began
+
+
+@contextmanager
+def _looking_up() -> Iterator[None]:
+    """Turn what a look-up raises into httpcore's errors; those of connecting are already."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise httpcore.ConnectTimeout(str(error)) from error
+    except OSError as error:
+        raise httpcore.ConnectError(str(error)) from error
 
 
 class BoundStream(httpcore.NetworkStream):
@@ -98,12 +110,14 @@ class DialBackend(httpcore.NetworkBackend):
             if timeout is not None and timeout <= 0.0:
                 raise httpcore.ConnectTimeout("the attempt's time is over")
         endpoint = self.endpoint
-        with _connecting(clock):
+
+        def connect_to(address: str, left: float | None) -> httpcore.NetworkStream:
+            return self._inner.connect_tcp(address, endpoint.port, left, local_address, socket_options)
+
+        with _connecting(clock), _looking_up():
             if not endpoint.port:
                 return BoundStream(self._inner.connect_unix_socket(endpoint.address, timeout, socket_options))
-            return BoundStream(
-                self._inner.connect_tcp(endpoint.host, endpoint.port, timeout, local_address, socket_options)
-            )
+            return BoundStream(names.connect(endpoint.host, timeout, connect_to))
 
 
 class AsyncBoundStream(httpcore.AsyncNetworkStream):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from meshlib.model.endpoint import Endpoint
 from meshlib.policy.effects import ErrorKind
+from meshlib.upstream import names
 from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.failure import AttemptFailed
 from meshlib.upstream.http11.framing import LAST_CHUNK, FramingError, ResponseReader, Truncated, encode_chunk
@@ -332,7 +333,9 @@ class Pool:
             raise AttemptFailed(ErrorKind.CONNECT_TIMEOUT, "no time left to connect", phase="connect", timed_out=True)
         try:
             if endpoint.port:
-                sock = socket.create_connection((endpoint.host, endpoint.port), bound)
+                sock = names.connect(
+                    endpoint.host, bound, lambda host, left: socket.create_connection((host, endpoint.port), left)
+                )
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             else:
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from meshlib.xds.fields.discovery import RESOLVER, TTL
+from meshlib.xds.fields.discovery import RESOLVER
 from meshlib.xds.fields.table import PROXY, STATS, Fields, alike, fields
 
 _CLUSTER = "envoy.config.cluster.v3."
@@ -22,13 +22,12 @@ FIELDS: Mapping[str, Fields] = {
         "http2_protocol_options common_http_protocol_options typed_extension_protocol_options outlier_detection "
         "least_request_lb_config ring_hash_lb_config maglev_lb_config common_lb_config transport_socket "
         "transport_socket_matches metadata filters load_balancing_policy cluster_type dns_refresh_rate "
-        "dns_failure_refresh_rate dns_jitter dns_lookup_family wait_for_warm_on_init original_dst_lb_config "
-        "health_checks ignore_health_on_host_removal",
+        "dns_failure_refresh_rate dns_jitter dns_lookup_family respect_dns_ttl wait_for_warm_on_init "
+        "original_dst_lb_config health_checks ignore_health_on_host_removal",
         {
             **alike("alt_stat_name track_cluster_stats track_timeout_budgets", STATS),
             "http_protocol_options": "HTTP/1.1 is what is spoken unless HTTP/2 is asked for",
             "cleanup_interval": "connections to an original destination close when idle",
-            **alike("dns_resolvers dns_resolution_config typed_dns_resolver_config use_tcp_for_dns_lookups", RESOLVER),
             "per_connection_buffer_limit_bytes": PROXY,
             "lrs_report_endpoint_metrics": "belongs to lrs_server",
             "close_connections_on_host_health_failure": "about TCP proxies; HTTP connections are always closed then",
@@ -45,7 +44,7 @@ FIELDS: Mapping[str, Fields] = {
             "connection_pool_per_downstream_connection": "connections are shared",
         },
         approximated={
-            "respect_dns_ttl": TTL,
+            **alike("dns_resolvers dns_resolution_config typed_dns_resolver_config use_tcp_for_dns_lookups", RESOLVER),
             "transport_socket_matcher": "the listed transport_socket_matches count",
             "protocol_selection": "HTTP/1.1 is spoken unless HTTP/2 is asked for",
         },

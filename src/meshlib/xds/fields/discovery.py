@@ -11,7 +11,6 @@ _HEALTH_CHECK = "envoy.config.core.v3.HealthCheck"
 _CLUSTERS = "envoy.extensions.clusters."
 
 RESOLVER = "names are looked up by the process's resolver"
-TTL = "the process's resolver does not tell the TTL: names are looked up again after dns_refresh_rate"
 _LOGGED = "what becomes of checks is logged by logger meshlib.health"
 
 FIELDS: Mapping[str, Fields] = {
@@ -25,9 +24,9 @@ FIELDS: Mapping[str, Fields] = {
     "envoy.type.metadata.v3.MetadataKey.PathSegment": fields("key"),
     _CLUSTERS + "aggregate.v3.ClusterConfig": fields("clusters"),
     _CLUSTERS + "dns.v3.DnsCluster": fields(
-        "dns_refresh_rate dns_failure_refresh_rate dns_jitter dns_lookup_family all_addresses_in_single_endpoint",
-        {"typed_dns_resolver_config": RESOLVER},
-        approximated={"respect_dns_ttl": TTL},
+        "dns_refresh_rate dns_failure_refresh_rate dns_jitter dns_lookup_family all_addresses_in_single_endpoint "
+        "respect_dns_ttl",
+        approximated={"typed_dns_resolver_config": RESOLVER},
     ),
     _CLUSTERS + "dns.v3.DnsCluster.RefreshRate": fields("base_interval max_interval"),
     _HEALTH_CHECK: fields(

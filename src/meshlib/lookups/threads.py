@@ -8,75 +8,17 @@ whoever asks waits for the same answer.
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
 
+from meshlib.lookups.resolver import Answer, Resolver, system_resolver
 from meshlib.model.discovery import LookupFamily
 
 THREADS = 8
 _IDLE = 2.0  # seconds that a thread waits for another name
-_NO_SUCH_NAME = frozenset(
-    code for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if (code := getattr(socket, name, None)) is not None
-)
 
-Key = tuple[str, LookupFamily]
-
-
-class Answer(NamedTuple):
-    """What a look-up came to.
-
-    Attributes:
-        addresses: in the resolver's order; none where the name does not exist.
-        ttl: seconds that the answer holds, None where the resolver does not tell.
-        error: why there is no answer, empty where there is one.
-    """
-
-    addresses: tuple[str, ...] = ()
-    ttl: float | None = None
-    error: str = ""
-
-
-class Resolver(Protocol):
-    """Looks a name up; may block, may be called in several threads, and raises ``OSError`` for a failure."""
-
-    def __call__(self, name: str, family: LookupFamily, /) -> Answer:
-        """Return the addresses of a name, none where it does not exist."""
-        ...
-
-
-def system_resolver(name: str, family: LookupFamily) -> Answer:
-    """Look a name up by ``getaddrinfo``, as the process's configuration says; it does not tell the TTL.
-
-    AUTO asks for IPv4 addresses where there are no IPv6 ones, V4_PREFERRED the other way round.
-    """
-    v4, v6 = socket.AF_INET, socket.AF_INET6
-    turns: dict[LookupFamily, tuple[int, ...]] = {
-        LookupFamily.V4_ONLY: (v4,),
-        LookupFamily.V6_ONLY: (v6,),
-        LookupFamily.AUTO: (v6, v4),
-        LookupFamily.V4_PREFERRED: (v4, v6),
-        LookupFamily.ALL: (socket.AF_UNSPEC,),
-    }
-    for turn in turns[family]:
-        addresses = _addresses(name, turn)
-        if addresses:
-            return Answer(addresses)
-    return Answer()
-
-
-def _addresses(name: str, family: int) -> tuple[str, ...]:
-    try:
-        found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        if error.errno in _NO_SUCH_NAME:
-            return ()
-        raise
-    except UnicodeError as error:
-        raise OSError(f"{name!r} cannot be a host name: {error}") from None
-    return tuple(dict.fromkeys(str(each[4][0]) for each in found))
+Key = tuple[str, LookupFamily, bool]
 
 
 class Lookups:
@@ -88,15 +30,26 @@ class Lookups:
 
     def __init__(self, resolver: Resolver = system_resolver) -> None:
         self._resolver = resolver
+        self.forked()
+
+    def forked(self) -> None:
+        """Start over in a forked child, where no thread is."""
         self._changed = threading.Condition()
         self._queue: deque[Key] = deque()
         self._waiting: dict[Key, list[Callable[[Answer], None]]] = {}
         self._threads = 0
         self._idle = 0
 
-    def ask(self, name: str, family: LookupFamily, told: Callable[[Answer], None]) -> None:
-        """Look a name up and call ``told``, in one of the threads, with what comes of it."""
-        key = (name, family)
+    def ask(self, name: str, family: LookupFamily, told: Callable[[Answer], None], *, ttl: bool = False) -> None:
+        """Look a name up and call ``told``, in one of the threads, with what comes of it.
+
+        Args:
+            name: the name.
+            family: which of its addresses are wanted.
+            told: must not block.
+            ttl: whether its TTL is wanted.
+        """
+        key = (name, family, ttl)
         with self._changed:
             waiting = self._waiting.get(key)
             if waiting is not None:
@@ -109,6 +62,20 @@ class Lookups:
             elif self._threads < THREADS:
                 self._threads += 1
                 threading.Thread(target=self._work, name="meshlib-lookup", daemon=True).start()
+
+    def wait(self, name: str, family: LookupFamily, timeout: float | None) -> Answer:
+        """Look a name up and wait for the answer; raises ``TimeoutError`` after ``timeout`` seconds."""
+        answers: list[Answer] = []
+        there = threading.Event()
+
+        def told(answer: Answer) -> None:
+            answers.append(answer)
+            there.set()
+
+        self.ask(name, family, told)
+        if not there.wait(timeout):
+            raise TimeoutError(f"the resolver did not answer for {name!r} within {timeout or 0.0:.3g}s")
+        return answers[0]
 
     def _work(self) -> None:
         while True:
