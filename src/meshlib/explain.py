@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from meshlib.clock import Randomness
 from meshlib.model.cluster import ServiceRef
 from meshlib.model.discovery import Discovery
-from meshlib.model.endpoint import Endpoint
+from meshlib.model.endpoint import Endpoint, HealthStatus
 from meshlib.model.filter_chain import HttpConnectionManager
 from meshlib.model.request import RequestView
 from meshlib.model.route import DirectResponse, Redirect, Route, RouteAction
@@ -283,7 +283,7 @@ def _cluster(live: LiveSnapshot, name: str, weight: int, destination: Destinatio
     config = state.config
     members = [live.clusters.get(member) for member in config.members]
     clusters = [state] if not config.members else [member for member in members if member is not None]
-    endpoints = tuple(_endpoint(s) for each in clusters for s in each.endpoints.values())
+    endpoints = tuple(view for each in clusters for view in _endpoints(each))
     endpoints = endpoints or _original(state, destination, view)
     return ClusterView(name, weight, True, config.lb_policy.value, config.source, endpoints=endpoints)
 
@@ -302,10 +302,21 @@ def _original(state: ClusterState, destination: Destination, view: RequestView) 
     return (EndpointView(str(Endpoint(destination.address, view.port)), "UNKNOWN", False, 0, 1, "passed through"),)
 
 
+def _endpoints(state: ClusterState) -> Iterator[EndpointView]:
+    yield from (_endpoint(each) for each in list(state.endpoints.values()))
+    if not state.endpoints and state.config.discovery.by_name and state.config.assignment is not None:
+        why = state.upkeep.trouble if state.upkeep is not None else "names are not looked up"
+        for locality in state.config.assignment.localities:
+            for each in locality.endpoints:
+                yield EndpointView(str(each), "UNKNOWN", False, 0, each.weight, why or "looked up by the first call")
+
+
 def _endpoint(state: EndpointState) -> EndpointView:
     endpoint = state.endpoint
     workload = endpoint.workload
     name = "" if workload.name == "unknown" else f"{workload.name}.{workload.namespace}"
     if name and workload.version != "unknown":
         name += f" ({workload.version})"
-    return EndpointView(str(endpoint), endpoint.health.name, state.ejected, state.active, endpoint.weight, name)
+    told = endpoint.health if state.probe is HealthStatus.HEALTHY else state.probe
+    health = "UNCHECKED" if told is state.probe is HealthStatus.UNKNOWN else told.name
+    return EndpointView(str(endpoint), health, state.ejected, state.active, endpoint.weight, name)

@@ -131,7 +131,7 @@ class Keeper:
     def trouble(self) -> str:
         """See :class:`~meshlib.policy.upkeep.Upkeep`."""
         if not self._names.lookups and names_of(self._cluster.config):
-            return "its names are not looked up yet"
+            return "looked up by the first call"
         return self._names.trouble
 
     # In the loop.
