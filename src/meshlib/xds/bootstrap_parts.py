@@ -10,7 +10,8 @@ from typing import Any
 from google.protobuf import json_format
 
 from meshlib.errors import BootstrapError
-from meshlib.model.snapshot import Style
+from meshlib.model.endpoint import Locality
+from meshlib.model.snapshot import Home, Style
 from meshlib.xds.credentials import PLAINTEXT, Credentials
 from meshlib.xds.faults import Note, Status
 from meshlib.xds.fields import NOT_HONOURED
@@ -108,6 +109,7 @@ class Bootstrap:
         server_listener_template: the listener's name for an address served; empty for none.
         certificate_providers: where certificates come from, by instance name.
         files: the types whose resources are in a file, watched.
+        local_cluster: the cluster whose endpoints this process is one of, empty for none.
         notes: what of the bootstrap itself is not honoured.
     """
 
@@ -122,6 +124,13 @@ class Bootstrap:
     certificate_providers: Mapping[str, CertificateFiles] = field(default_factory=dict)
     files: Mapping[str, PathSource] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    local_cluster: str = ""
+
+    @property
+    def home(self) -> Home:
+        """Where this process is, by the node."""
+        where = self.node.locality
+        return Home(Locality(where.region, where.zone, where.sub_zone), self.local_cluster)
 
     @property
     def hint(self) -> str:

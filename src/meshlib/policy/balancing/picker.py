@@ -1,24 +1,53 @@
-"""The contract of load balancing: a picker over a fixed set of endpoints."""
+"""The contracts of load balancing: a picker over a fixed set of endpoints, a balancer over a cluster."""
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from meshlib.clock import Randomness
+from meshlib.model.metadata import Criteria
 
 if TYPE_CHECKING:
     from meshlib.policy.cluster_state import EndpointState
 
+NO_PRIORITIES: AbstractSet[int] = frozenset()
+
+
+@dataclass(slots=True)
+class Ask:
+    """What one pick goes by.
+
+    Attributes:
+        now: clock seconds.
+        key: the request's hash; only RING_HASH and MAGLEV heed it. None = at random.
+        subset: what the route asks of endpoints (``metadata_match``).
+        excluded: priorities to leave out (``retry_priority`` previous_priorities).
+        turn: how many endpoints picked for this attempt were not wanted.
+    """
+
+    now: float
+    key: int | None = None
+    subset: Criteria = ()
+    excluded: AbstractSet[int] = NO_PRIORITIES
+    turn: int = 0
+
 
 class Picker(Protocol):
-    """Picks one endpoint of a fixed set. Called under the cluster's lock."""
+    """Picks one endpoint of a fixed set that is not empty. Called under the cluster's lock."""
 
-    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:
-        """Return the endpoint for the next attempt.
+    def pick(self, now: float, turn: int) -> EndpointState:
+        """Return an endpoint; see :class:`Ask` for the arguments."""
+        ...
 
-        Args:
-            chance: where randomness comes from.
-            key: the request's hash; pickers that do not hash pay no heed to it.
-            turn: how many endpoints picked for this attempt were not wanted.
-        """
+
+class Balancer(Protocol):
+    """Picks one endpoint of a cluster. Called under the cluster's lock; made anew when endpoints or health change."""
+
+    def pick(self, ask: Ask) -> EndpointState | None:
+        """Return an endpoint, None where none may serve."""
+        ...
+
+    def warm(self, before: Balancer | None, now: float) -> None:
+        """Make ready what ``before`` was used for, so that no caller waits for it."""
         ...
