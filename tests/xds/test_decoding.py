@@ -557,7 +557,7 @@ def test_endpoints(status, health):
     assert (str(endpoint), endpoint.weight, endpoint.health, endpoint.hostname) == ("[::1]:5", 4, health, "h")
     assert endpoint.workload == Workload("w", "ns", "unknown", "v2")
     assert endpoint.metadata["x"] == {"n": [1.0, None, {"a": True}]}
-    assert (found.priority, found.weight, found.locality.region) == (2, 1, "r")
+    assert (found.priority, found.weight, found.locality.region) == (2, 0, "r")
 
 
 def test_an_eds_cluster_asks_under_its_service_name():

@@ -51,6 +51,7 @@ class Attempts:
         "named",
         "record",
         "retrying",
+        "state",
         "tried",
         "verdict",
     )
@@ -70,6 +71,7 @@ class Attempts:
         self.failed: bool | None = None  # None while nothing is known, for the breaker
         self.verdict: Verdict | None = None  # on the last attempt
         self.retrying = False
+        self.state: EndpointState | None = None  # of the last attempt
         self.named: Iterator[str] | None = None  # endpoints the request names, those not tried yet
 
     def run(self) -> Policy:
@@ -162,6 +164,7 @@ class Attempts:
     def _send(self, state: EndpointState) -> Generator[Effect, Answer, Outcome]:
         call, record = self.call, self.record
         now = call.clock()
+        self.state = state
         endpoint = state.endpoint
         self.tried.add(endpoint.key)
         timeout = self.deadlines.attempt_timeout(now)
@@ -263,6 +266,8 @@ class Attempts:
         if not isinstance(end, BodyEnd):
             return
         record.bytes_received = end.received
+        if self.state is not None and end.trailers:
+            self.cluster.report(self.state, end.trailers, self.call.clock())
         if end.error is ErrorKind.TIMEOUT:
             record.flags |= flags.UPSTREAM_REQUEST_TIMEOUT
             record.detail = "response_timeout"

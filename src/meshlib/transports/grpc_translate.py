@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 import time
@@ -11,8 +12,10 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from meshlib.model.balancing import LbPolicy
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.request import RequestView
+from meshlib.policy.balancing.orca import HEADER, HEADER_BIN
 from meshlib.policy.effects import Attempt, ErrorKind, Outcome
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -189,7 +192,7 @@ def failed(error: Any, effect: Attempt, bound: Bound) -> Outcome:
     begun = bool(error.initial_metadata()) or status != 200
     return Outcome(
         status=status,
-        headers=_headers(error.trailing_metadata()),
+        headers={**_headers(error.trailing_metadata()), **load_metrics(error.trailing_metadata())},
         message=f"{code.name}: {details}",
         exception=error,
         grpc_status=None if begun else int(code.value[0]),
@@ -214,6 +217,20 @@ def _names(text: str, endpoint: Endpoint) -> bool:
     if endpoint.address in text:
         return True
     return dial_target(endpoint).startswith("dns:") and f":{endpoint.port}" in text
+
+
+def wants_report(effect: Attempt) -> bool:
+    """Tell whether the cluster balances by load reports, which end an RPC."""
+    return effect.cluster.balancing.policy is LbPolicy.CLIENT_SIDE_WEIGHTED_ROUND_ROBIN
+
+
+def load_metrics(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
+    """Return the load report in trailing metadata as header text, empty for none."""
+    return {
+        name: value if isinstance(value, str) else base64.b64encode(value).decode()
+        for name, value in metadata or ()
+        if name in (HEADER, HEADER_BIN)
+    }
 
 
 def _headers(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:

@@ -63,7 +63,7 @@ def report_in(headers: HeaderLookup) -> LoadReport | None:
     form, _, rest = ("BIN", "", text) if binary is not None else text.partition(" ")
     try:
         if form == "BIN":
-            return LoadReport(dict(_from_bytes(binascii.a2b_base64(rest + "=" * (-len(rest) % 4)))))
+            return LoadReport(dict(_from_bytes(binascii.a2b_base64(rest + "=" * (-len(rest) % 4), strict_mode=True))))
         if form == "JSON":
             return LoadReport(dict(_from_json(json.loads(rest))))
         if form == "TEXT":
