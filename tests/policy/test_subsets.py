@@ -155,9 +155,10 @@ class TestKeysTooMany:
         assert found(asked=asked, selectors=(VERSION,), redundant_keys=True) == {"v1"}
         assert found(asked=asked, selectors=(VERSION,)) == {None}
 
-    def test_the_first_selector_counts(self):
+    def test_the_first_of_the_longest_selectors_counts(self):
         asked = {"version": "v1", "stage": "prod", "zone": "z"}
         assert found(asked=asked, selectors=(selector("stage"), VERSION), redundant_keys=True) == {"v1", "v2"}
+        assert found(asked=asked, selectors=(selector("stage"), BOTH), redundant_keys=True) == {"v1"}
 
 
 LISTED = {"selectors": (VERSION, selector("stage")), "fallback_list": True}

@@ -73,8 +73,9 @@ class Ending:
         code = grpc.StatusCode.CANCELLED if inner is None else inner.code()
         self._exchange.record.grpc_status = code.value[0]
         try:
-            reports = inner is not None and wants_report(self._effect)
-            trailers = load_metrics(inner.trailing_metadata()) if reports else {}
+            trailers = {}
+            if inner is not None and wants_report(self._effect):
+                trailers = load_metrics(inner.trailing_metadata())
             conclude(self._policy, BodyEnd(self._error(code, inner), self._exchange.received, trailers))
         finally:
             self._release()

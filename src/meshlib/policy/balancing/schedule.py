@@ -14,7 +14,8 @@ _MOST_PICKS = 429496729
 class Schedule(Generic[Entry]):
     """Each entry comes back 1 / weight after it was picked; of equal deadlines the older goes first.
 
-    Starts as if ``seed`` picks had been made, so that clients do not march in step.
+    Starts as if ``seed`` picks had been made, so that clients do not march in step. Deadlines are
+    reckoned from the number of picks and not summed up, so that those which ought to be equal are.
 
     Args:
         entries: what is scheduled, in order; at least one.
@@ -34,17 +35,32 @@ class Schedule(Generic[Entry]):
         per_weight = seed % _MOST_PICKS / sum(weights)
         # What divides without a rest is reckoned, so that this takes one step an entry and not one a pick.
         done = [int(per_weight * own) for own in weights]
-        self._heap = [
-            ((count + 1) / own, order, entry)
-            for order, (entry, own, count) in enumerate(zip(entries, weights, done, strict=True))
-        ]
+        turns = (_Turn(entry, own, count + 1) for entry, own, count in zip(entries, weights, done, strict=True))
+        self._heap = [(turn.count / turn.weight, order, turn) for order, turn in enumerate(turns)]
         heapq.heapify(self._heap)
         for _ in range(seed % _MOST_PICKS - sum(done)):
             self.pick(now)
 
     def pick(self, now: float) -> Entry:
         """Return the entry with the earliest deadline and schedule it anew."""
-        deadline, _, entry = self._heap[0]
+        deadline, _, turn = self._heap[0]
+        weight = self._weight(turn.entry, now)
+        if weight == turn.weight:
+            turn.count += 1
+        else:
+            turn.since, turn.weight, turn.count = deadline, weight, 1
         self._order += 1
-        heapq.heapreplace(self._heap, (deadline + 1.0 / self._weight(entry, now), self._order, entry))
-        return entry
+        heapq.heapreplace(self._heap, (turn.since + turn.count / weight, self._order, turn))
+        return turn.entry
+
+
+class _Turn(Generic[Entry]):
+    """An entry with the picks it had of one weight, ``count``, the next one included."""
+
+    __slots__ = ("count", "entry", "since", "weight")
+
+    def __init__(self, entry: Entry, weight: float, count: int) -> None:
+        self.entry = entry
+        self.weight = weight
+        self.count = count
+        self.since = 0.0  # the deadline at which it came to weigh that

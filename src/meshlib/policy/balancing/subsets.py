@@ -56,15 +56,29 @@ class SubsetBalancer:
         memory: what is known from before an update.
     """
 
-    __slots__ = ("_config", "_fallbacks", "_found", "_index", "_make", "_memory", "_plans", "loads", "sets")
+    __slots__ = (
+        "_config",
+        "_fallbacks",
+        "_found",
+        "_index",
+        "_make",
+        "_memory",
+        "_plans",
+        "_selectors",
+        "loads",
+        "sets",
+    )
 
     def __init__(self, config: Subsets, sets: Sequence[HostSet], loads: Loads, make: Make, memory: Memory) -> None:
         self.sets = sets
         self.loads = loads
         self._config = config
+        self._selectors = config.selectors
+        if config.redundant_keys:  # the more keys a selector has, the sooner it is asked
+            self._selectors = tuple(sorted(config.selectors, key=lambda selector: -len(selector.keys)))
         self._make = make
         self._memory = memory
-        self._fallbacks = _fallbacks(config.selectors)
+        self._fallbacks = _fallbacks(self._selectors)
         self._index: dict[Keys, dict[tuple[Hashable, ...], dict[EndpointState, None]]] = {}
         self._found: dict[Hashable, Balancer | None] = {}
         self._plans: dict[Criteria, tuple[Balancer, ...]] = {}
@@ -124,7 +138,7 @@ class SubsetBalancer:
 
     def _without_redundant(self, subset: Criteria) -> Criteria:
         keys = {key for key, _ in subset}
-        for selector in self._config.selectors:
+        for selector in self._selectors:
             if keys.issuperset(selector.keys):
                 return tuple(item for item in subset if item[0] in selector.keys)
         return subset
@@ -142,7 +156,7 @@ class SubsetBalancer:
     def _subset(self, subset: Criteria) -> Balancer | None:
         """Return the balancer of the subset with exactly these keys and values, None where nobody is in it."""
         keys = tuple(key for key, _ in subset)
-        selector = next((each for each in self._config.selectors if each.keys == keys), None) if keys else None
+        selector = next((each for each in self._selectors if each.keys == keys), None) if keys else None
         if selector is None:
             return None
         members = self._members(keys).get(tuple(value for _, value in subset))
