@@ -15,7 +15,7 @@ from meshlib.policy.balancing import latency, orca
 from meshlib.policy.balancing.building import ClusterBalancer, balancer
 from meshlib.policy.balancing.context import Context, Memory
 from meshlib.policy.balancing.hosts import Health, HostSet, health_of, host_sets
-from meshlib.policy.balancing.picker import NO_PRIORITIES, Ask
+from meshlib.policy.balancing.picker import NO_PRIORITIES, NO_WISH, Wish
 from meshlib.policy.balancing.view import BalancingView, view_of
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.effects import HeaderLookup, Outcome
@@ -155,7 +155,7 @@ class ClusterState:
         self._builds = 0
         self.touched = True
         self.endpoints = self._states(config, {})
-        self._balancer = self._build(config, self.endpoints, self._newest)
+        self._balancer = self._build(config, self._sets(config, self.endpoints), self._newest)
 
     def configure(self, config: Cluster) -> None:
         """Take a new configuration; counts and ejections of endpoints that stay are kept.
@@ -167,7 +167,7 @@ class ClusterState:
         now = self._clock()
         builds, before = self._builds, self.endpoints
         endpoints = self._states(config, before)
-        fresh = self._build(config, endpoints, now)
+        fresh = self._build(config, self._sets(config, endpoints), now)
         fresh.warm(self._balancer, now)
         with self.limits.lock:
             self.config = config
@@ -205,15 +205,16 @@ class ClusterState:
                     state.weight = endpoint.weight
         return found
 
-    def _build(self, config: Cluster, endpoints: dict[tuple[str, int], EndpointState], now: float) -> ClusterBalancer:
-        around = self._surroundings
-        sets = host_sets(
+    def _sets(self, config: Cluster, endpoints: dict[tuple[str, int], EndpointState]) -> tuple[HostSet, ...]:
+        return host_sets(
             config.assignment or ClusterLoadAssignment(config.name),
             endpoints,
-            around.locality,
+            self._surroundings.locality,
             ignore_new=config.ignore_new_endpoints,
             dedupe=config.discovery is not Discovery.STATIC,
         )
+
+    def _build(self, config: Cluster, sets: tuple[HostSet, ...], now: float) -> ClusterBalancer:
         if config.balancing.slow_start is not None:
             self._note_new(sets, now)
         context = Context(
@@ -223,8 +224,8 @@ class ClusterState:
             now,
             lambda: self.limits.requests,
             self._newest,
-            around.callers(),
-            around.peak_ewma,
+            self._surroundings.callers(),
+            self._surroundings.peak_ewma,
         )
         return balancer(context, sets, self._memory)
 
@@ -238,7 +239,9 @@ class ClusterState:
 
     def _rebuild(self, now: float) -> None:
         self._builds += 1
-        fresh = self._build(self.config, self.endpoints, now)
+        ignore_new = self.config.ignore_new_endpoints
+        sets = tuple(hosts.again(ignore_new=ignore_new) for hosts in self._balancer.sets)
+        fresh = self._build(self.config, sets, now)
         fresh.warm(self._balancer, now)
         self._balancer = fresh
 
@@ -279,13 +282,13 @@ class ClusterState:
                     return named
                 if strict:
                     return None
-            ask = Ask(now, key, subset, excluded)
-            state = self._balancer.pick(ask)
+            wish = Wish(subset, excluded) if subset or excluded else NO_WISH
+            state = self._balancer.pick(now, key, wish)
             if avoid is not None:
-                for ask.turn in range(1, tries + 1):
+                for turn in range(1, tries + 1):
                     if state is None or not avoid(state):
                         break
-                    state = self._balancer.pick(ask)
+                    state = self._balancer.pick(now, key, Wish(subset, excluded, turn))
             return state
 
     def named(self, address: str) -> EndpointState | None:

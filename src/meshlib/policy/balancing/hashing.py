@@ -16,7 +16,7 @@ from meshlib.model.traffic import HashOn, HashPolicy
 from meshlib.policy.balancing.context import Context
 from meshlib.policy.balancing.hosts import HostSet
 from meshlib.policy.balancing.loads import load_table
-from meshlib.policy.balancing.picker import Ask, Balancer
+from meshlib.policy.balancing.picker import Balancer, Wish
 
 if TYPE_CHECKING:
     from meshlib.policy.cluster_state import EndpointState
@@ -134,9 +134,8 @@ class HashBalancer:
         self._build = build
         self._tables: dict[int, Weighed | None] = {}
 
-    def pick(self, ask: Ask) -> EndpointState | None:
+    def pick(self, now: float, key: int | None, wish: Wish) -> EndpointState | None:  # noqa: ARG002  the Balancer protocol
         """Return the endpoint of the request's key; each turn goes one entry further."""
-        key = ask.key
         if key is None:
             key = int(self._context.chance.random() * 2**64)
         priority, _ = self.loads.choose(key)
@@ -146,7 +145,7 @@ class HashBalancer:
             found = self._table(priority)
         if found is None:
             return None
-        index = found.table.find(key, ask.turn)
+        index = found.table.find(key, wish.turn)
         if self._context.config.hashing.balance_factor:
             index = self._balanced(found, index, key)
         return found.endpoints[index]

@@ -10,7 +10,7 @@ from meshlib.policy.balancing import policies
 from meshlib.policy.balancing.context import Context, Memory
 from meshlib.policy.balancing.hosts import Group, HostSet, States
 from meshlib.policy.balancing.loads import load_table, panics
-from meshlib.policy.balancing.picker import Ask, Balancer, Picker
+from meshlib.policy.balancing.picker import Balancer, Picker, Wish
 from meshlib.policy.balancing.schedule import Schedule
 from meshlib.policy.balancing.zones import ZoneRouting, zone_routing
 
@@ -54,19 +54,19 @@ class SourceBalancer:
         self._zones = zone_routing(context.config.zone_aware, sets[0], context.callers)
         self._fixed = self._only()
 
-    def pick(self, ask: Ask) -> EndpointState | None:
+    def pick(self, now: float, key: int | None, wish: Wish) -> EndpointState | None:  # noqa: ARG002  the Balancer protocol
         """Return an endpoint, None where the draw falls to a group that has none."""
         source = self._fixed
-        if source is None or ask.excluded:
-            found = self._draw(ask)
+        if source is None or wish.excluded:
+            found = self._draw(now, wish)
             if found is None:
                 return None
             source = found
         try:
             picker = self._pickers[source]
         except KeyError:
-            picker = self._picker(source, ask.now)
-        return None if picker is None else picker.pick(ask.now, ask.turn)
+            picker = self._picker(source, now)
+        return None if picker is None else picker.pick(now, wish.turn)
 
     def warm(self, before: Balancer | None, now: float) -> None:
         """Build the pickers that ``before`` had."""
@@ -89,11 +89,11 @@ class SourceBalancer:
             return None
         return None if priority == 0 and self._zones is not None else Source(priority, kind)
 
-    def _draw(self, ask: Ask) -> Source | None:
+    def _draw(self, now: float, wish: Wish) -> Source | None:
         context, table = self._context, self.loads
         chance, config = context.chance, context.config
-        if ask.excluded:
-            table = table.without(ask.excluded)
+        if wish.excluded:
+            table = table.without(wish.excluded)
         priority, degraded = table.choose(int(chance.random() * 100))
         if table.panic[priority]:
             return None if config.zone_aware.fail_traffic_on_panic else Source(priority, Kind.ALL)
@@ -101,7 +101,7 @@ class SourceBalancer:
         if config.locality_weighted:
             schedule = self._schedule(priority, kind)
             if schedule is not None:
-                return Source(priority, kind, schedule.pick(ask.now))
+                return Source(priority, kind, schedule.pick(now))
         zones = self._zones if priority == 0 else None
         if zones is None or chance.random() * 100 >= config.zone_aware.routing_enabled:
             return Source(priority, kind)

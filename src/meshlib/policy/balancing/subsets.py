@@ -17,7 +17,7 @@ from meshlib.model.metadata import Criteria, fields, frozen, items, merged
 from meshlib.policy.balancing.context import Memory
 from meshlib.policy.balancing.hosts import Group, HostSet
 from meshlib.policy.balancing.loads import Loads
-from meshlib.policy.balancing.picker import Ask, Balancer
+from meshlib.policy.balancing.picker import Balancer, Wish
 
 if TYPE_CHECKING:
     from meshlib.policy.cluster_state import EndpointState
@@ -37,7 +37,7 @@ class SingleHost:
     def __init__(self, state: EndpointState) -> None:
         self._state = state
 
-    def pick(self, ask: Ask) -> EndpointState:  # noqa: ARG002  the Balancer protocol
+    def pick(self, now: float, key: int | None, wish: Wish) -> EndpointState:  # noqa: ARG002  the Balancer protocol
         """Return it."""
         return self._state
 
@@ -83,10 +83,10 @@ class SubsetBalancer:
         self._found: dict[Hashable, Balancer | None] = {}
         self._plans: dict[Criteria, tuple[Balancer, ...]] = {}
 
-    def pick(self, ask: Ask) -> EndpointState | None:
+    def pick(self, now: float, key: int | None, wish: Wish) -> EndpointState | None:
         """Return an endpoint that serves what the route asks for."""
-        for balancer in self._plans.get(ask.subset) or self.serving(ask.subset):
-            found = balancer.pick(ask)
+        for balancer in self._plans.get(wish.subset) or self.serving(wish.subset):
+            found = balancer.pick(now, key, wish)
             if found is not None:
                 return found
         return None
