@@ -37,7 +37,8 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
     place = f"{origin}: dynamic_resources"
     wildcards, files = _sources(dynamic, place)
     manager = _snake(expect(data.get("cluster_manager", {}), Mapping, f"{origin}: cluster_manager"))
-    notes += unused(manager, "local_cluster_name", f"{origin}: cluster_manager")
+    within = {f"cluster_manager.{key}": value for key, value in manager.items()}
+    notes += unused(within, "cluster_manager.local_cluster_name", origin)
     local = str(manager.get("local_cluster_name", ""))
     if "ads_config" in dynamic:
         if not node.id:

@@ -20,7 +20,7 @@ Json = Mapping[str, Any]
 # Keys of a bootstrap that ask for a discovery service, or another, that is not spoken.
 _CONSEQUENCES: Mapping[str, tuple[str, Status]] = {
     "layered_runtime": ("there is no runtime: its layers are not read, and RTDS is not asked for", Status.REFUSED),
-    "cluster_manager": ("load is not reported (LRS), and nothing else in it is honoured", Status.REFUSED),
+    "cluster_manager.load_stats_config": ("load is not reported (LRS)", Status.REFUSED),
 }
 _log = logging.getLogger("meshlib.xds")
 
