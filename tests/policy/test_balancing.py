@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from meshlib.model.balancing import Balancing, LbPolicy, SlowStart
 from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, HealthStatus
 from meshlib.policy.balancing.hosts import host_sets
-from meshlib.policy.balancing.loads import load_table
 from meshlib.policy.balancing.policies import ramp
+from meshlib.policy.balancing.priorities import load_table
 from meshlib.policy.balancing.schedule import Schedule
 from meshlib.policy.cluster_state import EndpointState
 from policy.driving import ManualClock
@@ -271,6 +271,20 @@ def test_nobody_panics_while_the_sum_is_whole():
     assert load_table(sets_of([H] + [U] * 9, [H] * 10), 50).panic == (False, False)
 
 
+def test_an_aggregate_cluster_may_choose_the_priority():
+    healths = [H, H], [H, D, U]
+    zones = (
+        zone("", [Endpoint(f"p{p}-{n}", 80, health=health) for n, health in enumerate(group)], priority=p)
+        for p, group in enumerate(healths)
+    )
+    state = state_of(*zones)
+    assert [each.healthy for each in state.availability_at(1000.0)] == [100, 46]
+    assert set(picks(state, 20)) == {"p0-0", "p0-1"}
+    assert set(picks(state, 20, place=(1, False))) == {"p1-0"}
+    assert set(picks(state, 20, place=(1, True))) == {"p1-1"}
+    assert set(picks(state, 20, spent={0})) == {"p1-0", "p1-1"}
+
+
 def test_without_priorities_already_tried():
     table = load_table(sets_of([H], [H], [H]), 50)
     assert table.healthy == (100, 0, 0)
@@ -381,10 +395,11 @@ class TestProbes:
         state.refresh()
         assert set(picks(state, 50)) == {"h0", "h2"}
 
-    def test_ignore_new_hosts_until_first_hc(self):
-        state = one(*hosts("h", [1] * 4), ignore_new_endpoints=True)
+    def test_who_is_excluded_is_not_counted(self):
+        state = one(*hosts("h", [1] * 4))
         for n in (1, 2, 3):
-            state.endpoints[f"h{n}", 80].probe = HealthStatus.UNKNOWN
+            new = state.endpoints[f"h{n}", 80]
+            new.probe, new.excluded = HealthStatus.UNKNOWN, True
         state.refresh()
         (row,) = state.describe().priorities
         assert (row.health, row.panic) == (100, False)

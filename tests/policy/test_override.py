@@ -42,11 +42,11 @@ class TestSession:
         assert set(picks(state, 20, override=FIRST)) == {"h0"}
         assert len(set(picks(state, 200, override=("x0", 80)))) == 3
 
-    @pytest.mark.parametrize("probe", [HealthStatus.UNHEALTHY, None])
+    @pytest.mark.parametrize("probe", [HealthStatus.UNHEALTHY, HealthStatus.HEALTHY])
     def test_ejected_or_failing_it_is_unhealthy(self, probe):
         state = one(*hosts("h", [1] * 3))
         named = state.endpoints[FIRST]
-        named.ejected, named.probe = probe is None, probe
+        named.ejected, named.probe = probe is HealthStatus.HEALTHY, probe
         state.refresh()
         assert "h0" not in picks(state, 50, override=FIRST)
 

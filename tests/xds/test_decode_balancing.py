@@ -304,10 +304,6 @@ def test_values_that_envoy_corrects_are_noted():
     assert [note.field_path for note in found.notes] == ["round_robin_lb_config.slow_start_config.aggression"]
 
 
-def test_ignore_new_hosts_until_first_hc():
-    assert decoded(common_lb_config={"ignore_new_hosts_until_first_hc": True}).value.ignore_new_endpoints
-
-
 def test_a_locality_without_weight_has_none():
     data = {
         "cluster_name": "c",

@@ -162,7 +162,6 @@ class Cluster:
         discovery: where its endpoints come from.
         assignment: its endpoints; None while EDS has not answered.
         balancing: how one is chosen.
-        ignore_new_endpoints: ``ignore_new_hosts_until_first_hc``: endpoints not probed yet are not counted.
         connect_timeout: seconds, Envoy's default 5.
         thresholds: circuit breakers of the DEFAULT priority.
         outlier: outlier detection, None = off.
@@ -189,7 +188,6 @@ class Cluster:
     eds_name: str = ""
     service: ServiceRef = ServiceRef()
     source: str = ""
-    ignore_new_endpoints: bool = False
 
     @property
     def lb_policy(self) -> LbPolicy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -14,13 +14,17 @@ from meshlib.model.metadata import Criteria
 from meshlib.policy.balancing import latency, orca
 from meshlib.policy.balancing.building import ClusterBalancer, balancer
 from meshlib.policy.balancing.context import Context, Memory
-from meshlib.policy.balancing.hosts import Health, HostSet, health_of, host_sets
-from meshlib.policy.balancing.picker import NO_PRIORITIES, NO_WISH, Wish
+from meshlib.policy.balancing.hosts import HostSet, host_sets
+from meshlib.policy.balancing.picker import NO_PRIORITIES, NO_WISH, Place, Wish
+from meshlib.policy.balancing.priorities import Availability
 from meshlib.policy.balancing.view import BalancingView, view_of
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.effects import HeaderLookup, Outcome
 from meshlib.policy.limits import Limits
 from meshlib.policy.outlier import OutlierDetector, Tally, Verdict
+
+_DOWN = frozenset({HealthStatus.UNHEALTHY, HealthStatus.DRAINING, HealthStatus.TIMEOUT})
+_UNPROVEN = frozenset({HealthStatus.UNKNOWN, HealthStatus.UNHEALTHY})
 
 
 class EndpointState:
@@ -38,7 +42,8 @@ class EndpointState:
         answers, connects: results of the interval that runs; the latter when local errors count apart.
         weight: what it weighs now: as configured, or by its load reports.
         since: clock seconds at which it became healthy, for slow start; None where nobody asks.
-        probe: what active health checks say, UNKNOWN before the first; None where there are none.
+        probe: what active health checks say: HEALTHY where there are none, UNKNOWN before the first.
+        excluded: whether it counts, in the reckoning of its priority's health, as if it were not there.
         reported: what its load reports came to, None before the first.
         latency: its average latency, None where nobody asks or none is known.
     """
@@ -55,6 +60,7 @@ class EndpointState:
         "ejected_at",
         "ejection_jitter",
         "endpoint",
+        "excluded",
         "latency",
         "probe",
         "reported",
@@ -74,9 +80,18 @@ class EndpointState:
         self.answers, self.connects = Tally(), Tally()
         self.weight = endpoint.weight
         self.since: float | None = None
-        self.probe: HealthStatus | None = None
+        self.probe = HealthStatus.HEALTHY
+        self.excluded = False
         self.reported: orca.Reported | None = None
         self.latency: latency.Average | None = None
+
+    @property
+    def health(self) -> HealthStatus:
+        """HEALTHY, DEGRADED or UNHEALTHY, by EDS, outlier detection and active health checks together."""
+        told = self.endpoint.health
+        if self.ejected or told in _DOWN or self.probe in _UNPROVEN:
+            return HealthStatus.UNHEALTHY
+        return HealthStatus.DEGRADED if HealthStatus.DEGRADED in (told, self.probe) else HealthStatus.HEALTHY
 
     def __repr__(self) -> str:
         return f"<{self.endpoint} active={self.active}{' ejected' if self.ejected else ''}>"
@@ -210,7 +225,6 @@ class ClusterState:
             config.assignment or ClusterLoadAssignment(config.name),
             endpoints,
             self._surroundings.locality,
-            ignore_new=config.ignore_new_endpoints,
             dedupe=config.discovery is not Discovery.STATIC,
         )
 
@@ -239,8 +253,7 @@ class ClusterState:
 
     def _rebuild(self, now: float) -> None:
         self._builds += 1
-        ignore_new = self.config.ignore_new_endpoints
-        sets = tuple(hosts.again(ignore_new=ignore_new) for hosts in self._balancer.sets)
+        sets = tuple(hosts.again() for hosts in self._balancer.sets)
         fresh = self._build(self.config, sets, now)
         fresh.warm(self._balancer, now)
         self._balancer = fresh
@@ -253,7 +266,8 @@ class ClusterState:
         key: int | None = None,
         *,
         subset: Criteria = (),
-        excluded: AbstractSet[int] = NO_PRIORITIES,
+        spent: AbstractSet[int] = NO_PRIORITIES,
+        place: Place | None = None,
         override: tuple[str, int] | None = None,
         strict: bool = False,
     ) -> EndpointState | None:
@@ -266,7 +280,8 @@ class ClusterState:
                 (``host_selection_retry_max_attempts``).
             key: the request's hash, for RING_HASH and MAGLEV; None = at random.
             subset: what the route asks of endpoints (``metadata_match``), for a cluster with subsets.
-            excluded: priorities to leave out while others can serve (``previous_priorities``).
+            spent: priorities to leave out while others can serve (``previous_priorities``).
+            place: the priority that an aggregate cluster chose; None leaves the choice to this one.
             override: the endpoint that a session names; taken where its health is one of ``override_host_status``.
             strict: whether nothing else will do where that one cannot be had.
         """
@@ -282,14 +297,20 @@ class ClusterState:
                     return named
                 if strict:
                     return None
-            wish = Wish(subset, excluded) if subset or excluded else NO_WISH
+            wish = Wish(subset, spent, place) if subset or spent or place is not None else NO_WISH
             state = self._balancer.pick(now, key, wish)
             if avoid is not None:
                 for turn in range(1, tries + 1):
                     if state is None or not avoid(state):
                         break
-                    state = self._balancer.pick(now, key, Wish(subset, excluded, turn))
+                    state = self._balancer.pick(now, key, Wish(subset, spent, place, turn))
             return state
+
+    def availability_at(self, now: float) -> Sequence[Availability]:
+        """Return how available each priority is, for an aggregate cluster; endpoints whose time is over come back."""
+        if self.outliers.due(now):
+            self.sweep(now)
+        return self._balancer.loads.availability
 
     def named(self, address: str) -> EndpointState | None:
         """Return the endpoint at ``address`` ("10.0.0.1:80") whatever its health, None for none (``override_host``)."""
@@ -420,7 +441,6 @@ class ClusterState:
 def told_health(state: EndpointState) -> HealthStatus:
     """Return the one health status of an endpoint that ``override_host_status`` is compared with."""
     told = state.endpoint.health
-    if state.ejected or state.probe in (HealthStatus.UNKNOWN, HealthStatus.UNHEALTHY):
+    if state.ejected or state.probe in _UNPROVEN:
         return HealthStatus.UNHEALTHY
-    bad = health_of(state) is Health.UNHEALTHY
-    return HealthStatus.DEGRADED if not bad and state.probe is HealthStatus.DEGRADED else told
+    return HealthStatus.DEGRADED if told not in _DOWN and state.probe is HealthStatus.DEGRADED else told

@@ -57,7 +57,6 @@ def cluster(scope: Scope, message: Any) -> Cluster:
         if message.HasField("outlier_detection")
         else None,
         panic_threshold=_panic_threshold(scope.at("common_lb_config"), message.common_lb_config),
-        ignore_new_endpoints=message.common_lb_config.ignore_new_hosts_until_first_hc,
         http2=_http2(scope, message),
         transport_socket=transport_socket(scope.at("transport_socket"), message.transport_socket) if socket else None,
         transport_socket_matches=transport_socket_matches(scope, message.transport_socket_matches),

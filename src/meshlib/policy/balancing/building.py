@@ -8,8 +8,8 @@ from meshlib.model.balancing import LbPolicy
 from meshlib.policy.balancing.context import Context, Memory
 from meshlib.policy.balancing.hashing import Builder, HashBalancer
 from meshlib.policy.balancing.hosts import HostSet
-from meshlib.policy.balancing.loads import load_table
 from meshlib.policy.balancing.maglev import Maglev
+from meshlib.policy.balancing.priorities import load_table
 from meshlib.policy.balancing.ring_hash import Ring
 from meshlib.policy.balancing.sources import SourceBalancer
 from meshlib.policy.balancing.subsets import SubsetBalancer

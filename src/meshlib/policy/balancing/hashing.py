@@ -15,8 +15,8 @@ from meshlib.model.request import RequestView
 from meshlib.model.traffic import HashOn, HashPolicy
 from meshlib.policy.balancing.context import Context
 from meshlib.policy.balancing.hosts import HostSet
-from meshlib.policy.balancing.loads import load_table
 from meshlib.policy.balancing.picker import Balancer, Wish
+from meshlib.policy.balancing.priorities import load_table
 
 if TYPE_CHECKING:
     from meshlib.policy.cluster_state import EndpointState

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from meshlib.model.endpoint import NOWHERE, ClusterLoadAssignment, HealthStatus, Locality, LocalityEndpoints
@@ -14,32 +13,6 @@ if TYPE_CHECKING:
 States = Sequence["EndpointState"]
 
 _UNKNOWN, _HEALTHY = HealthStatus.UNKNOWN, HealthStatus.HEALTHY
-_TOLD_BAD = frozenset({HealthStatus.UNHEALTHY, HealthStatus.DRAINING, HealthStatus.TIMEOUT})
-
-
-class Health(Enum):
-    """What an endpoint is good for now."""
-
-    HEALTHY = "healthy"
-    DEGRADED = "degraded"
-    UNHEALTHY = "unhealthy"
-    EXCLUDED = "not probed yet"  # ignore_new_hosts_until_first_hc: counts as if it were not there
-
-
-def health_of(state: EndpointState, *, ignore_new: bool = False) -> Health:
-    """Return the health of an endpoint by EDS, outlier detection and probes together.
-
-    Args:
-        state: the endpoint.
-        ignore_new: ``ignore_new_hosts_until_first_hc``.
-    """
-    told, probe = state.endpoint.health, state.probe
-    if probe is HealthStatus.UNKNOWN and ignore_new:
-        return Health.EXCLUDED
-    if state.ejected or told in _TOLD_BAD or probe in (HealthStatus.UNKNOWN, HealthStatus.UNHEALTHY):
-        return Health.UNHEALTHY
-    degraded = told is HealthStatus.DEGRADED or probe is HealthStatus.DEGRADED
-    return Health.DEGRADED if degraded else Health.HEALTHY
 
 
 class Group:
@@ -55,7 +28,7 @@ class Group:
 
     __slots__ = ("degraded", "excluded", "healthy", "hosts", "locality", "weight")
 
-    def __init__(self, locality: Locality, weight: int, hosts: States, *, ignore_new: bool = False) -> None:
+    def __init__(self, locality: Locality, weight: int, hosts: States) -> None:
         self.locality = locality
         self.weight = weight
         self.hosts = hosts
@@ -66,16 +39,12 @@ class Group:
         for state in hosts:
             told = state.endpoint.health
             # Nearly all are, and there may be thousands: this spares them the longer way.
-            if (told is _UNKNOWN or told is _HEALTHY) and not state.ejected and state.probe is None:
+            if (told is _UNKNOWN or told is _HEALTHY) and state.probe is _HEALTHY and not state.ejected:
                 healthy(state)
-                continue
-            health = health_of(state, ignore_new=ignore_new)
-            if health is Health.HEALTHY:
-                healthy(state)
-            elif health is Health.DEGRADED:
-                self.degraded.append(state)
-            elif health is Health.EXCLUDED:
+            elif state.excluded:
                 self.excluded.append(state)
+            elif state.health is HealthStatus.DEGRADED:
+                self.degraded.append(state)
 
 
 class HostSet:
@@ -102,10 +71,10 @@ class HostSet:
         self.groups = groups
         self.has_home = has_home
 
-    def again(self, *, ignore_new: bool) -> HostSet:
+    def again(self) -> HostSet:
         """Return the same endpoints by the health they have now."""
-        groups = [Group(group.locality, group.weight, group.hosts, ignore_new=ignore_new) for group in self.groups]
-        whole = groups[0] if len(groups) == 1 else Group(NOWHERE, 0, self.whole.hosts, ignore_new=ignore_new)
+        groups = [Group(group.locality, group.weight, group.hosts) for group in self.groups]
+        whole = groups[0] if len(groups) == 1 else Group(NOWHERE, 0, self.whole.hosts)
         return HostSet(self.priority, self.factor, self.by_weight, whole, groups, self.has_home)
 
     def narrowed(self, keep: Container[EndpointState], weight: Callable[[Group, int], int]) -> HostSet:
@@ -138,7 +107,6 @@ def host_sets(
     states: Mapping[tuple[str, int], EndpointState],
     home: Locality = NOWHERE,
     *,
-    ignore_new: bool = False,
     dedupe: bool = True,
 ) -> tuple[HostSet, ...]:
     """Return the endpoints of each priority from 0 to the last, with their health now; at least one.
@@ -147,7 +115,6 @@ def host_sets(
         assignment: the endpoints as configured.
         states: their live state, by address.
         home: the caller's own locality; an empty one is none.
-        ignore_new: ``ignore_new_hosts_until_first_hc``.
         dedupe: whether an address counts once, where it stands first (EDS), or as often as it is listed.
     """
     last = max((locality.priority for locality in assignment.localities), default=0)
@@ -177,8 +144,8 @@ def host_sets(
         if has_home:
             order.remove(home)
             order.insert(0, home)
-        groups = [Group(where, weights.get(where, 0), hosts[where], ignore_new=ignore_new) for where in order]
-        whole = groups[0] if len(groups) == 1 else _joined(hosts.values(), ignore_new=ignore_new)
+        groups = [Group(where, weights.get(where, 0), hosts[where]) for where in order]
+        whole = groups[0] if len(groups) == 1 else _joined(hosts.values())
         sets.append(
             HostSet(
                 priority,
@@ -192,5 +159,5 @@ def host_sets(
     return tuple(sets)
 
 
-def _joined(groups: Iterable[States], *, ignore_new: bool) -> Group:
-    return Group(NOWHERE, 0, [state for group in groups for state in group], ignore_new=ignore_new)
+def _joined(groups: Iterable[States]) -> Group:
+    return Group(NOWHERE, 0, [state for group in groups for state in group])

@@ -11,6 +11,9 @@ from meshlib.model.metadata import Criteria
 if TYPE_CHECKING:
     from meshlib.policy.cluster_state import EndpointState
 
+Place = tuple[int, bool]
+"""A priority, and whether its DEGRADED endpoints are meant."""
+
 NO_PRIORITIES: AbstractSet[int] = frozenset()
 
 
@@ -20,12 +23,14 @@ class Wish:
 
     Attributes:
         subset: what the route asks of endpoints (``metadata_match``).
-        excluded: priorities to leave out (``retry_priority`` previous_priorities).
+        spent: priorities to leave out (``retry_priority`` previous_priorities).
+        place: the priority that an aggregate cluster chose, whatever its load here; None = none.
         turn: how many endpoints picked for this attempt were not wanted.
     """
 
     subset: Criteria = ()
-    excluded: AbstractSet[int] = NO_PRIORITIES
+    spent: AbstractSet[int] = NO_PRIORITIES
+    place: Place | None = None
     turn: int = 0
 
 

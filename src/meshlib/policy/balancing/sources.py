@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from meshlib.policy.balancing import policies
 from meshlib.policy.balancing.context import Context, Memory
 from meshlib.policy.balancing.hosts import Group, HostSet, States
-from meshlib.policy.balancing.loads import load_table, panics
 from meshlib.policy.balancing.picker import Balancer, Picker, Wish
+from meshlib.policy.balancing.priorities import availability, load_table
 from meshlib.policy.balancing.schedule import Schedule
 from meshlib.policy.balancing.zones import ZoneRouting, zone_routing
 
@@ -57,7 +57,7 @@ class SourceBalancer:
     def pick(self, now: float, key: int | None, wish: Wish) -> EndpointState | None:  # noqa: ARG002  the Balancer protocol
         """Return an endpoint, None where the draw falls to a group that has none."""
         source = self._fixed
-        if source is None or wish.excluded:
+        if source is None or wish.spent or wish.place is not None:
             found = self._draw(now, wish)
             if found is None:
                 return None
@@ -92,9 +92,9 @@ class SourceBalancer:
     def _draw(self, now: float, wish: Wish) -> Source | None:
         context, table = self._context, self.loads
         chance, config = context.chance, context.config
-        if wish.excluded:
-            table = table.without(wish.excluded)
-        priority, degraded = table.choose(int(chance.random() * 100))
+        if wish.spent:
+            table = table.without(wish.spent)
+        priority, degraded = wish.place or table.choose(int(chance.random() * 100))
         if table.panic[priority]:
             return None if config.zone_aware.fail_traffic_on_panic else Source(priority, Kind.ALL)
         kind = Kind.DEGRADED if degraded else Kind.HEALTHY
@@ -105,7 +105,7 @@ class SourceBalancer:
         zones = self._zones if priority == 0 else None
         if zones is None or chance.random() * 100 >= config.zone_aware.routing_enabled:
             return Source(priority, kind)
-        if context.callers is not None and panics(context.callers.whole, context.panic_threshold):
+        if context.callers is not None and availability(context.callers).percent < context.panic_threshold:
             return None if config.zone_aware.fail_traffic_on_panic else Source(priority, kind)
         return Source(priority, kind, zones.choose(chance))
 

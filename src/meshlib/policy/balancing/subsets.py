@@ -16,8 +16,8 @@ from meshlib.model.endpoint import Endpoint
 from meshlib.model.metadata import Criteria, fields, frozen, items, merged
 from meshlib.policy.balancing.context import Memory
 from meshlib.policy.balancing.hosts import Group, HostSet
-from meshlib.policy.balancing.loads import Loads
 from meshlib.policy.balancing.picker import Balancer, Wish
+from meshlib.policy.balancing.priorities import Loads
 
 if TYPE_CHECKING:
     from meshlib.policy.cluster_state import EndpointState

@@ -9,7 +9,7 @@ from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import HealthStatus, Locality
 from meshlib.model.metadata import Criteria
 from meshlib.policy.balancing.hashing import HashBalancer
-from meshlib.policy.balancing.hosts import Group, Health, HostSet, health_of
+from meshlib.policy.balancing.hosts import Group, HostSet
 from meshlib.policy.balancing.sources import SourceBalancer, effective_weight
 from meshlib.policy.balancing.subsets import SubsetBalancer
 
@@ -101,7 +101,7 @@ def view_of(config: Cluster, balancer: ClusterBalancer, subset: Criteria) -> Bal
             endpoints=len(hosts.whole.hosts),
             healthy=len(hosts.whole.healthy),
             degraded=len(hosts.whole.degraded),
-            health=loads.health[hosts.priority],
+            health=loads.availability[hosts.priority].healthy,
             load=loads.healthy[hosts.priority],
             degraded_load=loads.degraded[hosts.priority],
             panic=loads.panic[hosts.priority],
@@ -110,7 +110,7 @@ def view_of(config: Cluster, balancer: ClusterBalancer, subset: Criteria) -> Bal
         for hosts in balancer.sets
     )
     states = [state for hosts in balancer.sets for state in hosts.whole.hosts]
-    reasons = ((state, _reason(state, ignore_new=config.ignore_new_endpoints)) for state in states)
+    reasons = ((state, _reason(state)) for state in states)
     return BalancingView(
         policy=config.lb_policy.value,
         locality_weighted=config.balancing.locality_weighted,
@@ -131,10 +131,9 @@ def _locality(hosts: HostSet, group: Group) -> LocalityView:
     )
 
 
-def _reason(state: EndpointState, *, ignore_new: bool) -> str:
+def _reason(state: EndpointState) -> str:
     """Return why an endpoint is not healthy, empty for one that is."""
-    health = health_of(state, ignore_new=ignore_new)
-    if health is Health.HEALTHY:
+    if state.health is HealthStatus.HEALTHY:
         return ""
     if state.ejected:
         return f"ejected by outlier detection ({state.times_ejected} times by now)"
