@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import random
@@ -15,17 +16,19 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import json_format
+from xds.data.orca.v3 import orca_load_report_pb2
 
 from meshlib.model.endpoint import Locality
 from meshlib.model.route import RouteConfiguration
 from meshlib.model.snapshot import Home, Snapshot, Style
 from meshlib.model.traffic import HashOn, HashPolicy
 from meshlib.policy.balancing.hashing import request_key
+from meshlib.policy.effects import Outcome
 from meshlib.policy.state import MeshState
 from meshlib.xds.resource_type import RESOURCE_TYPES
 from meshlib.xds.type_urls import CLUSTER, ROUTE
 from policy.snapshots import request
-from transports.scripted import Upstreams
+from transports.scripted import Behaviour, Upstreams
 
 ENVOY = Path(sys.executable).parent / "envoy"
 FILTERS = "type.googleapis.com/envoy.extensions.filters"
@@ -276,13 +279,56 @@ def hashed(hosts):
     )
 
 
+REPORT = orca_load_report_pb2.OrcaLoadReport(rps_fractional=300, cpu_utilization=1.0)
+BINARY = base64.b64encode(REPORT.SerializeToString()).decode()
+REPORTS = (
+    {"endpoint-load-metrics": "TEXT rps_fractional:100,cpu_utilization:1.0"},
+    {"endpoint-load-metrics": 'JSON {"rpsFractional": 200, "cpuUtilization": 1.0}'},
+    {"endpoint-load-metrics-bin": BINARY},
+    {},
+    {
+        "endpoint-load-metrics": "TEXT rps_fractional:400,cpu_utilization:1.0,application_utilization:4.0,"
+        "named_metrics.q:0.5,eps:40"
+    },
+    {"endpoint-load-metrics": f"BIN {BINARY}"},
+)
+
+
+def reporting(ports):
+    """The clusters whose endpoints, one for each of REPORTS, say how loaded they are."""
+    periods = {"blackout_period": "0.1s", "weight_update_period": "0.2s"}
+    configs = {
+        "reports": {},
+        "reports-named": {"metric_names_for_computing_utilization": ["named_metrics.q"]},
+        "reports-errors": {"error_utilization_penalty": 2.0},
+    }
+    for name, config in configs.items():
+        kind = "client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin"
+        found = [Hosts(port)(1)[0] for port in ports]
+        for host in found:
+            host["endpoint"]["address"]["socket_address"]["address"] = "127.0.0.1"
+        yield cluster(name, [group("a", found)], load_balancing_policy=policies(kind, **periods, **config))
+
+
+def named(hosts):
+    """A cluster whose endpoints a header names; the last one is unhealthy."""
+    config = {"override_host_sources": [{"header": "x-named"}], "fallback_policy": policies("random.v3.Random")}
+    members = hosts(1, 1, 1) + hosts(1, health="UNHEALTHY")
+    yield cluster(
+        "named", [group("a", members)], load_balancing_policy=policies("override_host.v3.OverrideHost", **config)
+    )
+
+
 class Both:
     """The real Envoy and meshlib, with the same clusters."""
 
-    def __init__(self, upstream):
+    def __init__(self, upstream, reporters):
         hosts = Hosts(upstream)
+        self.reporting, self.named = list(reporting(reporters)), list(named(hosts))
         self.shared, self.tagged, self.hashed = list(shared(hosts)), list(tagged(hosts)), list(hashed(hosts))
-        self.clusters = [*self.shared, *self.tagged, *self.hashed, local_cluster(hosts)]
+        plain = [*self.shared, *self.hashed, *self.reporting, *self.named]
+        self._plain = [each["name"] for each in plain]
+        self.clusters = [*plain, *self.tagged, local_cluster(hosts)]
         table = {"name": "t", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": list(self._routes())}]}
         told = {"header": {"key": "x-host", "value": "%UPSTREAM_REMOTE_ADDRESS%"}}
         self.table = {**table, "response_headers_to_add": [told]}
@@ -290,14 +336,14 @@ class Both:
         values = [self._value(CLUSTER, each) for each in self.clusters]
         home = Home(Locality(**HOME), "callers")
         snapshot = Snapshot("1", Style.STATIC, clusters={each.name: each for each in values}, home=home)
-        self._live = MeshState(time.monotonic, random.Random(5)).bind(snapshot)
+        self.live = MeshState(time.monotonic, random.Random(5)).bind(snapshot)
         (host,) = self._value(ROUTE, self.table, RouteConfiguration).virtual_hosts
         self._targets = {route.match.path.value: route.action.clusters[0] for route in host.routes}
 
     def _routes(self):
         key = {"hash_policy": [{"header": {"header_name": "x-key"}}]}
-        for each in (*self.shared, *self.hashed):
-            yield {"match": {"path": f"/{each['name']}"}, "route": {"cluster": each["name"], **key}}
+        for name in self._plain:
+            yield {"match": {"path": f"/{name}"}, "route": {"cluster": name, **key}}
         for each in self.tagged:
             for n, tags in enumerate((*TAGS, *MORE_TAGS)):
                 match = {"metadata_match": {"filter_metadata": {"envoy.lb": tags}}} if tags else {}
@@ -361,17 +407,18 @@ class Both:
 
     def ours(self, path, key=None):
         target = self._targets[path]
-        found = self._live.clusters[target.name].pick(time.monotonic(), key=key, subset=target.subset)
+        found = self.live.clusters[target.name].pick(time.monotonic(), key=key, subset=target.subset)
         return None if found is None else str(found.endpoint)
 
     def policies(self, name):
-        return self._live.clusters[name].config.balancing.hashing.hash_policies
+        return self.live.clusters[name].config.balancing.hashing.hash_policies
 
 
 @pytest.fixture(scope="module")
 def both():
     with Upstreams() as upstreams:
-        pair = Both(upstreams.serve(address="0.0.0.0").port)
+        reporters = [upstreams.serve(Behaviour(headers=list(report.items()))).port for report in REPORTS]
+        pair = Both(upstreams.serve(address="0.0.0.0").port, reporters)
         yield pair
         pair.close()
 
@@ -422,6 +469,55 @@ def test_keys_find_the_same_host(both):
             if theirs != ours:
                 differing.append((each["name"], user, theirs, ours))
     assert differing == []
+
+
+def test_load_reports_weigh_alike(both):
+    differing = {}
+    for each in both.reporting:
+        name = each["name"]
+        state = both.live.clusters[name]
+        ports = [
+            host["endpoint"]["address"]["socket_address"]["port_value"]
+            for host in each["load_assignment"]["endpoints"][0]["lb_endpoints"]
+        ]
+
+        def ours(state=state, ports=ports):
+            found = state.pick(time.monotonic())
+            outcome = Outcome(200, REPORTS[ports.index(found.endpoint.port)])
+            state.learn(found, outcome, 0.01, time.monotonic())
+            return str(found.endpoint)
+
+        def theirs(path=f"/{name}"):
+            return both.theirs(path)
+
+        for call in (theirs, ours):  # until all have reported, and weights were reckoned
+            until = time.monotonic() + 1.0
+            while time.monotonic() < until:
+                call()
+                time.sleep(0.005)
+        counts = [Counter(call() for _ in range(1300)) for call in (theirs, ours)]
+        if not all(abs(counts[0][host] - counts[1][host]) <= 2 for host in counts[0].keys() | counts[1].keys()):
+            differing[name] = counts
+    assert differing == {}
+
+
+def test_endpoints_are_named_alike(both):
+    (each,) = both.named
+    hosts = each["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    sockets = [host["endpoint"]["address"]["socket_address"] for host in hosts]
+    well, other, _, sick = (f"{socket['address']}:{socket['port_value']}" for socket in sockets)
+    state = both.live.clusters["named"]
+    for value, want in (
+        (well, well),
+        (f" {other} ,{well}", other),
+        (f"127.9.9.9:1,{well}", well),
+        (f"nonsense,,{other}", other),
+        (sick, sick),
+    ):
+        assert {both.theirs("/named", **{"x-named": value}) for _ in range(5)} == {want}
+        named = (state.named(address.strip()) for address in value.split(","))
+        assert str(next(filter(None, named)).endpoint) == want
+    assert len({both.theirs("/named", **{"x-named": "127.9.9.9:1"}) for _ in range(60)}) == 3
 
 
 @pytest.mark.parametrize(("name", "turn"), [("even", 3), ("edf", 8), ("edf-odd", 9), ("least-weighted", 4)])
