@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import ipaddress
 import re
 import time
@@ -15,7 +14,7 @@ import grpc
 from meshlib.model.balancing import LbPolicy
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.request import RequestView
-from meshlib.policy.balancing.orca import HEADER, HEADER_BIN
+from meshlib.policy.balancing.orca import HEADER
 from meshlib.policy.effects import Attempt, ErrorKind, Outcome
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -225,12 +224,12 @@ def wants_report(effect: Attempt) -> bool:
 
 
 def load_metrics(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
-    """Return the load report in trailing metadata as header text, empty for none."""
-    return {
-        name: value if isinstance(value, str) else base64.b64encode(value).decode()
-        for name, value in metadata or ()
-        if name in (HEADER, HEADER_BIN)
-    }
+    """Return the load report in trailing metadata as a header, empty for none.
+
+    ``endpoint-load-metrics`` alone: grpcio's core takes ``endpoint-load-metrics-bin`` for itself and
+    shows it to nobody.
+    """
+    return {name: value for name, value in metadata or () if name == HEADER and isinstance(value, str)}
 
 
 def _headers(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
