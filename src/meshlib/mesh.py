@@ -16,6 +16,7 @@ from meshlib.errors import BootstrapError, ConfigError
 from meshlib.explain import Explanation
 from meshlib.explain import explain as explain_view
 from meshlib.lookups import Resolver, system_resolver
+from meshlib.model.balancing import PeakEwma
 from meshlib.model.cluster import Cluster, TransportSocket
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.health_check import HealthCheck
@@ -55,6 +56,8 @@ class MeshKeywords(TypedDict, total=False):
         metrics: whether Istio's metrics are counted (default True).
         tracing: whether OpenTelemetry spans are made and context is propagated (default True).
         access_log: True for logger ``meshlib.access``, or a stream (default False).
+        peak_ewma: balances a cluster by latency in place of its own policy, where it returns settings
+            for the cluster's name; see :class:`meshlib.PeakEwma`.
         breaker: makes the opt-in ``pybreaker.CircuitBreaker`` of a cluster by its name, or
             returns None for no breaker.
         retry_stop: a tenacity stop strategy in place of the received ``num_retries``.
@@ -68,6 +71,7 @@ class MeshKeywords(TypedDict, total=False):
     tracing: bool
     access_log: bool | TextIO
     breaker: Callable[[str], BreakerCore | None]
+    peak_ewma: Callable[[str], PeakEwma | None]
     retry_stop: StopBaseT
     retry_wait: WaitBaseT
     observers: tuple[Observer, ...]
@@ -96,7 +100,8 @@ class Mesh:
         chance = system_randomness()
         housekeeping = Housekeeping(system_clock, chance, _probe, keywords.get("resolver", system_resolver))
         gates = _gates(breaker) if breaker is not None else None
-        state = MeshState(system_clock, chance, gates, housekeeping.keep)
+        latency = keywords.get("peak_ewma")
+        state = MeshState(system_clock, chance, gates, housekeeping.keep, peak_ewma=latency)
         plan_for = plans_with(keywords.get("retry_stop"), keywords.get("retry_wait"))
         name = f"mesh of {identity.workload}"
         self._runtime = Runtime(source, state, self._observer(keywords), plan_for, name=name, housekeeping=housekeeping)

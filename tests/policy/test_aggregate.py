@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from meshlib.model.cluster import Cluster, LbPolicy, OutlierDetection, Thresholds
+from meshlib.model.balancing import Balancing, LbPolicy
+from meshlib.model.cluster import Cluster, OutlierDetection, Thresholds
 from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import Endpoint, HealthStatus
 from policy.driving import Lab
@@ -18,7 +19,7 @@ def at(host, health=HealthStatus.HEALTHY, port=80):
 
 
 def aggregate(name, *members, **fields):
-    return Cluster(name, Discovery.AGGREGATE, lb_policy=LbPolicy.CLUSTER_PROVIDED, members=members, **fields)
+    return Cluster(name, Discovery.AGGREGATE, balancing=Balancing(LbPolicy.CLUSTER_PROVIDED), members=members, **fields)
 
 
 MEMBERS = (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from meshlib.model.cluster import LbPolicy
+from meshlib.model.balancing import LbPolicy
 from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import Workload
 from meshlib.model.request import RequestView

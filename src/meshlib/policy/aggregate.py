@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from itertools import accumulate
 
 from meshlib.clock import Randomness
-from meshlib.policy.balancing.priorities import Place, distribute
+from meshlib.model.metadata import Criteria
+from meshlib.policy.balancing.priorities import distribute
 from meshlib.policy.cluster_state import ClusterState, EndpointState
 
 
@@ -27,6 +28,7 @@ def pick(
     avoid: Callable[[EndpointState], bool] | None = None,
     tries: int = 1,
     key: int | None = None,
+    subset: Criteria = (),
 ) -> EndpointState | None:
     """Return an endpoint of one of the members, None when none has one to offer.
 
@@ -38,6 +40,7 @@ def pick(
         avoid: see :meth:`ClusterState.pick`; endpoints are avoided within the priority drawn.
         tries: see there.
         key: see there.
+        subset: see there.
     """
     aggregate.touched = True
     places: list[tuple[ClusterState, int]] = []
@@ -56,5 +59,5 @@ def pick(
     loads = list(accumulate(distribute(found, aggregate.config.panic_threshold)[0]))
     drawn = min(bisect_right(loads, chance.random() * loads[-1]), len(loads) - 1)
     member, index = places[drawn % len(places)]
-    place: Place = (index, drawn >= len(places))
-    return member.pick(now, avoid, tries, key, place)
+    place = (index, drawn >= len(places))
+    return member.pick(now, avoid, tries, key, subset=subset, place=place)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from meshlib.model.discovery import Discovery, address_in
 from meshlib.model.match import is_grpc
 from meshlib.model.route import RouteAction, WeightedCluster
 from meshlib.policy import aggregate, flags, headers, replies, routing
+from meshlib.policy.balancing.hashing import request_key
 from meshlib.policy.call import Call, Policy
 from meshlib.policy.cluster_state import ClusterState, EndpointState
 from meshlib.policy.deadlines import Deadlines
@@ -49,8 +50,10 @@ class Attempts:
         "drawn",
         "failed",
         "head",
+        "named",
         "record",
         "retrying",
+        "state",
         "tried",
         "verdict",
     )
@@ -70,6 +73,8 @@ class Attempts:
         self.failed: bool | None = None  # None while nothing is known, for the breaker
         self.verdict: Verdict | None = None  # on the last attempt
         self.retrying = False
+        self.state: EndpointState | None = None  # of the last attempt
+        self.named: Iterator[str] | None = None  # endpoints the request names, those not tried yet
 
     def run(self) -> Policy:
         """Attempt, back off and attempt again until an outcome is final or the time is over."""
@@ -153,16 +158,29 @@ class Attempts:
         return ticket.granted
 
     def _pick(self) -> EndpointState | None:
-        cluster, call, tried = self.cluster, self.call, self.tried
+        cluster, call, tried, key = self.cluster, self.call, self.tried, self.call.key
+        balancing = cluster.config.balancing
+        if balancing.override_headers and (named := self._named(balancing.override_headers)) is not None:
+            return named
+        if balancing.hashing.hash_policies:
+            key = request_key(balancing.hashing.hash_policies, call.view)
         if cluster.config.discovery is Discovery.ORIGINAL_DST:
             return cluster.original(*self._original())
         avoid, tries, retry = None, 1, self.action.retry
         if tried and retry is not None:
             avoid, tries = avoided(retry, tried), retry.host_selection_max_attempts
+        now, subset = call.clock(), self.drawn.subset
         if cluster.config.members:
             clusters = call.live.clusters
-            return aggregate.pick(cluster, clusters, call.chance, call.clock(), avoid=avoid, tries=tries, key=call.key)
-        return cluster.pick(call.clock(), avoid, tries, call.key)
+            return aggregate.pick(cluster, clusters, call.chance, now, avoid=avoid, tries=tries, key=key, subset=subset)
+        return cluster.pick(now, avoid, tries, key, subset=subset)
+
+    def _named(self, headers: Sequence[str]) -> EndpointState | None:
+        """Return the next endpoint that the request names (``override_host``); each serves one attempt."""
+        if self.named is None:
+            values = (next(iter(self.call.view.values(header)), "") for header in headers)
+            self.named = iter([address.strip() for value in values for address in value.split(",") if address.strip()])
+        return next(filter(None, map(self.cluster.named, self.named)), None)
 
     def _original(self) -> tuple[str, int]:
         """Return the address that the call is for: the caller's, or what an ORIGINAL_DST cluster takes in its place."""
@@ -176,6 +194,7 @@ class Attempts:
     def _send(self, state: EndpointState) -> Generator[Effect, Answer, Outcome]:
         call, record = self.call, self.record
         now = call.clock()
+        self.state = state
         endpoint = state.endpoint
         self.tried.add(endpoint.key)
         timeout = self.deadlines.attempt_timeout(now)
@@ -200,6 +219,8 @@ class Attempts:
         upkeep = state.cluster.upkeep
         if upkeep is not None and answer.headers.get(UNHEALTHY_HEADER) is not None:
             upkeep.refused(state)
+        if state.cluster.learns:
+            state.cluster.learn(state, answer, attempt.ended - now, attempt.ended)
         verdict = self.verdict = self._judge(answer)
         if verdict is not None:
             state.cluster.observe(state, verdict, attempt.ended)
@@ -279,6 +300,8 @@ class Attempts:
         if not isinstance(end, BodyEnd):
             return
         record.bytes_received = end.received
+        if self.state is not None and end.trailers:
+            self.cluster.report(self.state, end.trailers, self.call.clock())
         if end.error is ErrorKind.TIMEOUT:
             record.flags |= flags.UPSTREAM_REQUEST_TIMEOUT
             record.detail = "response_timeout"

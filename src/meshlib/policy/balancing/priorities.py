@@ -1,7 +1,7 @@
-"""Which priority an attempt goes to, and over which of its endpoints (semantics 4.10, 4.13).
+"""Which priority an attempt goes to (semantics 4.10, 4.13), in whole percent as Envoy reckons it.
 
-A priority's health is min(100, healthy % × overprovisioning factor); load spills to the next
-one when that is below 100, and to DEGRADED endpoints once no priority has healthy ones left for
+A priority's health is healthy % × overprovisioning factor, at most 100; load spills to the next
+one where that is below 100, and to DEGRADED endpoints once no priority has healthy ones left for
 it. Panic is judged per priority once the summed health is below 100: a priority with less than
 ``panic_threshold`` percent available uses all its endpoints. When every priority panics, load
 goes by their number of endpoints.
@@ -9,152 +9,130 @@ goes by their number of endpoints.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from meshlib.clock import Randomness
-from meshlib.model.cluster import Cluster
-from meshlib.model.endpoint import HealthStatus
-from meshlib.policy.balancing import policies
-from meshlib.policy.balancing.picker import Picker
-
-if TYPE_CHECKING:
-    from meshlib.policy.cluster_state import EndpointState
-
-HEALTHY, DEGRADED = HealthStatus.HEALTHY, HealthStatus.DEGRADED
-
-Group = Sequence["EndpointState"]
-Share = tuple[float, Group]  # percent of the load, and who takes it
-Place = tuple[int, bool]  # index of a priority, and whether its DEGRADED endpoints are meant
+from meshlib.policy.balancing.hosts import HostSet, States
+from meshlib.policy.balancing.picker import Place
 
 
 class Availability(NamedTuple):
     """How available one priority is.
 
     Attributes:
-        healthy, degraded: the score of its endpoints of that health, 0 to 100, overprovisioning counted in.
+        healthy, degraded: how much its endpoints of that health could take, 0 to 100, after overprovisioning.
         percent: of its endpoints that are either.
         hosts: how many endpoints it has.
     """
 
-    healthy: float
-    degraded: float
+    healthy: int
+    degraded: int
     percent: float
     hosts: int
 
 
-class PriorityPicker:
-    """Draws a share of the load, then picks among its endpoints."""
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """The load table of a cluster; each field by priority.
 
-    __slots__ = ("_build", "_forced", "_loads", "_pickers", "_takers")
+    Attributes:
+        availability: what each could take.
+        healthy, degraded: what its healthy and its degraded endpoints get, percent; all together make 100.
+        panic: whether all endpoints of the priority are used, whatever their health.
+    """
 
-    def __init__(
-        self,
-        loads: Sequence[float],
-        takers: Sequence[Group],
-        build: Builder,
-        chance: Randomness,
-    ) -> None:
-        live = [(load, group) for load, group in zip(loads, takers, strict=True) if load > 0.0 and group]
-        self._loads = list(accumulate(load for load, _ in live))
-        self._pickers = [build(group, chance) for _, group in live]
-        self._takers = takers
-        self._build = build
-        self._forced: dict[int, Picker] = {}
+    availability: tuple[Availability, ...]
+    healthy: tuple[int, ...]
+    degraded: tuple[int, ...]
+    panic: tuple[bool, ...]
 
-    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState | None:
-        """Return the endpoint for the next attempt, None when there is none; a key decides the share as well."""
-        if len(self._pickers) == 1:
-            return self._pickers[0].pick(chance, key, turn)
-        if not self._pickers:
-            return None
-        percent = 100.0 * chance.random() if key is None else key % 100
-        index = bisect_right(self._loads, percent * self._loads[-1] / 100.0)
-        return self._pickers[min(index, len(self._pickers) - 1)].pick(chance, key, turn)
+    def choose(self, draw: int) -> Place:
+        """Return where ``draw`` falls to, a random number or a hash."""
+        draw = draw % 100 + 1
+        for degraded, loads in ((False, self.healthy), (True, self.degraded)):
+            for priority, load in enumerate(loads):
+                if draw <= load:
+                    return priority, degraded
+                draw -= load
+        return 0, False
 
-    def pick_at(self, place: Place, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState | None:
-        """Return an endpoint of the priority that an aggregate cluster chose, whatever the load it would get here."""
-        index, degraded = place
-        taker = index + (len(self._takers) // 2 if degraded else 0)
-        if not self._takers[taker]:
-            return None
-        picker = self._forced.get(taker)
-        if picker is None:
-            picker = self._forced[taker] = self._build(self._takers[taker], chance)
-        return picker.pick(chance, key, turn)
+    def without(self, priorities: AbstractSet[int]) -> Loads:
+        """Return the table for a retry that avoids ``priorities``; this one where nothing is left then."""
+        scores = _scores(self.availability)
+        size = len(self.availability)
+        scores = [0 if index % size in priorities else score for index, score in enumerate(scores)]
+        if not any(scores):
+            return self
+        loads = _loads(scores)
+        return replace(self, healthy=tuple(loads[:size]), degraded=tuple(loads[size:]))
 
 
-class Builder(Protocol):
-    """Makes the picker over some endpoints of a cluster."""
+def load_table(sets: Sequence[HostSet], panic_threshold: int) -> Loads:
+    """Return how the load is shared out among priorities.
 
-    def __call__(self, hosts: Group, chance: Randomness, /) -> Picker:
-        """Return the picker."""
-        ...
-
-
-def build(cluster: Cluster, groups: Sequence[Group], chance: Randomness) -> PriorityPicker:
-    """Return the picker over the endpoints of each priority."""
-
-    def over(hosts: Group, chance: Randomness) -> Picker:
-        return policies.build(
-            cluster.lb_policy, hosts, chance, choice_count=cluster.choice_count, hashing=cluster.hashing
-        )
-
-    split = shares(cluster, groups)
-    return PriorityPicker([load for load, _ in split], [taker for _, taker in split], over, chance)
+    Args:
+        sets: the endpoints of each priority.
+        panic_threshold: percent of healthy endpoints below which all are used, 0 = never.
+    """
+    found = tuple(map(availability, sets))
+    loads, panic = distribute(found, panic_threshold)
+    return Loads(found, tuple(loads[: len(found)]), tuple(loads[len(found) :]), tuple(panic))
 
 
-def shares(cluster: Cluster, groups: Sequence[Group]) -> list[Share]:
-    """Return how the load is shared out, in percent: the healthy of each priority, then the degraded of each."""
-    loads, panics = distribute(availability(cluster, groups), cluster.panic_threshold)
-    takers = [
-        group if panic else usable(group, health)
-        for health in (HEALTHY, DEGRADED)
-        for group, panic in zip(groups, panics, strict=True)
-    ]
-    return list(zip(loads, takers, strict=True))
-
-
-def availability(cluster: Cluster, groups: Sequence[Group]) -> list[Availability]:
-    """Return how available each priority is."""
-    factor = cluster.assignment.overprovisioning_factor if cluster.assignment else 140
-    found = []
-    for group in groups:
-        up, down = len(usable(group, HEALTHY)), len(usable(group, DEGRADED))
-        size = max(1, len(group) - sum(state.excluded for state in group))
-        healthy, degraded = (min(100.0, factor * count / size) for count in (up, down))
-        found.append(Availability(healthy, degraded, 100.0 * (up + down) / size, len(group)))
-    return found
-
-
-def distribute(priorities: Sequence[Availability], panic_threshold: float) -> tuple[list[float], list[bool]]:
+def distribute(priorities: Sequence[Availability], panic_threshold: float) -> tuple[list[int], list[bool]]:
     """Return the load of each priority's healthy endpoints, then of the degraded, in percent; and which panic."""
-    scores = [each.healthy for each in priorities] + [each.degraded for each in priorities]
-    total = min(100.0, sum(scores))
-    if total >= 100.0:
-        return _loads(scores, total), [False] * len(priorities)
-    if not total and not panic_threshold:
-        # Measured: without panic and without anybody to take it, all load is the first priority's.
-        return [100.0, *[0.0] * (len(scores) - 1)][: len(scores)], [False] * len(priorities)
-    panics = [each.percent < panic_threshold for each in priorities]
+    size = len(priorities)
+    scores = _scores(priorities)
+    available = min(100, sum(scores))
+    panics = [available < 100 and each.percent < panic_threshold for each in priorities]
     if all(panics):
-        hosts = [float(each.hosts) for each in priorities]
-        return [*hosts, *[0.0] * len(hosts)], panics
-    return _loads(scores, total), panics
+        return [*_by_size([each.hosts for each in priorities]), *[0] * size], panics
+    if not available:  # and panic is off: nobody serves, wherever the load goes
+        return [100, *[0] * (2 * size - 1)], panics
+    return _loads(scores), panics
 
 
-def usable(group: Group, health: HealthStatus) -> Group:
-    """Return the endpoints of a health."""
-    return [state for state in group if state.health is health]
+def availability(hosts: HostSet) -> Availability:
+    """Return how available a priority is."""
+    whole = hosts.whole
+    count = len(whole.hosts) - len(whole.excluded)
+    if hosts.by_weight:
+        healthy, degraded = _weight(whole.healthy), _weight(whole.degraded)
+        total = _weight(whole.hosts) - _weight(whole.excluded)
+    else:
+        healthy, degraded, total = len(whole.healthy), len(whole.degraded), count
+    if total <= 0:
+        return Availability(0, 0, 0.0, len(whole.hosts))
+    healthy, degraded = (min(100, hosts.factor * share // total) for share in (healthy, degraded))
+    percent = 100.0 * (len(whole.healthy) + len(whole.degraded)) / count
+    return Availability(healthy, degraded, percent, len(whole.hosts))
 
 
-def _loads(scores: Sequence[float], total: float) -> list[float]:
-    loads: list[float] = []
-    left = 100.0
+def _scores(priorities: Sequence[Availability]) -> list[int]:
+    return [each.healthy for each in priorities] + [each.degraded for each in priorities]
+
+
+def _weight(states: States) -> int:
+    return sum(state.weight for state in states)
+
+
+def _by_size(sizes: Sequence[int]) -> list[int]:
+    if not any(sizes):
+        return [100, *(0 for _ in sizes[1:])]
+    loads = [100 * size // sum(sizes) for size in sizes]
+    loads[next(index for index, size in enumerate(sizes) if size)] += 100 - sum(loads)
+    return loads
+
+
+def _loads(scores: Sequence[int]) -> list[int]:
+    available = min(100, sum(scores))
+    left = 100
+    loads: list[int] = []
     for score in scores:
-        share = min(left, score * 100.0 / total) if total else 0.0
-        loads.append(share)
-        left -= share
+        loads.append(min(left, score * 100 // available))
+        left -= loads[-1]
+    # The rest of the divisions goes to the first priority that can take it.
+    loads[next(index for index, score in enumerate(scores) if score)] += left
     return loads

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from meshlib.xds.fields import cluster, core, discovery, endpoint, filters, listener, protocols, route
+from meshlib.xds.fields import balancing, cluster, core, discovery, endpoint, filters, listener, protocols, route
 from meshlib.xds.fields.table import NOT_HONOURED, Fields
 
 __all__ = ["FIELDS", "NOTHING_KNOWN", "NOT_HONOURED", "Fields"]
@@ -22,6 +22,7 @@ FIELDS: Mapping[str, Fields] = {
     **route.FIELDS,
     **cluster.FIELDS,
     **discovery.FIELDS,
+    **balancing.FIELDS,
     **protocols.FIELDS,
     **endpoint.FIELDS,
     **listener.FIELDS,
