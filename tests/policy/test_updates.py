@@ -56,7 +56,7 @@ def test_calls_and_updates_at_once(balancing):
     for thread in threads:
         thread.start()
     chance = random.Random(9)
-    for _ in range(150):
+    for _ in range(60):
         state.configure(moved(state, chance.sample(every, 8)))
         state.refresh()
     done.set()
