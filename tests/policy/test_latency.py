@@ -67,6 +67,11 @@ def test_the_quicker_of_two_serves():
     assert counts(state, 100) == {"h0": 100}
 
 
+def test_the_description_says_so():
+    assert balanced(1).describe().policy == "PEAK_EWMA"
+    assert one(*hosts("h", [1])).describe().policy == "ROUND_ROBIN"
+
+
 def test_who_was_slow_is_tried_again():
     state = balanced(2)
     slow, quick = state.endpoints.values()

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from meshlib.clock import Clock, Randomness
-from meshlib.model.balancing import LbPolicy, PeakEwma
+from meshlib.model.balancing import HASHING, LbPolicy, PeakEwma
 from meshlib.model.cluster import Cluster, TransportSocket
 from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import NOWHERE, ClusterLoadAssignment, Endpoint, HealthStatus, Locality
@@ -18,6 +18,7 @@ from meshlib.policy.balancing.context import Context, Memory
 from meshlib.policy.balancing.hosts import HostSet, host_sets
 from meshlib.policy.balancing.picker import NO_PRIORITIES, NO_WISH, Place, Wish
 from meshlib.policy.balancing.priorities import Availability
+from meshlib.policy.balancing.subsets import SubsetBalancer
 from meshlib.policy.balancing.view import BalancingView, view_of
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.effects import HeaderLookup, Outcome
@@ -364,8 +365,9 @@ class ClusterState:
         self._builds += 1
         sets = tuple(hosts.again() for hosts in self._balancer.sets)
         fresh = self._build(self.config, sets, now)
-        fresh.warm(self._balancer, now)
-        self._balancer = fresh
+        if isinstance(fresh, SubsetBalancer):
+            fresh.keep_members(self._balancer)
+        self._balancer = fresh  # not made ready: a call may be waiting for the lock
 
     def pick(
         self,
@@ -531,7 +533,9 @@ class ClusterState:
     def describe(self, subset: Criteria = ()) -> BalancingView:
         """Return how load is shared out now, and who takes none and why; a value, for ``explain`` and traces."""
         with self.limits.lock:
-            return view_of(self.config, self._balancer, subset)
+            view = view_of(self.config, self._balancer, subset)
+        by_latency = self._surroundings.peak_ewma is not None and self.config.lb_policy not in HASHING
+        return replace(view, policy="PEAK_EWMA") if by_latency else view
 
     def transport_socket(
         self, endpoint: Endpoint, criteria: Mapping[str, object] | None = None

@@ -113,6 +113,7 @@ class MeshState:
         self._states: dict[str, ClusterState] = {}
         self._by_assignment: dict[str, set[str]] = {}  # EDS name -> clusters that have state
         self._snapshot: Snapshot | None = None
+        self._known_callers: tuple[ClusterLoadAssignment | None, HostSet | None] = None, None
 
     def bind(self, snapshot: Snapshot) -> LiveSnapshot:
         """Return ``snapshot`` over live state; clusters that are gone lose theirs.
@@ -179,9 +180,13 @@ class MeshState:
         local = _local_cluster(snapshot) if snapshot is not None else None
         if snapshot is None or local is None:
             return None
-        endpoints = (endpoint for locality in local.localities for endpoint in locality.endpoints)
-        states = {endpoint.key: EndpointState(endpoint) for endpoint in endpoints}
-        return host_sets(local, states, snapshot.home.locality)[0]
+        of, callers = self._known_callers
+        if of is not local:
+            endpoints = (endpoint for locality in local.localities for endpoint in locality.endpoints)
+            states = {endpoint.key: EndpointState(endpoint) for endpoint in endpoints}
+            callers = host_sets(local, states, snapshot.home.locality)[0]
+            self._known_callers = local, callers
+        return callers
 
     def used(self) -> frozenset[str]:
         """Return the clusters that calls used since this was last asked, or use now."""

@@ -106,6 +106,11 @@ class SubsetBalancer:
             if balancer is not None:
                 balancer.warm(before._found.get(key), now)
 
+    def keep_members(self, before: Balancer) -> None:
+        """Take over who is in which subset: ``before`` is over the same endpoints, and health is no part of it."""
+        if isinstance(before, SubsetBalancer):
+            self._index = before._index
+
     # ---------------------------------------------------------------- what serves, in order
 
     def _plan(self, subset: Criteria) -> list[Balancer]:
