@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from meshlib.model.cluster import TransportSocket
+from meshlib.model.request import RequestView
 from meshlib.policy.call import Policy
 from meshlib.policy.effects import Answer, Attempt, ErrorKind, Outcome
+from meshlib.policy.naming import tls_names
+from meshlib.upstream.failure import AttemptFailed
+from meshlib.upstream.tls import Handshake, TlsContexts, TlsUnavailable
 
 
 def conclude(policy: Policy, answer: Answer) -> None:
@@ -20,11 +25,38 @@ def insecure(effect: Attempt) -> Outcome | None:
     socket = effect.transport_socket
     if socket is None or not socket.secure:
         return None
-    return Outcome(
-        error=ErrorKind.TLS_UNAVAILABLE,
-        message=(
-            f"transport socket {socket.name!r} asks for TLS ({socket.detail or 'no detail'}) and this version of "
-            "meshlib has no client identity; nothing was sent. Set trafficPolicy.tls.mode DISABLE for plaintext"
-        ),
-        written=False,
-    )
+    reason = socket.refusal or "gRPC channels cannot check the server's names as it asks"
+    return Outcome(error=ErrorKind.TLS_UNAVAILABLE, message=_refusal(socket, reason), written=False)
+
+
+def handshake(contexts: TlsContexts, effect: Attempt, view: RequestView) -> Handshake | None:
+    """Return how TLS is to be spoken on the connection of an attempt, None for plaintext.
+
+    Raises:
+        AttemptFailed: TLS is asked for and cannot be spoken; nothing is to be sent.
+    """
+    socket = effect.transport_socket
+    if socket is None or not socket.secure:
+        return None
+    reason = socket.refusal
+    if view.scheme == "https":
+        reason = reason or "the URL is https://, whose TLS is the application's: TLS inside TLS is not spoken"
+    tls = socket.tls
+    if tls is None or reason:
+        raise AttemptFailed(ErrorKind.TLS_UNAVAILABLE, _refusal(socket, reason), phase="connect")
+    server_name, peer_name = tls_names(effect.cluster, tls, effect.endpoint, effect.authority, view)
+    try:
+        return contexts.handshake(tls, http2=effect.cluster.http2, server_name=server_name, peer_name=peer_name)
+    except TlsUnavailable as error:
+        raise AttemptFailed(ErrorKind.TLS_UNAVAILABLE, _refusal(socket, str(error)), phase="connect") from error
+
+
+def unsecured(inner: object) -> AttemptFailed:
+    """Return the refusal of an attempt over an inner transport that dials by itself and knows nothing of the TLS."""
+    message = f"the cluster asks for TLS, and inner={inner!r} would send without it; nothing was sent"
+    return AttemptFailed(ErrorKind.TLS_UNAVAILABLE, message, phase="connect")
+
+
+def _refusal(socket: TransportSocket, reason: str) -> str:
+    asked = f"transport socket {socket.name!r} asks for {socket.detail or 'TLS'}"
+    return f"{asked}; it cannot be honoured: {reason}; nothing was sent"

@@ -14,6 +14,7 @@ from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.failure import AttemptFailed
 from meshlib.upstream.http11.blocking import CONTINUE_WAIT, Origin, Outgoing
 from meshlib.upstream.http11.framing import LAST_CHUNK, FramingError, ResponseReader, encode_chunk
+from meshlib.upstream.tls import Handshake
 
 HIGH_WATER = 256 * 1024  # body bytes held for a slow reader before the socket is no longer read
 
@@ -126,6 +127,15 @@ class Connection(asyncio.Protocol):
     def transport(self) -> asyncio.Transport | None:
         """The transport, for ``network_stream`` and upgrades."""
         return self._transport
+
+    def verify(self, handshake: Handshake) -> None:
+        """Check who the server is, before anything is sent; closes the connection and raises ``PeerRejected``."""
+        assert self._transport is not None
+        try:
+            handshake.verify(self._transport.get_extra_info("ssl_object"))
+        except BaseException:
+            self.close()
+            raise
 
     async def request(self, outgoing: Outgoing, clock: AttemptClock) -> ResponseReader:
         """Send a request and read its response head; the caller's cancel scope bounds it.
@@ -376,11 +386,14 @@ class Pool:
                     _, connection = await loop.create_unix_connection(
                         factory, endpoint.address, ssl=origin.ssl_context, server_hostname=hostname
                     )
+                if origin.handshake is not None:
+                    connection.verify(origin.handshake)
         except TimeoutError:
             message = f"connecting to {endpoint} took too long"
             raise AttemptFailed(ErrorKind.CONNECT_TIMEOUT, message, phase="connect", timed_out=True) from None
-        except ssl.SSLError as error:
-            raise AttemptFailed(ErrorKind.TLS_FAILED, f"TLS with {endpoint}: {error}", phase="connect") from error
         except OSError as error:
+            # A reset can only come of the handshake: connecting has refusals and routes that are missing.
+            if hostname is not None and isinstance(error, ssl.SSLError | ConnectionResetError):
+                raise origin.handshake_failed(error) from error
             raise AttemptFailed(ErrorKind.CONNECT, f"{endpoint}: {error.strerror or error}", phase="connect") from error
         return connection
