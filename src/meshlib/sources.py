@@ -266,7 +266,8 @@ class StaticSource:
         from meshlib.xds.files import FileSource
         from meshlib.xds.note_log import NoteLog
 
-        assembly = Assembly(Style.STATIC, listener=self._listener)
+        providers = self._bootstrap.certificate_providers
+        assembly = Assembly(Style.STATIC, listener=self._listener, providers=providers)
         faults = assembly.apply("static", self._bootstrap.static)
         if faults:
             lines = "\n  ".join(str(fault) for fault in faults)

@@ -23,16 +23,18 @@ from meshlib.xds.assembly import Assembly, Offered, pack
 from meshlib.xds.authority import Authority, authorities_of
 from meshlib.xds.bootstrap_parts import Bootstrap
 from meshlib.xds.channel import RECONNECT, Channel
+from meshlib.xds.config_source import elsewhere
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.files import FileBroken, FileEvent, FileSource, FileUpdate
 from meshlib.xds.idling import Idling
 from meshlib.xds.inventory import Inventory, inventory, servers
-from meshlib.xds.last_known_good import MAX_AGE, Contents, Kept, LastKnownGood, identity
+from meshlib.xds.last_known_good import MAX_AGE, Contents, Kept, LastKnownGood, identity, without_keys
+from meshlib.xds.named_files import Found, NamedFiles, also_named
 from meshlib.xds.note_log import NoteLog
 from meshlib.xds.protocol import Missing, Removed, Unsubscribed
 from meshlib.xds.stale import Stale
 from meshlib.xds.stream import StreamData, StreamEnded, StreamEvent, StreamOpened
-from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, SHORT, short
+from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, SECRET, SHORT, short
 
 __all__ = ["RECONNECT", "Status", "XdsClient"]
 
@@ -142,7 +144,11 @@ class XdsClient:
             wildcards=bootstrap.wildcards | bootstrap.files.keys(),
             on_demand=on_demand,
             pause=self._pause,
+            providers=bootstrap.certificate_providers,
         )
+        self._named_files = NamedFiles(self._inbox.put, self._take_named)
+        # Secrets by the name the ADS stream is asked for: their names here, which say which cluster answers.
+        self._aliases: dict[str, set[str]] = {}
         self._files = [FileSource(url, source, self._inbox.put) for url, source in bootstrap.files.items()]
         self._in_files: dict[str, frozenset[str]] = {}
         self._authorities: Mapping[str, Authority] = authorities_of(bootstrap, self, reconnect)
@@ -270,6 +276,7 @@ class XdsClient:
             channel.close()
         for file in self._files:
             file.close()
+        self._named_files.close()
         if self._good is not None:
             self._good.finish()
         self._status = replace(self._status, connected=False)
@@ -298,6 +305,23 @@ class XdsClient:
         if offered.faults:
             said = "; ".join(map(str, offered.faults))
             _log.warning("file=%s refused, last good kept: %s", event.path, said)
+        self.settle()
+
+    def _take_named(self, found: Found) -> None:
+        """Take what a file holds of the names asked of it."""
+        url = found.type_url
+        entries = self._assembly.cache.entries(url)
+        if found.broken:
+            _log.warning("file=%s cannot be used, what it held stays: %s", found.path, found.broken)
+            missing = {name for name in found.wanted if name not in entries}
+        else:
+            offered = self._assembly.offer(url, found.version, found.resources)
+            missing = set(found.wanted.difference(offered.names))
+            if offered.faults:
+                said = "; ".join(map(str, offered.faults))
+                _log.warning("file=%s refused, last good kept: %s", found.path, said)
+        for name in missing:
+            self._assembly.absent(url, name)
         self.settle()
 
     def _channels(self) -> list[Channel]:
@@ -362,7 +386,7 @@ class XdsClient:
                 self._status = replace(self._status, connected=True, server=channel.server.address)
         self._status = replace(self._status, last_error="")
         self._held_since = self.clock()
-        offered = self._assembly.offer(type_url, version, resources)
+        offered = self._offer(type_url, version, resources)
         self._assembly.complete(type_url)
         if self._leaving[type_url]:
             self._leaving[type_url].difference_update(offered.names)
@@ -374,6 +398,14 @@ class XdsClient:
         self._notes.log([note for resource in offered.fresh for note in resource.notes(type_url)])
         return offered
 
+    def _offer(self, type_url: str, version: str, resources: Iterable[bytes]) -> Offered:
+        if type_url != SECRET or not self._aliases:
+            return self._assembly.offer(type_url, version, resources)
+        received = list(resources)
+        offered = self._assembly.offer(type_url, version, received)
+        also = self._assembly.offer(type_url, version, also_named(received, self._aliases))
+        return Offered(offered.names, (*offered.faults, *also.faults), offered.complete, (*offered.fresh, *also.fresh))
+
     def gone(self, output: Removed | Missing | Unsubscribed) -> None:
         """Names are not there (any more)."""
         url, names = output.type_url, output.names
@@ -384,8 +416,14 @@ class XdsClient:
             self.later(self._deletion_grace, partial(self._remove, url, names))
         else:
             _log.info("type=%s does not exist: %s", short(url), ", ".join(sorted(names)))
-            for name in names:
+            for name in self._with_aliases(url, names):
                 self._assembly.absent(url, name)
+
+    def _with_aliases(self, type_url: str, names: Iterable[str]) -> set[str]:
+        found = set(names)
+        if type_url == SECRET:
+            found.update(*(self._aliases.get(name, ()) for name in names))
+        return found
 
     def failed(self, channel: Channel, reason: str, delay: float) -> None:
         """A stream is over; another attempt follows."""
@@ -405,7 +443,7 @@ class XdsClient:
     def _remove(self, type_url: str, names: frozenset[str]) -> None:
         gone = names & self._leaving[type_url]
         self._leaving[type_url] -= gone
-        for name in gone:
+        for name in self._with_aliases(type_url, gone):
             self._assembly.absent(type_url, name)
         self.settle()
 
@@ -440,15 +478,40 @@ class XdsClient:
         if type_url in self._bootstrap.files:
             return
         static = self._bootstrap.static.get(type_url, {})
+        gone, _ = self._by_place(type_url, gone - static.keys())
+        added, nowhere = self._by_place(type_url, added - static.keys(), ask=True)
         for authority in self._authorities.values():
-            mine = authority.own(added) - static.keys()
-            not_mine = authority.own(gone) - static.keys()
+            mine = authority.own(added)
+            not_mine = authority.own(gone)
             if mine or not_mine:
                 authority.change(type_url, mine, not_mine)
         strangers = {name for name in added if not any(a.owns(name) for a in self._authorities.values())}
         for name in strangers:
             _log.warning("type=%s %s: its authority is not in the bootstrap", short(type_url), name)
             self._assembly.absent(type_url, name)
+        for name in nowhere:
+            _log.warning("type=%s %s: nobody who may be asked has it", short(type_url), name)
+            self._assembly.absent(type_url, name)
+
+    def _by_place(self, type_url: str, names: set[str], *, ask: bool = False) -> tuple[set[str], set[str]]:
+        """Ask files for what is in files, or give it up; returns what servers are asked for, and what nobody is.
+
+        A secret of another cluster is never asked of ADS, unless that cluster is where ADS goes.
+        """
+        asked, nowhere = set(), set()
+        for name in names:
+            where = elsewhere(name)
+            if where is None:
+                asked.add(name)
+            elif where.path:
+                (self._named_files.add if ask else self._named_files.drop)(type_url, (name,))
+            elif type_url == SECRET and where.cluster in self._bootstrap.ads_clusters:
+                aliases = self._aliases.setdefault(where.name, set())
+                (aliases.add if ask else aliases.discard)(name)
+                asked.add(where.name)
+            else:
+                nowhere.add(name)
+        return asked, nowhere
 
     def _fall_back(self) -> None:
         for authority in self._authorities.values():
@@ -499,14 +562,15 @@ class XdsClient:
         """Return what is to be kept: nothing stale, for its age would be lost."""
         if self._published is None or self._status.stale:
             return None
-        return {url: self._kept(url) for url in ALL_TYPE_URLS if url not in self._bootstrap.files}
+        kept = (url for url in ALL_TYPE_URLS if url != SECRET and url not in self._bootstrap.files)
+        return {url: self._kept(url) for url in kept}
 
     def _kept(self, type_url: str) -> dict[str, Kept]:
         static = self._bootstrap.static.get(type_url, {})
         return {
-            entry.name: Kept(used.raw, entry.version, entry.at)
+            entry.name: Kept(without_keys(used.raw), entry.version, entry.at)
             for entry, used in self._assembly.in_force(type_url)
-            if entry.name not in static
+            if entry.name not in static and elsewhere(entry.name) is None
         }
 
     def _confirmed(self) -> float:

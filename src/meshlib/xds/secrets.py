@@ -1,0 +1,60 @@
+"""What the TLS of a cluster refers to, put in its place: secrets that came, and certificate providers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from meshlib.model.cluster import Cluster, TransportSocket
+from meshlib.model.tls import CertificateValidation, DataSource, Secret, SecretRef, TlsCertificate
+from meshlib.xds.bootstrap_parts import CertificateFiles
+from meshlib.xds.resource import Resource
+
+Providers = Mapping[str, CertificateFiles]
+Named = Mapping[str, Resource | None]
+
+
+def resolved(cluster: Cluster, secrets: Named, providers: Providers) -> Cluster:
+    """Return a cluster whose TLS refers to nothing any more; what is missing refuses its connections.
+
+    Args:
+        cluster: the cluster.
+        secrets: what there is of the SDS resources it names.
+        providers: the bootstrap's certificate providers.
+    """
+
+    def lookup(reference: SecretRef, kind: type[Secret]) -> Secret | str:
+        if not reference.resource:
+            return _provided(reference.name, kind, providers)
+        resource = secrets.get(reference.resource)
+        if resource is None:
+            return "is not there"
+        value = resource.value
+        return value if isinstance(value, kind) else f"is another kind of secret ({type(value).__name__})"
+
+    def of(socket: TransportSocket) -> TransportSocket:
+        if socket.tls is None or not (socket.tls.references or socket.tls.validation.fault()):
+            return socket
+        return replace(socket, tls=socket.tls.resolved(lookup))
+
+    return replace(
+        cluster,
+        transport_socket=cluster.transport_socket and of(cluster.transport_socket),
+        transport_socket_matches=tuple(
+            replace(match, socket=of(match.socket)) for match in cluster.transport_socket_matches
+        ),
+    )
+
+
+def _provided(name: str, kind: type[Secret], providers: Providers) -> Secret | str:
+    """Return what a ``file_watcher`` instance gives (gRFC A29)."""
+    files = providers.get(name)
+    if files is None:
+        return "there is no such instance" + (f" among {', '.join(sorted(providers))}" if providers else "")
+    if kind is TlsCertificate:
+        if not (files.certificate_file and files.private_key_file):
+            return "the instance has no certificate_file and private_key_file"
+        return TlsCertificate(DataSource(files.certificate_file), DataSource(files.private_key_file))
+    if not files.ca_certificate_file:
+        return "the instance has no ca_certificate_file"
+    return CertificateValidation(trusted_ca=DataSource(files.ca_certificate_file))
