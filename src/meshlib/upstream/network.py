@@ -31,15 +31,15 @@ def _connecting(clock: AttemptClock | None) -> Iterator[None]:
 
 
 @contextmanager
-def _securing(handshake: Handshake, endpoint: Endpoint) -> Iterator[None]:
+def _securing(handshake: Handshake) -> Iterator[None]:
     """Say for people why a handshake failed; the cause keeps ssl's own error."""
     try:
         yield
     except ssl.SSLError as error:
-        raise httpcore.ConnectError(f"TLS with {endpoint}: {handshake.explain(error)}") from error
+        raise httpcore.ConnectError(handshake.explain(error)) from error
     except httpcore.ConnectError as error:
         cause = error.__cause__ or error.__context__ or error
-        raise httpcore.ConnectError(f"TLS with {endpoint}: {handshake.explain(cause)}") from cause
+        raise httpcore.ConnectError(handshake.explain(cause)) from cause
 
 
 class BoundStream(httpcore.NetworkStream):
@@ -120,7 +120,7 @@ class DialBackend(httpcore.NetworkBackend):
             else:
                 stream = self._inner.connect_unix_socket(endpoint.address, timeout, socket_options)
             if handshake is not None:
-                with _securing(handshake, endpoint):
+                with _securing(handshake):
                     stream = stream.start_tls(handshake.context, handshake.server_name or None, timeout)
                     try:
                         handshake.verify(stream.get_extra_info("ssl_object"))
@@ -193,7 +193,7 @@ class AsyncDialBackend(httpcore.AsyncNetworkBackend):
             else:
                 stream = await self._inner.connect_unix_socket(endpoint.address, timeout, socket_options)
             if handshake is not None:
-                with _securing(handshake, endpoint):
+                with _securing(handshake):
                     stream = await stream.start_tls(handshake.context, handshake.server_name or None, timeout)
                     try:
                         handshake.verify(stream.get_extra_info("ssl_object"))

@@ -127,6 +127,7 @@ class TlsContexts:
         # Without a lock, which a fork could leave taken: two threads at once make two equal ones.
         self._by_tls: dict[tuple[UpstreamTls, bool], _Kept] = {}
         self._by_settings: dict[object, _Kept] = {}
+        self._names: set[str] = {""}  # server names that can be sent
 
     def handshake(self, tls: UpstreamTls, *, http2: bool, server_name: str, peer_name: str) -> Handshake:
         """Return how to speak TLS now.
@@ -144,10 +145,23 @@ class TlsContexts:
             raise TlsUnavailable(tls.refusal)
         if peer_name and not (tls.validation.has_ca or tls.validation.accept_untrusted):
             raise TlsUnavailable("auto_san_validation without trusted_ca: any certificate may bear any name")
+        if server_name not in self._names:
+            self._check(server_name)
         kept = self._by_tls.get((tls, http2))
         if kept is None:
             kept = self._keep(tls, http2)
         return Handshake(kept.material(time.monotonic()), tls, server_name, peer_name)
+
+    def _check(self, server_name: str) -> None:
+        try:
+            if server_name.startswith("."):
+                raise ValueError("it begins with a dot")
+            server_name.encode("idna")  # as Python's ssl will
+        except ValueError as error:
+            raise TlsUnavailable(f"{server_name!r} cannot be sent as a server name: {error}") from error
+        if len(self._names) >= _MANY:
+            self._names = {""}
+        self._names.add(server_name)
 
     def _keep(self, tls: UpstreamTls, http2: bool) -> _Kept:
         if len(self._by_tls) >= _MANY:
@@ -303,7 +317,7 @@ def _naming(place: str) -> Iterator[None]:
     try:
         yield
     except ssl.SSLError as error:
-        reason = (error.reason or "").lower().replace("_", " ") or "it is no PEM, or not what is expected there"
+        reason = (getattr(error, "reason", None) or str(error)).lower().replace("_", " ")
         raise OSError(f"{place}: {reason}") from error
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error

@@ -34,6 +34,8 @@ _LONGEST_SNI = 255  # UpstreamTlsContext.sni, validate.rules
 _LONGEST_ALPN = 255
 # Names that Istio's agent, to which `sds-grpc` leads, answers with files; so does this.
 _FILE_CERTIFICATE, _FILE_ROOT, _SYSTEM_ROOT = "file-cert:", "file-root:", "file-root:system"
+# Whether that is so the bootstrap says, when a cluster is put together: see `xds.secrets`.
+_ASKED = "is asked only where it is the cluster that ADS goes to: else no call that needs it is made"
 _SANS = {1: SanType.EMAIL, 2: SanType.DNS, 3: SanType.URI, 4: SanType.IP_ADDRESS}
 _ACCEPT_UNTRUSTED = tls_common_pb2.CertificateValidationContext.ACCEPT_UNTRUSTED
 # OpenSSL's names of the curves that it lets one choose.
@@ -56,7 +58,7 @@ def upstream_tls(scope: Scope, context: Any) -> UpstreamTls:
             place.fault(f"alpn_protocols[{i}]", f"must have 1 to {_LONGEST_ALPN} bytes")
     if trust is None and validation.fault():
         place.fault("validation_context", validation.fault())
-    refused = [note for note in scope.notes[before:] if note.status is Status.REFUSED]
+    refused = [note for note in scope.notes[before:] if note.status is Status.REFUSED and note.consequence != _ASKED]
     return UpstreamTls(
         certificate=certificate,
         validation=validation,
@@ -217,6 +219,7 @@ def _of_cluster(scope: Scope, name: str, source: Any) -> Secret | SecretRef:
         return CertificateValidation(system_roots=True)
     if name.startswith(_FILE_ROOT):
         return CertificateValidation(trusted_ca=DataSource(name.removeprefix(_FILE_ROOT)))
+    scope.note("", _ASKED, Status.REFUSED)
     cluster = next((service.envoy_grpc.cluster_name for service in source.grpc_services), "")
     return SecretRef(name, f"the cluster {cluster!r}", by_cluster(cluster, name))
 

@@ -231,8 +231,8 @@ class Origin:
 
     def handshake_failed(self, error: OSError) -> AttemptFailed:
         """Return what a failed handshake, or a server that is another, comes to."""
-        words = self.handshake.explain(error) if self.handshake is not None else str(error)
-        failure = AttemptFailed(ErrorKind.TLS_FAILED, f"TLS with {self.endpoint}: {words}", phase="connect")
+        words = f"TLS with {self.endpoint}: {error}" if self.handshake is None else self.handshake.explain(error)
+        failure = AttemptFailed(ErrorKind.TLS_FAILED, words, phase="connect")
         failure.__cause__ = error
         return failure
 
