@@ -127,7 +127,9 @@ class TlsServer:
         client_ca: bytes | None = None,
         alpn: tuple[str, ...] = (),
         maximum: ssl.TLSVersion | None = None,
+        closing: bool = False,
     ) -> None:
+        self._head = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n" + (b"connection: close\r\n" if closing else b"")
         self.seen: list[Seen] = []
         self.http = b""
         self._client_ca, self._alpn, self._maximum = client_ca, alpn, maximum
@@ -199,7 +201,7 @@ class TlsServer:
             while b"\r\n\r\n" in pending:
                 _, _, pending = pending.partition(b"\r\n\r\n")
                 seen.requests += 1
-                stream.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                stream.sendall(self._head + b"\r\nok")
 
 
 @contextlib.contextmanager
