@@ -310,18 +310,16 @@ class XdsClient:
     def _take_named(self, found: Found) -> None:
         """Take what a file holds of the names asked of it."""
         url = found.type_url
-        entries = self._assembly.cache.entries(url)
         if found.broken:
             _log.warning("file=%s cannot be used, what it held stays: %s", found.path, found.broken)
-            missing = {name for name in found.wanted if name not in entries}
-        else:
-            offered = self._assembly.offer(url, found.version, found.resources)
-            missing = set(found.wanted.difference(offered.names))
-            if offered.faults:
-                said = "; ".join(map(str, offered.faults))
-                _log.warning("file=%s refused, last good kept: %s", found.path, said)
-        for name in missing:
-            self._assembly.absent(url, name)
+        offered = self._assembly.offer(url, found.version, found.resources)
+        if offered.faults:
+            said = "; ".join(map(str, offered.faults))
+            _log.warning("file=%s refused, last good kept: %s", found.path, said)
+        entries = self._assembly.cache.entries(url)
+        for name in found.wanted.difference(offered.names):
+            if name not in entries:  # as from a server, absence takes nothing away (gRFC A53)
+                self._assembly.absent(url, name)
         self.settle()
 
     def _channels(self) -> list[Channel]:

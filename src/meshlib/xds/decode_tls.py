@@ -109,20 +109,18 @@ def tls_certificate(scope: Scope, message: Any) -> TlsCertificate:
 def certificate_validation(scope: Scope, message: Any) -> CertificateValidation:
     """Return a ``CertificateValidationContext``."""
     scope.audit(message)
-    if message.match_typed_subject_alt_names and message.match_subject_alt_names:
-        scope.fault("match_subject_alt_names", "does not go with match_typed_subject_alt_names")
     sans = [
         _san(scope.at("match_typed_subject_alt_names", i), matcher)
         for i, matcher in enumerate(message.match_typed_subject_alt_names)
     ]
-    sans += [
+    untyped = [
         SanMatch(None, string_match(scope.at("match_subject_alt_names", i), matcher))
         for i, matcher in enumerate(message.match_subject_alt_names)
     ]
     return CertificateValidation(
         trusted_ca=_data(scope, "trusted_ca", message.trusted_ca) if message.HasField("trusted_ca") else None,
         system_roots=message.HasField("system_root_certs"),
-        sans=tuple(sans),
+        sans=tuple(sans or untyped),  # measured: where there are typed ones, Envoy does not look at the others
         spki=tuple(_pin(scope, "verify_certificate_spki", i, v) for i, v in enumerate(message.verify_certificate_spki)),
         hashes=tuple(
             _pin(scope, "verify_certificate_hash", i, v) for i, v in enumerate(message.verify_certificate_hash)
@@ -136,7 +134,7 @@ def certificate_validation(scope: Scope, message: Any) -> CertificateValidation:
 
 def _certificate(scope: Scope, common: Any) -> TlsCertificate | SecretRef | None:
     if len(common.tls_certificates) + len(common.tls_certificate_sds_secret_configs) > 1:
-        scope.note("tls_certificates", "there are several: a client shows one", Status.REFUSED)
+        scope.fault("tls_certificates", "there are several: a client shows one")
     for i, own in enumerate(common.tls_certificates):
         return tls_certificate(scope.at("tls_certificates", i), own)
     for i, config in enumerate(common.tls_certificate_sds_secret_configs):

@@ -84,7 +84,7 @@ class NamedFiles:
                 file.names.discard(name)
                 if not file.names:
                     del self._files[place]
-                    file.source.close()
+                    file.source.close(wait=False)  # what it still tells is not listened to
 
     def close(self) -> None:
         """Stop watching."""
@@ -98,12 +98,13 @@ class NamedFiles:
             return
         file.read = True
         type_url, source = place
-        if isinstance(event, FileBroken):
-            self._take(Found(type_url, source.path, "", (), frozenset(file.names), event.reason or "cannot be used"))
-            return
-        file.last = event
-        resources = tuple(_renamed(type_url, packed, source) for packed in event.resources)
-        self._take(Found(type_url, source.path, event.version, resources, frozenset(file.names)))
+        broken = event.reason or "cannot be used" if isinstance(event, FileBroken) else ""
+        if isinstance(event, FileUpdate):
+            file.last = event
+        last = file.last
+        resources = tuple(_renamed(type_url, packed, source) for packed in last.resources) if last is not None else ()
+        version = last.version if last is not None else ""
+        self._take(Found(type_url, source.path, version, resources, frozenset(file.names), broken))
 
 
 def _place(type_url: str, name: str) -> _Place:
