@@ -27,7 +27,7 @@ from meshlib.policy.effects import Attempt, ErrorKind
 from meshlib.policy.flags import names as flag_names
 from meshlib.transports.driving import handshake
 from meshlib.upstream.failure import AttemptFailed
-from meshlib.upstream.tls import TlsContexts
+from meshlib.upstream.tls_contexts import TlsContexts
 from policy.snapshots import cluster, forward, retry, snapshot
 from runtime.handmade import HandmadeSource, runtime
 from transports.callers import AsyncCaller, SyncCaller
@@ -339,7 +339,9 @@ class TestOurselves:
     def test_mutual(self, calling, serve):
         server = serve(client_ca=CA.pem)
         own = CA.issue("spiffe://cluster.local/ns/istioinaction/sa/webapp")
-        tls = UpstreamTls(TlsCertificate(inline(own.chain), inline(own.key)), trusting(sans=(exact(SanType.URI, SPIFFE),)))
+        tls = UpstreamTls(
+            TlsCertificate(inline(own.chain), inline(own.key)), trusting(sans=(exact(SanType.URI, SPIFFE),))
+        )
         assert calling(source(tls, server)).request().status_code == 200
         assert ("URI", "spiffe://cluster.local/ns/istioinaction/sa/webapp") in server.seen[0].client["subjectAltName"]
 
@@ -449,7 +451,9 @@ class TestConnections:
     @pytest.mark.parametrize("resumption", [True, False])
     def test_blocking_ones_resume_a_session(self, maximum, resumption, serve):
         server = serve(closing=True)
-        tls = UpstreamTls(validation=trusting(sans=(exact(SanType.URI, SPIFFE),)), maximum=maximum, resumption=resumption)
+        tls = UpstreamTls(
+            validation=trusting(sans=(exact(SanType.URI, SPIFFE),)), maximum=maximum, resumption=resumption
+        )
         caller = SyncCaller(runtime(source(tls, server)))
         for _ in range(3):
             caller.request()
@@ -459,9 +463,7 @@ class TestConnections:
     def test_a_failed_handshake_is_retried_elsewhere(self, calling, serve):
         bad, good = serve(OTHER_CA.issue(SPIFFE)), serve()
         policy = retry("connect-failure", num_retries=3, base_interval=0.001, max_interval=0.002)
-        caller = calling(
-            source(UpstreamTls(validation=trusting()), bad, good, routes=[forward(retry=policy)])
-        )
+        caller = calling(source(UpstreamTls(validation=trusting()), bad, good, routes=[forward(retry=policy)]))
         assert [caller.request().status_code for _ in range(6)] == [200] * 6
         assert bad.http == b""
 
@@ -479,7 +481,8 @@ class TestConnections:
         caller = calling(HandmadeSource(snapshot(cluster(endpoints, transport_socket_matches=matches))))
         for _ in range(12):
             assert caller.request().text == "ok"
-        assert secure.http.startswith(b"GET") and plain.http.startswith(b"GET")
+        assert secure.http.startswith(b"GET")
+        assert plain.http.startswith(b"GET")
         assert secure.seen[0].version
 
     def test_an_inner_transport_that_dials_is_refused(self, serve):
@@ -488,5 +491,3 @@ class TestConnections:
         caller = SyncCaller(runtime(config), inner=httpx.HTTPTransport())
         refused(caller, server, "would send without it", error=meshlib.TransportSecurityUnavailable)
         caller.close()
-
-

@@ -109,7 +109,9 @@ def test_a_static_bootstrap_sync_and_async(server, files):
         assert asyncio.run(call(mesh)).text == "ok"
         assert SPIFFE in str(mesh.explain("GET", "http://catalog/items"))
         assert mesh.capabilities() is not None
-    assert [one.client["subjectAltName"][0][1] for one in server.seen] == ["spiffe://cluster.local/ns/shop/sa/webapp"] * 2
+    assert [one.client["subjectAltName"][0][1] for one in server.seen] == [
+        "spiffe://cluster.local/ns/shop/sa/webapp"
+    ] * 2
 
 
 def test_routes_endpoints_and_secrets_in_watched_files(server, files, tmp_path):
@@ -229,7 +231,7 @@ def test_a_folder_with_a_destination_rule(san, believed, server, files, tmp_path
             assert get(mesh).text == "ok"
             assert server.seen[0].sni == "catalog"
         else:
-            with pytest.raises(meshlib.UpstreamConnectFailed, match="expected .*sa/other"):
+            with pytest.raises(meshlib.UpstreamConnectFailed, match=r"expected .*sa/other"):
                 get(mesh)
             assert server.http == b""
 
@@ -238,7 +240,9 @@ def test_istio_mutual_without_an_identity_is_refused(server, files, tmp_path):
     folder = tmp_path / "mesh"
     folder.mkdir()
     text = MESH.format(port=server.port, mode="ISTIO_MUTUAL", san=SPIFFE, **files)
-    kept = [line for line in text.splitlines() if not line.strip().startswith(("client", "private", "caC", "subjectAlt"))]
+    kept = [
+        line for line in text.splitlines() if not line.strip().startswith(("client", "private", "caC", "subjectAlt"))
+    ]
     (folder / "mesh.yaml").write_text("\n".join(kept))
     with meshlib.Mesh.from_directory(folder, workload="webapp", namespace="shop") as mesh:
         with pytest.raises(meshlib.TransportSecurityUnavailable, match="'default' of the cluster 'sds-grpc'"):
@@ -251,7 +255,8 @@ PROCESS = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from upstream.tls_peers import Identity, TlsServer
-server = TlsServer(Identity(open(sys.argv[1], "rb").read(), open(sys.argv[2], "rb").read()), client_ca=open(sys.argv[3], "rb").read())
+chain, key, ca = (open(path, "rb").read() for path in sys.argv[1:])
+server = TlsServer(Identity(chain, key), client_ca=ca)
 print(server.port, flush=True)
 sys.stdin.read()
 """

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+
 @dataclass
 class Identity:
     """A certificate chain and its key, in PEM."""

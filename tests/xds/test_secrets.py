@@ -99,7 +99,10 @@ SAN = {"san_type": "URI", "matcher": {"exact": "spiffe://a/catalog"}}
 
 
 def own(name="own", key=KEY):
-    return {"name": name, "tls_certificate": {"certificate_chain": {"inline_string": "c"}, "private_key": {"inline_string": key}}}
+    return {
+        "name": name,
+        "tls_certificate": {"certificate_chain": {"inline_string": "c"}, "private_key": {"inline_string": key}},
+    }
 
 
 def ca(name="ca", path="/ca.pem"):
@@ -186,7 +189,10 @@ class TestWhatTheyComeTo:
             ({"name": "s", "generic_secret": {"secret": {"inline_string": "x"}}}, "generic_secret"),
             ({"name": "s", "session_ticket_keys": {"keys": [{"inline_string": "x"}]}}, "session_ticket_keys"),
             ({"name": "s"}, ""),
-            ({"name": "s", "tls_certificate": {"certificate_chain": {"inline_string": "x"}}}, "tls_certificate.private_key"),
+            (
+                {"name": "s", "tls_certificate": {"certificate_chain": {"inline_string": "x"}}},
+                "tls_certificate.private_key",
+            ),
             ({"name": "s", "tls_certificate": {"pkcs12": {"filename": "/x"}}}, "tls_certificate.pkcs12"),
         ],
     )
@@ -236,7 +242,10 @@ def started(ads_server):
 
 def give(server, common, *secrets, other=None, version="1"):
     described = [listener(), table("catalog", "plain"), endpoints("catalog", 1), endpoints("plain", 2)]
-    described += [(CLUSTER, cluster(common)), (CLUSTER, {"name": "plain", "type": "EDS", "eds_cluster_config": {"eds_config": ADS}})]
+    described += [
+        (CLUSTER, cluster(common)),
+        (CLUSTER, {"name": "plain", "type": "EDS", "eds_cluster_config": {"eds_config": ADS}}),
+    ]
     described += [(SECRET, one) for one in secrets]
     server.version = version
     for url in (LISTENER, ROUTE, CLUSTER, ENDPOINT, SECRET):
@@ -307,7 +316,9 @@ class TestWhoIsAsked:
         assert tls_of(watch.until(lambda s: True)).refusal == ""
         assert not any(request.type_url == SECRET for _, request in server.requests)
         server, _, watch = started(mutual(None), static=[own()])
-        assert tls_of(watch.until(lambda s: True)).refusal == "the validation context 'ca' of the bootstrap: is not there"
+        assert (
+            tls_of(watch.until(lambda s: True)).refusal == "the validation context 'ca' of the bootstrap: is not there"
+        )
 
     def test_a_watched_file(self, started, tmp_path):
         path = tmp_path / "sds.json"
@@ -366,7 +377,7 @@ class TestNoKeyIsShownOrKept:
         client.close()
         assert b"c2VjcmV0" not in path.read_bytes()
         server.stop()
-        _, again, watch = started(mutual(ADS), last_known_good=path)
+        _, _, watch = started(mutual(ADS), last_known_good=path)
         seen = watch.until(lambda s: tls_of(s) is not None)
         assert "is not there" in tls_of(seen).refusal
 

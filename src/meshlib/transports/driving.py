@@ -8,7 +8,8 @@ from meshlib.policy.call import Policy
 from meshlib.policy.effects import Answer, Attempt, ErrorKind, Outcome
 from meshlib.policy.naming import tls_names
 from meshlib.upstream.failure import AttemptFailed
-from meshlib.upstream.tls import Handshake, TlsContexts, TlsUnavailable
+from meshlib.upstream.tls import Handshake, TlsUnavailable
+from meshlib.upstream.tls_contexts import TlsContexts
 
 
 def conclude(policy: Policy, answer: Answer) -> None:

@@ -18,7 +18,8 @@ import httpcore
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import Endpoint
 from meshlib.upstream.network import AsyncDialBackend, DialBackend
-from meshlib.upstream.tls import Handshake, TlsContexts
+from meshlib.upstream.tls import Handshake
+from meshlib.upstream.tls_contexts import TlsContexts
 
 ATTEMPT = "meshlib.attempt"
 

@@ -197,9 +197,7 @@ class Compiler:
             return self._current
         self._made = True
         affected = changed[CLUSTER] | self._clusters.with_secrets(changed[SECRET])
-        current = replace(
-            self._current, version=version, changed=(frozenset(affected), frozenset(changed[ENDPOINT]))
-        )
+        current = replace(self._current, version=version, changed=(frozenset(affected), frozenset(changed[ENDPOINT])))
         if changed[LISTENER]:
             current = replace(current, listeners=self._values(LISTENER, Listener))
         if changed[ROUTE]:

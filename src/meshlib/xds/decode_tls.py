@@ -31,7 +31,6 @@ from meshlib.xds.protos import tls_common_pb2
 from meshlib.xds.scope import Scope
 
 _LONGEST_SNI = 255  # UpstreamTlsContext.sni, validate.rules
-_LONGEST_ALPN = 255
 # Names that Istio's agent, to which `sds-grpc` leads, answers with files; so does this.
 _FILE_CERTIFICATE, _FILE_ROOT, _SYSTEM_ROOT = "file-cert:", "file-root:", "file-root:system"
 # Whether that is so the bootstrap says, when a cluster is put together: see `xds.secrets`.
@@ -53,9 +52,6 @@ def upstream_tls(scope: Scope, context: Any) -> UpstreamTls:
     validation, trust = _trust(place, common)
     minimum, maximum, ciphers, curve = _parameters(place.at("tls_params"), common.tls_params)
     certificate = _certificate(place, common)
-    for i, protocol in enumerate(common.alpn_protocols):
-        if not 0 < len(protocol.encode()) <= _LONGEST_ALPN:
-            place.fault(f"alpn_protocols[{i}]", f"must have 1 to {_LONGEST_ALPN} bytes")
     if trust is None and validation.fault():
         place.fault("validation_context", validation.fault())
     refused = [note for note in scope.notes[before:] if note.status is Status.REFUSED and note.consequence != _ASKED]
@@ -99,7 +95,11 @@ def tls_certificate(scope: Scope, message: Any) -> TlsCertificate:
     scope.audit(message)
     for field in ("certificate_chain", "private_key"):
         # With these two the certificate is there all the same, and the note on them says why it is refused.
-        if not message.HasField(field) and not message.HasField("pkcs12") and not message.HasField("private_key_provider"):
+        if (
+            not message.HasField(field)
+            and not message.HasField("pkcs12")
+            and not message.HasField("private_key_provider")
+        ):
             scope.fault(field, "is missing")
     password = _data(scope, "password", message.password) if message.HasField("password") else None
     chain = _data(scope, "certificate_chain", message.certificate_chain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from google.protobuf import any_pb2
@@ -71,7 +71,7 @@ class NamedFiles:
                 if file.read:
                     self._post(partial(self._tell, place, file.last or FileBroken(type_url, place[1].path, "")))
                 continue
-            source = FileSource(type_url, place[1], lambda event, at=place: self._post(partial(self._tell, at, event)))
+            source = FileSource(type_url, place[1], partial(self._heard, place))
             self._files[place] = _File(source, {name})
             source.start()
 
@@ -91,6 +91,9 @@ class NamedFiles:
         for file in self._files.values():
             file.source.close()
         self._files = {}
+
+    def _heard(self, place: _Place, event: FileEvent) -> None:
+        self._post(partial(self._tell, place, event))
 
     def _tell(self, place: _Place, event: FileEvent) -> None:
         file = self._files.get(place)
@@ -115,10 +118,10 @@ def _place(type_url: str, name: str) -> _Place:
 
 def _renamed(type_url: str, packed: any_pb2.Any, source: PathSource) -> bytes:
     """Return a resource under the name that tells the file it is in; what does not parse is left as it is."""
-    return renamed(type_url, packed, lambda name: in_file(source.path, source.watched_directory, name))
+    return _under(type_url, packed, partial(in_file, source.path, source.watched_directory))
 
 
-def renamed(type_url: str, packed: any_pb2.Any, rename: Callable[[str], str]) -> bytes:
+def _under(type_url: str, packed: any_pb2.Any, rename: Callable[[str], str]) -> bytes:
     """Return a resource under another name, as a serialised ``Any``; what does not parse is left as it is."""
     kind = RESOURCE_TYPES[type_url]
     try:
@@ -142,5 +145,5 @@ def also_named(resources: Iterable[bytes], aliases: Mapping[str, Collection[str]
             name = secret_pb2.Secret.FromString(packed.value).name
         except DecodeError:
             continue  # refused under the name it has, or for having none
-        found += [renamed(SECRET, packed, lambda _, other=alias: other) for alias in aliases.get(name, ())]
+        found += [_under(SECRET, packed, {name: alias}.__getitem__) for alias in aliases.get(name, ())]
     return found
