@@ -317,7 +317,15 @@ class TestWhatIsSpoken:
         refused(caller, server, "tls_params.cipher_suites", error=meshlib.TransportSecurityUnavailable)
 
     def test_http2(self, calling, serve):
-        """HTTP/2 goes through httpcore and shakes hands alike: the wrong server gets no byte."""
+        """HTTP/2 goes through httpcore and shakes hands alike."""
+        server = serve(alpn=("h2",))
+        tls = UpstreamTls(validation=trusting(sans=(exact(SanType.URI, SPIFFE),)), sni="s.example")
+        caller = calling(source(tls, server, http2=True))
+        answers = [caller.request() for _ in range(2)]
+        assert [(answer.text, answer.http_version) for answer in answers] == [("ok", "HTTP/2")] * 2
+        assert [(one.alpn, one.sni, one.requests) for one in server.seen] == [("h2", "s.example", 2)]
+
+    def test_http2_of_the_wrong_server(self, calling, serve):
         server = serve(alpn=("h2",))
         tls = UpstreamTls(validation=trusting(sans=(exact(SanType.URI, "spiffe://other"),)))
         refused(calling(source(tls, server, http2=True)), server, f"URI {SPIFFE}", "spiffe://other")

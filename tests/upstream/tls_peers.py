@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import h2.config
+import h2.connection
+import h2.events
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -187,7 +190,10 @@ class TlsServer:
                 self._open.add(stream)
                 seen.alpn, seen.version = stream.selected_alpn_protocol(), stream.version()
                 seen.resumed, seen.client = stream.session_reused, stream.getpeercert() or {}
-            self._answer(stream, seen)
+            if seen.alpn == "h2":
+                self._answer_http2(stream, seen)
+            else:
+                self._answer(stream, seen)
         except OSError as error:
             seen.error = str(error)
         finally:
@@ -203,6 +209,19 @@ class TlsServer:
                 _, _, pending = pending.partition(b"\r\n\r\n")
                 seen.requests += 1
                 stream.sendall(self._head + b"\r\nok")
+
+    def _answer_http2(self, stream: socket.socket, seen: Seen) -> None:
+        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        connection.initiate_connection()
+        stream.sendall(connection.data_to_send())
+        while data := stream.recv(65536):
+            for event in connection.receive_data(data):
+                if isinstance(event, h2.events.RequestReceived):
+                    self.http += b"h2"
+                    seen.requests += 1
+                    connection.send_headers(event.stream_id, [(":status", "200")])
+                    connection.send_data(event.stream_id, b"ok", end_stream=True)
+            stream.sendall(connection.data_to_send())
 
 
 @contextlib.contextmanager

@@ -241,10 +241,11 @@ def started(ads_server):
 
 
 def give(server, common, *secrets, other=None, version="1"):
+    """Give a server the cluster ``catalog`` with this TLS, and ``plain`` with ``other`` or none."""
     described = [listener(), table("catalog", "plain"), endpoints("catalog", 1), endpoints("plain", 2)]
     described += [
         (CLUSTER, cluster(common)),
-        (CLUSTER, {"name": "plain", "type": "EDS", "eds_cluster_config": {"eds_config": ADS}}),
+        (CLUSTER, cluster(other, "plain") if other else {**cluster({}, "plain"), "transport_socket": None}),
     ]
     described += [(SECRET, one) for one in secrets]
     server.version = version
@@ -254,8 +255,8 @@ def give(server, common, *secrets, other=None, version="1"):
         }
 
 
-def tls_of(seen):
-    found = seen.clusters.get("catalog")
+def tls_of(seen, name="catalog"):
+    found = seen.clusters.get(name)
     return found.transport_socket.tls if found is not None else None
 
 
@@ -310,6 +311,24 @@ class TestWhoIsAsked:
         give(server, mutual(by_cluster("xds")), own(), ca(path="/new.pem"), version="2")
         server.update("2", SECRET)
         watch.until(lambda s: tls_of(s).validation.trusted_ca.filename == "/new.pem")
+
+    def test_one_secret_by_two_sources(self, started):
+        """It is asked for once, kept as long as either needs it, and each gets it whenever it comes to need it."""
+        config = {"other": mutual(by_cluster("xds")), "on_demand": True, "usage": lambda: ["plain"], "idle_after": 0.4}
+        server, client, watch = started(mutual(ADS), own(), ca(), **config)
+        watch.until(lambda s: "catalog" in s.dormant)
+        client.wake("catalog")
+        watch.until(lambda s: tls_of(s) is not None)
+        client.wake("plain")
+        seen = watch.until(lambda s: tls_of(s, "plain") is not None)
+        assert (tls_of(seen).refusal, tls_of(seen, "plain").refusal) == ("", "")
+        watch.until(lambda s: tls_of(s) is None)  # idle
+        give(server, mutual(ADS), own(), ca(path="/new.pem"), other=mutual(by_cluster("xds")), version="2")
+        server.update("2", SECRET)
+        watch.until(lambda s: tls_of(s, "plain").validation.trusted_ca.filename == "/new.pem")
+        asked = [set(r.resource_names) for _, r in server.requests if r.type_url == SECRET]
+        assert asked
+        assert all(names == {"own", "ca"} for names in asked)
 
     def test_the_bootstraps_own(self, started):
         server, _, watch = started(mutual(None), static=[own(), ca()])

@@ -259,5 +259,4 @@ class UpstreamTls:
             else:
                 refusal = refusal or f"the validation context {self.trust}: {trusted}"
         refusal = refusal or validation.fault()
-        kept = self.trust if refusal else None
-        return replace(self, certificate=certificate, validation=validation, trust=kept, refusal=refusal)
+        return replace(self, certificate=certificate, validation=validation, trust=None, refusal=refusal)

@@ -26,7 +26,7 @@ def insecure(effect: Attempt) -> Outcome | None:
     socket = effect.transport_socket
     if socket is None or not socket.secure:
         return None
-    reason = socket.refusal or "gRPC channels cannot check the server's names as it asks"
+    reason = socket.refusal or "gRPC channels are plaintext"
     return Outcome(error=ErrorKind.TLS_UNAVAILABLE, message=_refusal(socket, reason), written=False)
 
 

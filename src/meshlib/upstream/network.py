@@ -42,6 +42,11 @@ def _securing(handshake: Handshake) -> Iterator[None]:
         raise httpcore.ConnectError(handshake.explain(cause)) from cause
 
 
+def _left(timeout: float | None, began: float) -> float | None:
+    """Return what is left for the handshake of the time to connect in."""
+    return None if timeout is None else max(0.001, timeout - (time.monotonic() - began))
+
+
 class BoundStream(httpcore.NetworkStream):
     """A blocking stream whose every read and write is bounded by the current attempt's clock."""
 
@@ -111,7 +116,7 @@ class DialBackend(httpcore.NetworkBackend):
             timeout = clock.bound(timeout)
             if timeout is not None and timeout <= 0.0:
                 raise httpcore.ConnectTimeout("the attempt's time is over")
-        endpoint, handshake = self._endpoint, self._handshake
+        endpoint, handshake, began = self._endpoint, self._handshake, time.monotonic()
         with _connecting(clock):
             if endpoint.port:
                 stream = self._inner.connect_tcp(
@@ -121,7 +126,8 @@ class DialBackend(httpcore.NetworkBackend):
                 stream = self._inner.connect_unix_socket(endpoint.address, timeout, socket_options)
             if handshake is not None:
                 with _securing(handshake):
-                    stream = stream.start_tls(handshake.context, handshake.server_name or None, timeout)
+                    left = _left(timeout, began)
+                    stream = stream.start_tls(handshake.context, handshake.server_name or None, left)
                     try:
                         handshake.verify(stream.get_extra_info("ssl_object"))
                     except BaseException:
@@ -184,7 +190,7 @@ class AsyncDialBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Connect to the endpoint."""
-        endpoint, handshake = self._endpoint, self._handshake
+        endpoint, handshake, began = self._endpoint, self._handshake, time.monotonic()
         with _connecting(attempt_clock.get()):
             if endpoint.port:
                 stream = await self._inner.connect_tcp(
@@ -194,7 +200,8 @@ class AsyncDialBackend(httpcore.AsyncNetworkBackend):
                 stream = await self._inner.connect_unix_socket(endpoint.address, timeout, socket_options)
             if handshake is not None:
                 with _securing(handshake):
-                    stream = await stream.start_tls(handshake.context, handshake.server_name or None, timeout)
+                    left = _left(timeout, began)
+                    stream = await stream.start_tls(handshake.context, handshake.server_name or None, left)
                     try:
                         handshake.verify(stream.get_extra_info("ssl_object"))
                     except BaseException:

@@ -500,16 +500,29 @@ class XdsClient:
         for name in names:
             where = elsewhere(name)
             if where is None:
-                asked.add(name)
+                if ask or type_url != SECRET or not self._aliases.get(name):
+                    asked.add(name)
             elif where.path:
                 (self._named_files.add if ask else self._named_files.drop)(type_url, (name,))
             elif type_url == SECRET and where.cluster in self._bootstrap.ads_clusters:
-                aliases = self._aliases.setdefault(where.name, set())
-                (aliases.add if ask else aliases.discard)(name)
-                asked.add(where.name)
+                if self._alias(where.name, name, ask=ask):
+                    asked.add(where.name)
             else:
                 nowhere.add(name)
         return asked, nowhere
+
+    def _alias(self, asked: str, name: str, *, ask: bool) -> bool:
+        """Take or give up a secret's other name; tells whether the server is to hear of that."""
+        aliases = self._aliases.setdefault(asked, set())
+        wanted = self._assembly.dependencies.wants(SECRET, asked)  # by its own name, too
+        if not ask:
+            aliases.discard(name)
+            return not aliases and not wanted
+        aliases.add(name)
+        known = self._assembly.cache.entry(SECRET, asked)
+        if known is not None and known.resource is not None:  # the server will not send it again
+            self._assembly.offer(SECRET, known.version, also_named([known.resource.raw], {asked: {name}}))
+        return not wanted
 
     def _fall_back(self) -> None:
         for authority in self._authorities.values():

@@ -340,7 +340,7 @@ class Pool:
             self._freed.notify()
 
     def _connect(self, clock: AttemptClock, timeout: float | None) -> socket.socket:
-        origin, bound = self._origin, clock.bound(timeout)
+        origin, bound, began = self._origin, clock.bound(timeout), time.monotonic()
         endpoint = origin.endpoint
         if bound is not None and bound <= 0.0:
             raise AttemptFailed(ErrorKind.CONNECT_TIMEOUT, "no time left to connect", phase="connect", timed_out=True)
@@ -352,18 +352,21 @@ class Pool:
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 sock.settimeout(bound)
                 sock.connect(endpoint.address)
-            return self._secure(sock, clock, timeout) if origin.ssl_context is not None else sock
+            if origin.ssl_context is None:
+                return sock
+            left = None if bound is None else max(0.001, bound - (time.monotonic() - began))
+            return self._secure(sock, left)
         except TimeoutError:
             message = f"connecting to {endpoint} took too long"
             raise AttemptFailed(ErrorKind.CONNECT_TIMEOUT, message, phase="connect", timed_out=True) from None
         except OSError as error:
             raise AttemptFailed(ErrorKind.CONNECT, f"{endpoint}: {error.strerror or error}", phase="connect") from error
 
-    def _secure(self, sock: socket.socket, clock: AttemptClock, timeout: float | None) -> socket.socket:
+    def _secure(self, sock: socket.socket, timeout: float | None) -> socket.socket:
         origin, session = self._origin, self._session
         assert origin.ssl_context is not None
         try:
-            sock.settimeout(clock.bound(timeout))
+            sock.settimeout(timeout)
             # Without a handshake yet, so that it is closed here whatever comes of that.
             sock = origin.ssl_context.wrap_socket(
                 sock,
