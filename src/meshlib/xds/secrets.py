@@ -17,11 +17,16 @@ Named = Mapping[str, Resource | None]
 def resolved(cluster: Cluster, secrets: Named, providers: Providers) -> Cluster:
     """Return a cluster whose TLS refers to nothing any more; what is missing refuses its connections.
 
+    The cluster itself where there is nothing to put in its place, as in most.
+
     Args:
         cluster: the cluster.
         secrets: what there is of the SDS resources it names.
         providers: the bootstrap's certificate providers.
     """
+    own, matches = cluster.transport_socket, cluster.transport_socket_matches
+    if not (own is not None and _lacks(own)) and not any(_lacks(match.socket) for match in matches):
+        return cluster
 
     def lookup(reference: SecretRef, kind: type[Secret]) -> Secret | str:
         if not reference.resource:
@@ -33,17 +38,17 @@ def resolved(cluster: Cluster, secrets: Named, providers: Providers) -> Cluster:
         return value if isinstance(value, kind) else f"is another kind of secret ({type(value).__name__})"
 
     def of(socket: TransportSocket) -> TransportSocket:
-        if socket.tls is None or not (socket.tls.references or socket.tls.validation.fault()):
-            return socket
-        return replace(socket, tls=socket.tls.resolved(lookup))
+        return socket if socket.tls is None else replace(socket, tls=socket.tls.resolved(lookup))
 
     return replace(
         cluster,
-        transport_socket=cluster.transport_socket and of(cluster.transport_socket),
-        transport_socket_matches=tuple(
-            replace(match, socket=of(match.socket)) for match in cluster.transport_socket_matches
-        ),
+        transport_socket=None if own is None else of(own),
+        transport_socket_matches=tuple(replace(match, socket=of(match.socket)) for match in matches),
     )
+
+
+def _lacks(socket: TransportSocket) -> bool:
+    return socket.tls is not None and bool(socket.tls.references)
 
 
 def _provided(name: str, kind: type[Secret], providers: Providers) -> Secret | str:
