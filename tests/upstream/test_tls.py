@@ -457,15 +457,14 @@ class TestConnections:
 
     @pytest.mark.parametrize("maximum", [TlsVersion.TLS_1_2, TlsVersion.TLS_1_3])
     @pytest.mark.parametrize("resumption", [True, False])
-    def test_blocking_ones_resume_a_session(self, maximum, resumption, serve):
+    def test_they_resume_a_session(self, maximum, resumption, calling, serve):
         server = serve(closing=True)
         tls = UpstreamTls(
             validation=trusting(sans=(exact(SanType.URI, SPIFFE),)), maximum=maximum, resumption=resumption
         )
-        caller = SyncCaller(runtime(source(tls, server)))
+        caller = calling(source(tls, server))
         for _ in range(3):
             caller.request()
-        caller.close()
         assert [one.resumed for one in server.seen] == [False, resumption, resumption]
 
     def test_a_failed_handshake_is_retried_elsewhere(self, calling, serve):

@@ -10,12 +10,32 @@ from __future__ import annotations
 import hashlib
 import ssl
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from meshlib.model.tls import CertificateValidation, SanType, UpstreamTls, dns_name_matches, plain_address
 
 Peer = ssl.SSLObject | ssl.SSLSocket
+
+
+# The session that the connection being made may resume; event loops have no argument for it.
+resumed: ContextVar[ssl.SSLSession | None] = ContextVar("meshlib_resumed_session", default=None)
+
+
+class ResumingContext(ssl.SSLContext):
+    """A context whose connections on an event loop resume the session that is given in :data:`resumed`."""
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """As that of ``ssl``."""
+        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session or resumed.get())
 
 
 class TlsUnavailable(Exception):

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 
 from meshlib.model.tls import CertificateValidation, DataSource, TlsCertificate, TlsVersion, UpstreamTls
-from meshlib.upstream.tls import Handshake, Material, TlsUnavailable
+from meshlib.upstream.tls import Handshake, Material, ResumingContext, TlsUnavailable
 
 _log = logging.getLogger("meshlib.upstream")
 
@@ -167,7 +167,7 @@ def _content(place: str, source: DataSource) -> bytes:
 def _context(tls: UpstreamTls, http2: bool, contents: dict[str, bytes]) -> ssl.SSLContext:
     """Return a context; raises ``OSError`` or ``ValueError`` naming the field."""
     trust = tls.validation
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # names are checked by `Handshake.verify`
     verified = trust.has_ca and not trust.accept_untrusted
     context.verify_mode = ssl.CERT_REQUIRED if verified else ssl.CERT_NONE
