@@ -1,5 +1,6 @@
 """The mesh's own TLS on real sockets, blocking and async: who is believed, who is not, and what is sent."""
 
+import asyncio
 import hashlib
 import os
 import ssl
@@ -26,6 +27,7 @@ from meshlib.model.tls import (
 from meshlib.policy.effects import Attempt, ErrorKind
 from meshlib.policy.flags import names as flag_names
 from meshlib.transports.driving import handshake
+from meshlib.transports.httpx_async import AsyncMeshTransport
 from meshlib.upstream.failure import AttemptFailed
 from meshlib.upstream.tls_contexts import TlsContexts
 from policy.snapshots import cluster, forward, retry, snapshot
@@ -341,6 +343,24 @@ class TestWhatIsSpoken:
         with pytest.raises(AttemptFailed, match="TLS inside TLS") as caught:
             handshake(TlsContexts(), attempt, view)
         assert caught.value.kind is ErrorKind.TLS_UNAVAILABLE
+
+
+def test_uvloop(serve):
+    """Another event loop, whose TLS is its own: names, refusals and sessions are the same."""
+    uvloop = pytest.importorskip("uvloop")
+    server, wrong = serve(closing=True), serve(OTHER_CA.issue(SPIFFE))
+    tls = UpstreamTls(validation=trusting(sans=(exact(SanType.URI, SPIFFE),)))
+
+    async def call(to, times):
+        async with httpx.AsyncClient(transport=AsyncMeshTransport(runtime(source(tls, to)))) as client:
+            return [(await client.get("http://catalog/")).text for _ in range(times)]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(call(server, 2)) == ["ok", "ok"]
+        with pytest.raises(meshlib.UpstreamConnectFailed, match="unable to get local issuer certificate"):
+            runner.run(call(wrong, 1))
+    assert [(one.sni, one.resumed) for one in server.seen] == [(None, False), (None, True)]
+    assert wrong.http == b""
 
 
 class TestOurselves:
