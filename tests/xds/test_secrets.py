@@ -207,7 +207,7 @@ def started(ads_server):
     """Start a client of an Envoy bootstrap whose one server is told what to have."""
     clients = []
 
-    def start(common, *secrets, static=(), other=None, **options):
+    def start(common, *secrets, static=(), other=None, before=lambda server: None, **options):
         server = ads_server()
         host, _, port = server.address.rpartition(":")
         at = [{"endpoint": {"address": {"socket_address": {"address": host, "port_value": int(port)}}}}]
@@ -229,6 +229,7 @@ def started(ads_server):
             }
         )
         give(server, common, *secrets, other=other)
+        before(server)
         watch = Watch()
         client = XdsClient(bootstrap, watch, **{"reconnect": wait_fixed(0.05), "does_not_exist": 0.5, **options})
         clients.append(client)
@@ -253,6 +254,10 @@ def give(server, common, *secrets, other=None, version="1"):
         server.resources[url] = {
             data.get("name") or data["cluster_name"]: message(url, data) for kind, data in described if kind == url
         }
+
+
+def deny(server):
+    server.unknown = frozenset({SECRET})
 
 
 def tls_of(seen, name="catalog"):
@@ -286,6 +291,21 @@ class TestWhoIsAsked:
         assert tls_of(seen).refusal == "the certificate 'own' of ADS: is not there"
         assert seen.clusters["plain"].transport_socket is None
         assert client.status.connected
+
+    def test_a_server_that_ends_the_stream_over_secrets_is_not_asked_for_ever(self, started, caplog):
+        """As istiod does where a sidecar may have none: their clusters refuse, and the rest goes on."""
+        server, client, watch = started(mutual(ADS), own(), ca(), on_demand=True, before=deny)
+        watch.until(lambda s: "catalog" in s.dormant)
+        client.wake("plain")
+        watch.until(lambda s: s.clusters.get("plain") is not None)
+        client.wake("catalog")
+        seen = watch.until(lambda s: tls_of(s) is not None)
+        assert tls_of(seen).refusal == "the certificate 'own' of ADS: is not there"
+        assert "gives no secrets" in caplog.text
+        until(lambda: client.status.connected)
+        server.update("2", CLUSTER)
+        server.expect(lambda r: r.type_url == CLUSTER and r.version_info == "2")
+        assert len({stream for stream, r in server.requests if r.type_url == SECRET}) == 2
 
     def test_a_bad_secret_is_refused_and_the_last_good_stays(self, started):
         server, client, watch = started(mutual(ADS), own(), ca())
