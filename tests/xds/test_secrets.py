@@ -161,7 +161,9 @@ class TestWhatTheyComeTo:
 
     def test_another_cluster_is_not_the_ads_stream(self):
         tls = snapshot(mutual(by_cluster("sds-grpc")), own(), ca())
-        assert tls.refusal == "the certificate 'own' of the cluster 'sds-grpc': is not there"
+        assert tls.refusal == (
+            "the certificate 'own' of the cluster 'sds-grpc': is not asked for, since ADS does not go there"
+        )
 
     def test_files_that_istios_agent_would_read(self):
         tls = snapshot(mutual(by_cluster("sds-grpc"), "file-cert:/c.pem~/k.pem", "file-root:/r.pem"))

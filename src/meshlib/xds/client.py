@@ -29,8 +29,8 @@ from meshlib.xds.files import FileBroken, FileEvent, FileSource, FileUpdate
 from meshlib.xds.idling import Idling
 from meshlib.xds.inventory import Inventory, inventory, servers
 from meshlib.xds.last_known_good import MAX_AGE, Contents, Kept, LastKnownGood, identity, without_keys
-from meshlib.xds.named_files import Found, NamedFiles, also_named
 from meshlib.xds.note_log import NoteLog
+from meshlib.xds.places import Places
 from meshlib.xds.protocol import Missing, Removed, Unsubscribed
 from meshlib.xds.stale import Stale
 from meshlib.xds.stream import StreamData, StreamEnded, StreamEvent, StreamOpened
@@ -146,9 +146,7 @@ class XdsClient:
             pause=self._pause,
             providers=bootstrap.certificate_providers,
         )
-        self._named_files = NamedFiles(self._inbox.put, self._take_named)
-        # Secrets by the name the ADS stream is asked for: their names here, which say which cluster answers.
-        self._aliases: dict[str, set[str]] = {}
+        self._places = Places(self._assembly, bootstrap.ads_clusters, self._inbox.put, self.settle)
         self._files = [FileSource(url, source, self._inbox.put) for url, source in bootstrap.files.items()]
         self._in_files: dict[str, frozenset[str]] = {}
         self._authorities: Mapping[str, Authority] = authorities_of(bootstrap, self, reconnect)
@@ -276,7 +274,7 @@ class XdsClient:
             channel.close()
         for file in self._files:
             file.close()
-        self._named_files.close()
+        self._places.close()
         if self._good is not None:
             self._good.finish()
         self._status = replace(self._status, connected=False)
@@ -305,21 +303,6 @@ class XdsClient:
         if offered.faults:
             said = "; ".join(map(str, offered.faults))
             _log.warning("file=%s refused, last good kept: %s", event.path, said)
-        self.settle()
-
-    def _take_named(self, found: Found) -> None:
-        """Take what a file holds of the names asked of it."""
-        url = found.type_url
-        if found.broken:
-            _log.warning("file=%s cannot be used, what it held stays: %s", found.path, found.broken)
-        offered = self._assembly.offer(url, found.version, found.resources)
-        if offered.faults:
-            said = "; ".join(map(str, offered.faults))
-            _log.warning("file=%s refused, last good kept: %s", found.path, said)
-        entries = self._assembly.cache.entries(url)
-        for name in found.wanted.difference(offered.names):
-            if name not in entries:  # as from a server, absence takes nothing away (gRFC A53)
-                self._assembly.absent(url, name)
         self.settle()
 
     def _channels(self) -> list[Channel]:
@@ -384,7 +367,7 @@ class XdsClient:
                 self._status = replace(self._status, connected=True, server=channel.server.address)
         self._status = replace(self._status, last_error="")
         self._held_since = self.clock()
-        offered = self._offer(type_url, version, resources)
+        offered = self._places.offer(type_url, version, resources)
         self._assembly.complete(type_url)
         if self._leaving[type_url]:
             self._leaving[type_url].difference_update(offered.names)
@@ -396,14 +379,6 @@ class XdsClient:
         self._notes.log([note for resource in offered.fresh for note in resource.notes(type_url)])
         return offered
 
-    def _offer(self, type_url: str, version: str, resources: Iterable[bytes]) -> Offered:
-        if type_url != SECRET or not self._aliases:
-            return self._assembly.offer(type_url, version, resources)
-        received = list(resources)
-        offered = self._assembly.offer(type_url, version, received)
-        also = self._assembly.offer(type_url, version, also_named(received, self._aliases))
-        return Offered(offered.names, (*offered.faults, *also.faults), offered.complete, (*offered.fresh, *also.fresh))
-
     def gone(self, output: Removed | Missing | Unsubscribed) -> None:
         """Names are not there (any more)."""
         url, names = output.type_url, output.names
@@ -414,14 +389,7 @@ class XdsClient:
             self.later(self._deletion_grace, partial(self._remove, url, names))
         else:
             _log.info("type=%s does not exist: %s", short(url), ", ".join(sorted(names)))
-            for name in self._with_aliases(url, names):
-                self._assembly.absent(url, name)
-
-    def _with_aliases(self, type_url: str, names: Iterable[str]) -> set[str]:
-        found = set(names)
-        if type_url == SECRET:
-            found.update(*(self._aliases.get(name, ()) for name in names))
-        return found
+            self._places.absent(url, names)
 
     def failed(self, channel: Channel, reason: str, delay: float) -> None:
         """A stream is over; another attempt follows."""
@@ -441,8 +409,7 @@ class XdsClient:
     def _remove(self, type_url: str, names: frozenset[str]) -> None:
         gone = names & self._leaving[type_url]
         self._leaving[type_url] -= gone
-        for name in self._with_aliases(type_url, gone):
-            self._assembly.absent(type_url, name)
+        self._places.absent(type_url, gone)
         self.settle()
 
     def settle(self) -> None:
@@ -476,8 +443,8 @@ class XdsClient:
         if type_url in self._bootstrap.files:
             return
         static = self._bootstrap.static.get(type_url, {})
-        gone, _ = self._by_place(type_url, gone - static.keys())
-        added, nowhere = self._by_place(type_url, added - static.keys(), ask=True)
+        gone = self._places.gone(type_url, gone - static.keys())
+        added = self._places.added(type_url, added - static.keys())
         for authority in self._authorities.values():
             mine = authority.own(added)
             not_mine = authority.own(gone)
@@ -491,42 +458,6 @@ class XdsClient:
                 name,
             )
             self._assembly.absent(type_url, name)
-        for name in nowhere:
-            _log.warning("type=%s %s: nobody who may be asked has it", short(type_url), name)
-            self._assembly.absent(type_url, name)
-
-    def _by_place(self, type_url: str, names: set[str], *, ask: bool = False) -> tuple[set[str], set[str]]:
-        """Ask files for what is in files, or give it up; returns what servers are asked for, and what nobody is.
-
-        A secret of another cluster is never asked of ADS, unless that cluster is where ADS goes.
-        """
-        asked, nowhere = set(), set()
-        for name in names:
-            where = elsewhere(name)
-            if where is None:
-                if ask or type_url != SECRET or not self._aliases.get(name):
-                    asked.add(name)
-            elif where.path:
-                (self._named_files.add if ask else self._named_files.drop)(type_url, (name,))
-            elif type_url == SECRET and where.cluster in self._bootstrap.ads_clusters:
-                if self._alias(where.name, name, ask=ask):
-                    asked.add(where.name)
-            else:
-                nowhere.add(name)
-        return asked, nowhere
-
-    def _alias(self, asked: str, name: str, *, ask: bool) -> bool:
-        """Take or give up a secret's other name; tells whether the server is to hear of that."""
-        aliases = self._aliases.setdefault(asked, set())
-        wanted = self._assembly.dependencies.wants(SECRET, asked)  # by its own name, too
-        if not ask:
-            aliases.discard(name)
-            return not aliases and not wanted
-        aliases.add(name)
-        known = self._assembly.cache.entry(SECRET, asked)
-        if known is not None and known.resource is not None:  # the server will not send it again
-            self._assembly.offer(SECRET, known.version, also_named([known.resource.raw], {asked: {name}}))
-        return not wanted
 
     def _fall_back(self) -> None:
         for authority in self._authorities.values():

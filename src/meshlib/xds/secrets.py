@@ -8,6 +8,7 @@ from dataclasses import replace
 from meshlib.model.cluster import Cluster, TransportSocket
 from meshlib.model.tls import CertificateValidation, DataSource, Secret, SecretRef, TlsCertificate
 from meshlib.xds.bootstrap_parts import CertificateFiles
+from meshlib.xds.config_source import elsewhere
 from meshlib.xds.resource import Resource
 
 Providers = Mapping[str, CertificateFiles]
@@ -33,7 +34,12 @@ def resolved(cluster: Cluster, secrets: Named, providers: Providers) -> Cluster:
             return _provided(reference.name, kind, providers)
         resource = secrets.get(reference.resource)
         if resource is None:
-            return "is not there"
+            where = elsewhere(reference.resource)
+            return (
+                "is not asked for, since ADS does not go there"
+                if where is not None and where.cluster
+                else "is not there"
+            )
         value = resource.value
         return value if isinstance(value, kind) else f"is another kind of secret ({type(value).__name__})"
 
