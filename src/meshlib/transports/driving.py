@@ -5,7 +5,7 @@ from __future__ import annotations
 from meshlib.model.cluster import TransportSocket
 from meshlib.model.request import RequestView
 from meshlib.policy.call import Policy
-from meshlib.policy.effects import Answer, Attempt, ErrorKind, Outcome
+from meshlib.policy.effects import Answer, Attempt, ErrorKind
 from meshlib.policy.naming import tls_names
 from meshlib.upstream.failure import AttemptFailed
 from meshlib.upstream.tls import Handshake, TlsUnavailable
@@ -19,15 +19,6 @@ def conclude(policy: Policy, answer: Answer) -> None:
     except StopIteration:
         return
     raise RuntimeError("policy asked for more after the end of the call")
-
-
-def insecure(effect: Attempt) -> Outcome | None:
-    """Return the refusal of an attempt whose TLS cannot be honoured, None when there is no TLS to honour."""
-    socket = effect.transport_socket
-    if socket is None or not socket.secure:
-        return None
-    reason = socket.refusal or "gRPC channels are plaintext"
-    return Outcome(error=ErrorKind.TLS_UNAVAILABLE, message=_refusal(socket, reason), written=False)
 
 
 def handshake(contexts: TlsContexts, effect: Attempt, view: RequestView) -> Handshake | None:
@@ -44,12 +35,12 @@ def handshake(contexts: TlsContexts, effect: Attempt, view: RequestView) -> Hand
         reason = reason or "the URL is https://, whose TLS is the application's: TLS inside TLS is not spoken"
     tls = socket.tls
     if tls is None or reason:
-        raise AttemptFailed(ErrorKind.TLS_UNAVAILABLE, _refusal(socket, reason), phase="connect")
+        raise AttemptFailed(ErrorKind.TLS_UNAVAILABLE, refusal(socket, reason), phase="connect")
     server_name, peer_name = tls_names(effect.cluster, tls, effect.endpoint, effect.authority, view)
     try:
         return contexts.handshake(tls, http2=effect.cluster.http2, server_name=server_name, peer_name=peer_name)
     except TlsUnavailable as error:
-        raise AttemptFailed(ErrorKind.TLS_UNAVAILABLE, _refusal(socket, str(error)), phase="connect") from error
+        raise AttemptFailed(ErrorKind.TLS_UNAVAILABLE, refusal(socket, str(error)), phase="connect") from error
 
 
 def unsecured(inner: object) -> AttemptFailed:
@@ -58,6 +49,7 @@ def unsecured(inner: object) -> AttemptFailed:
     return AttemptFailed(ErrorKind.TLS_UNAVAILABLE, message, phase="connect")
 
 
-def _refusal(socket: TransportSocket, reason: str) -> str:
+def refusal(socket: TransportSocket, reason: str) -> str:
+    """Say what a transport socket asks for, and why that is not done."""
     asked = f"transport socket {socket.name!r} asks for {socket.detail or 'TLS'}"
     return f"{asked}; it cannot be honoured: {reason}; nothing was sent"
