@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meshlib.model.endpoint import Locality
 from meshlib.model.names import search_list
-from meshlib.model.snapshot import Snapshot, Style
+from meshlib.model.snapshot import Home, Snapshot, Style
 from meshlib.settings import Identity
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ class DirectorySource:
         note_log = NoteLog(_log)
 
         def apply() -> None:
-            self._assembly = assembly = self._assembly or Assembly(Style.SIDECAR, search=search_list(node.id))
+            self._assembly = assembly = self._assembly or Assembly(
+                Style.SIDECAR, search=search_list(node.id), home=Home(Locality(*identity.locality))
+            )
             version = directory.version
             with self._lock:
                 faults = assembly.apply(version, directory.resources(node).by_type)
@@ -174,7 +177,7 @@ class XdsSource:
         # What the parent process used: a child's configuration must not shrink.
         for host, port in tuple(self._demanded):
             client.demand(host, port)
-        for cluster in tuple(self._woken):
+        for cluster in filter(None, (*self._woken, self._bootstrap.local_cluster)):
             client.wake(cluster)
         client.start()
 
@@ -265,8 +268,10 @@ class StaticSource:
         from meshlib.xds.named_files import NamedFiles
         from meshlib.xds.note_log import NoteLog
 
-        providers = self._bootstrap.certificate_providers
-        assembly = Assembly(Style.STATIC, listener=self._listener, providers=providers)
+        bootstrap = self._bootstrap
+        assembly = Assembly(
+            Style.STATIC, listener=self._listener, home=bootstrap.home, providers=bootstrap.certificate_providers
+        )
         faults = assembly.apply("static", self._bootstrap.static)
         if faults:
             lines = "\n  ".join(str(fault) for fault in faults)
