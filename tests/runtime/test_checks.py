@@ -19,6 +19,7 @@ from meshlib.model.headers import AppendAction, HeaderMutations, HeaderToAdd, Mu
 from meshlib.model.health_check import GrpcCheck, HealthCheck, HttpCheck, TcpCheck
 from meshlib.model.match import StringMatch, StringOp
 from meshlib.model.template import Template
+from meshlib.model.tls import CertificateValidation, DataSource, SanMatch, SanType, UpstreamTls
 from meshlib.runtime import keeper
 from meshlib.transports.httpx_sync import MeshTransport
 from runtime.h2server import Reply, h2_server
@@ -26,6 +27,7 @@ from runtime.handmade import HandmadeSource
 from runtime.upkept import Zone, eventually, named_cluster, serving, threads, upkept
 from transports.scripted import Behaviour, Upstreams
 from transports.snapshots import route, static_cluster, static_snapshot
+from upstream.tls_peers import Authority, TlsServer
 
 HEALTHY, UNHEALTHY, DEGRADED = HealthStatus.HEALTHY, HealthStatus.UNHEALTHY, HealthStatus.DEGRADED
 
@@ -475,3 +477,37 @@ def test_a_forked_child_checks_for_itself(pair, script):
             assert told.read() == "127.0.9.2 1"
         assert os.waitpid(child, 0)[1] == 0
         eventually(lambda: {client.get("http://svc/").text for _ in range(5)} == {"127.0.9.2"})
+
+
+class TestTls:
+    """Checks speak the cluster's own TLS, and believe whom calls believe."""
+
+    NAME = "spiffe://cluster.local/ns/shop/sa/catalog"
+    CA = Authority()
+
+    def cluster_socket(self, ca, name=NAME):
+        san = SanMatch(SanType.URI, StringMatch(StringOp.EXACT, name))
+        tls = UpstreamTls(validation=CertificateValidation(trusted_ca=DataSource(inline=ca.pem), sans=(san,)))
+        return TransportSocket("tls", secure=True, tls=tls)
+
+    @pytest.mark.parametrize(
+        ("trusted", "name", "said"),
+        [
+            (CA, NAME, ""),
+            (Authority(), NAME, "not trusted"),
+            (CA, "spiffe://cluster.local/ns/shop/sa/other", "sa/other'"),
+        ],
+    )
+    def test_who_is_believed(self, trusted, name, said, caplog):
+        server = TlsServer(self.CA.issue(self.NAME))
+        try:
+            snapshot = meshed(
+                Endpoint("127.0.0.1", server.port),
+                check=checked(),
+                transport_socket=self.cluster_socket(trusted, name),
+            )
+            assert first_probe(snapshot) is (UNHEALTHY if said else HEALTHY)
+            assert said in caplog.text
+            assert (b"Envoy/HC" in server.http) is (not said)
+        finally:
+            server.close()

@@ -1,5 +1,6 @@
 """Names of hosts that calls pass through to: looked up while connecting, never longer than that may take."""
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -11,6 +12,7 @@ import pytest
 from meshlib import errors
 from meshlib.model.cluster import Cluster
 from meshlib.model.discovery import Discovery
+from meshlib.transports.httpx_async import AsyncMeshTransport
 from meshlib.transports.httpx_sync import MeshTransport
 from meshlib.upstream import names
 from transports.scripted import Upstreams
@@ -74,3 +76,25 @@ def test_a_name_that_does_not_exist(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     with passing_through() as client, pytest.raises(errors.UpstreamConnectFailed, match="Name or service not known"):
         client.get("http://a.test/")
+
+
+def test_async(monkeypatch):
+    async def main(url, **options):
+        async with httpx.AsyncClient(transport=AsyncMeshTransport(mesh), **options) as client:
+            return (await client.get(url)).text
+
+    with Upstreams() as upstreams:
+        server = upstreams.serve(address="127.0.9.7")
+        resolving(monkeypatch, a_test=["127.0.9.8", "127.0.9.7"])
+        cluster = Cluster("c", Discovery.ORIGINAL_DST, connect_timeout=0.5)
+        mesh = runtime_on(static_snapshot(clusters=[cluster], routes=[route("c")]))
+        assert asyncio.run(main(f"http://a.test:{server.port}/")) == "up"
+        gate = threading.Event()
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_k: gate.wait(30))
+        began = time.monotonic()
+        try:
+            with pytest.raises(errors.UpstreamConnectFailed):
+                asyncio.run(main("http://b.test/"))
+            assert time.monotonic() - began < 5, "neither the call nor the end of its event loop waits for the resolver"
+        finally:
+            gate.set()

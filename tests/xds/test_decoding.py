@@ -21,6 +21,8 @@ from meshlib.model.traffic import (
     ResetHeader,
     RetryPolicy,
 )
+from meshlib.xds.assembly import pack
+from meshlib.xds.config_source import elsewhere, in_file
 from meshlib.xds.documents import import_types
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.resource_type import RESOURCE_TYPES
@@ -352,6 +354,9 @@ def test_istio_s_zero_or_repeated_max_stream_duration_is_no_news():
 # Clusters and endpoints
 
 
+CA = {"trusted_ca": {"filename": "/ca.pem"}}
+
+
 def cluster(**fields):
     return {"name": "a", "type": "STATIC", **fields}
 
@@ -361,22 +366,23 @@ def cluster(**fields):
     [
         ({"name": "envoy.transport_sockets.raw_buffer"}, False, ""),
         ({"name": "x", "typed_config": {"@type": EXT + "transport_sockets.raw_buffer.v3.RawBuffer"}}, False, ""),
-        ({"name": "tls"}, True, "tls is not supported"),
+        ({"name": "tls"}, True, "tls"),
         (
             {"name": "x", "typed_config": {"@type": EXT + "transport_sockets.tls.v3.UpstreamTlsContext", "sni": "s"}},
             True,
-            "TLS, SNI s",
+            "TLS, SNI s, the server's certificate not verified",
         ),
         (
             {"name": "x", "typed_config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "?"}},
             True,
-            "google.protobuf.StringValue is not supported",
+            "google.protobuf.StringValue",
         ),
     ],
 )
 def test_only_a_raw_buffer_is_plaintext(socket, secure, detail):
     found = value(CLUSTER, cluster(transport_socket=socket)).transport_socket
     assert (found.secure, found.detail) == (secure, detail)
+    assert bool(found.refusal) is (secure and found.tls is None)
 
 
 @pytest.mark.parametrize(
@@ -565,12 +571,31 @@ def test_an_eds_cluster_asks_under_its_service_name():
     assert value(CLUSTER, {"name": "a", "type": "EDS", "eds_cluster_config": eds}).eds_name == "s"
 
 
-@pytest.mark.parametrize("source", [{"path": "/x"}, {"api_config_source": {}}])
+@pytest.mark.parametrize("source", [{"api_config_source": {}}])
 def test_other_sources_than_ads_are_refused(source):
     data = {"name": "a", "type": "EDS", "eds_cluster_config": {"eds_config": source}}
     kind = RESOURCE_TYPES[CLUSTER]
     (fault,) = kind.decode("a", json_format.ParseDict(data, kind.message())).faults
-    assert fault.message == f"{next(iter(source))} is not supported: expected ads"
+    assert fault.message == f"{next(iter(source))} is not supported: expected ads or path_config_source"
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ({"path": "/x"}, "path:/x#a"),
+        ({"path_config_source": {"path": "/x"}}, "path:/x#a"),
+        ({"path_config_source": {"path": "/x", "watched_directory": {"path": "/y"}}}, "path:/x|/y#a"),
+    ],
+)
+def test_endpoints_in_a_file_are_asked_for_there(source, name):
+    data = {"name": "a", "type": "EDS", "eds_cluster_config": {"eds_config": source}}
+    assert value(CLUSTER, data).eds_name == name
+    message = json_format.ParseDict(data, RESOURCE_TYPES[CLUSTER].message())
+    for _ in range(2):  # decoded whole, and by its shape
+        examined = RESOURCE_TYPES[CLUSTER].examine(pack(CLUSTER, message))
+        assert examined.resource.references == ((ENDPOINT, name),)
+    where = elsewhere(name)
+    assert in_file(where.path, where.watched_directory, where.name) == name
 
 
 # Listeners
@@ -676,12 +701,12 @@ def test_a_filter_configuration_in_its_wrapper():
     ("validation", "words"),
     [
         ({"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": "spiffe://a"}}]}, "spiffe://a"),
-        ({"match_subject_alt_names": [{"prefix": "spiffe://b"}]}, 'prefix: "spiffe://b"'),
+        ({"match_subject_alt_names": [{"prefix": "spiffe://b"}]}, "prefix 'spiffe://b'"),
     ],
 )
 def test_what_a_tls_socket_asks_for_is_told(validation, words):
     kind = EXT + "transport_sockets.tls.v3.UpstreamTlsContext"
-    context = {"@type": kind, "sni": "s", "common_tls_context": {"validation_context": validation}}
+    context = {"@type": kind, "sni": "s", "common_tls_context": {"validation_context": {**CA, **validation}}}
     found = value(CLUSTER, cluster(transport_socket={"name": "tls", "typed_config": context}))
     assert found.transport_socket.secure
     assert found.transport_socket.detail == f"TLS, SNI s, server identity {words}"

@@ -6,6 +6,7 @@ is asked in a thread of its own, and the caller waits no longer than its connect
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -15,7 +16,7 @@ from typing import TypeVar
 
 import httpcore
 
-from meshlib.lookups import Lookups
+from meshlib.lookups import Answer, Lookups
 from meshlib.model.discovery import LookupFamily
 from meshlib.model.snapshot import is_ip
 
@@ -41,15 +42,33 @@ def connect(host: str, timeout: float | None, connect_to: Callable[[str, float |
     if is_ip(host.partition("%")[0]):
         return connect_to(host, timeout)
     until = None if timeout is None else time.monotonic() + timeout
-    addresses = _addresses(host, timeout)
-    for address in addresses[:-1]:
+    found = _found(_lookups.wait(host, LookupFamily.ALL, timeout))
+    for address in found[:-1]:
         with contextlib.suppress(OSError, httpcore.ConnectError, httpcore.ConnectTimeout):
             return connect_to(address, _left(until))
-    return connect_to(addresses[-1], _left(until))
+    return connect_to(found[-1], _left(until))
 
 
-def _addresses(host: str, timeout: float | None) -> Sequence[str]:
-    answer = _lookups.wait(host, LookupFamily.ALL, timeout)
+async def addresses(host: str) -> Sequence[str]:
+    """Return the addresses of a host to connect to, on asyncio; raises ``OSError`` where there is none."""
+    if is_ip(host.partition("%")[0]):
+        return (host,)
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[Answer] = loop.create_future()
+
+    def take(answer: Answer) -> None:
+        if not answered.done():
+            answered.set_result(answer)
+
+    def told(answer: Answer) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(take, answer)
+
+    _lookups.ask(host, LookupFamily.ALL, told)
+    return _found(await answered)
+
+
+def _found(answer: Answer) -> Sequence[str]:
     if answer.error:
         raise OSError(answer.error)
     if not answer.addresses:

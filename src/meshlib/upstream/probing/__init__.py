@@ -22,8 +22,9 @@ def probe_of(cluster: Cluster, endpoint: Endpoint, check: HealthCheck, socket: T
         check: how.
         socket: the transport socket in force.
     """
-    dialled = Dialled(_address(endpoint), socket, cluster.connect_timeout)
     how, keep, own = check.check, check.reuse_connection, endpoint.check.host
+    http2 = isinstance(how, GrpcCheck) or (isinstance(how, HttpCheck) and how.http2)
+    dialled = Dialled(_address(endpoint), cluster, endpoint, socket, http2)
     if isinstance(how, TcpCheck):
         return TcpProbe(dialled, how, keep=keep)
     if isinstance(how, GrpcCheck):
