@@ -165,8 +165,9 @@ class Checked(Lab):
     def probed(self, status, *hosts, excluded=False):
         state = self.cluster()
         for each in list(state.endpoints.values()):
-            if not hosts or each.endpoint.address in hosts:
-                state.probed(each, status, excluded=excluded, success=status is HEALTHY)
+            told = not hosts or each.endpoint.address in hosts
+            if told and state.probed(each, status, excluded=excluded, success=status is HEALTHY):
+                state.refresh()
 
     def met(self, calls=60):
         return {host for _ in range(calls) for host in self.run().hosts}

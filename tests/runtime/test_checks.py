@@ -20,6 +20,7 @@ from meshlib.model.health_check import GrpcCheck, HealthCheck, HttpCheck, TcpChe
 from meshlib.model.match import StringMatch, StringOp
 from meshlib.model.template import Template
 from meshlib.model.tls import CertificateValidation, DataSource, SanMatch, SanType, UpstreamTls
+from meshlib.policy.cluster_state import ClusterState
 from meshlib.runtime import keeper
 from meshlib.transports.httpx_sync import MeshTransport
 from runtime.h2server import Reply, h2_server
@@ -511,3 +512,23 @@ class TestTls:
             assert (b"Envoy/HC" in server.http) is (not said)
         finally:
             server.close()
+
+
+def test_many_results_at_once_are_put_into_force_together(monkeypatch):
+    refreshed = []
+    real = ClusterState.refresh
+    monkeypatch.setattr(ClusterState, "refresh", lambda self: (refreshed.append(1), real(self)))
+    with tcp_server(lambda _data: b"") as server:
+        port = server.server_address[1]
+        endpoints = [Endpoint(f"127.0.{n // 200 + 20}.{n % 200 + 1}", port) for n in range(600)]
+        real_port = [Endpoint("127.0.0.1", port), *endpoints]  # where nobody listens but at the first
+        with calling(meshed(*real_port, check=checked(TcpCheck(), interval=60.0, unhealthy_interval=60.0))) as (
+            mesh,
+            client,
+        ):
+            with contextlib.suppress(httpx.HTTPError, errors.MeshError):
+                client.get("http://svc/", timeout=5.0)
+            counts = list(probes(mesh).values())
+    assert counts.count(HEALTHY) == 1
+    assert counts.count(UNHEALTHY) == 600
+    assert len(refreshed) < 100

@@ -97,11 +97,13 @@ class Attempts:
 
     def _prepared(self) -> Generator[Effect, Answer, bool]:
         """Wait for first look-ups and health checks, as Envoy warms a cluster; False when the route's time is over."""
+        until = self.call.clock() + WARMING
         for cluster in self._clusters():
             ticket = cluster.upkeep.called(self.call.clock()) if cluster.upkeep is not None else None
             if ticket is not None:
-                left = self.deadlines.remaining(self.call.clock())
-                yield Park(ticket, WARMING if left is None else min(left, WARMING), pooled=False)
+                now = self.call.clock()
+                left = self.deadlines.remaining(now)
+                yield Park(ticket, max(0.0, until - now if left is None else min(left, until - now)), pooled=False)
         return not self.deadlines.expired(self.call.clock())
 
     def _clusters(self) -> list[ClusterState]:

@@ -280,23 +280,29 @@ class ClusterState:
         """Tell whether active health checks decide on an endpoint."""
         return self._checked(self.config, state.endpoint)
 
-    def probed(self, state: EndpointState, health: HealthStatus, *, excluded: bool, success: bool) -> None:
-        """Take what active health checks make of an endpoint; ``success`` tells of the last one."""
+    def probed(self, state: EndpointState, health: HealthStatus, *, excluded: bool, success: bool) -> bool:
+        """Take what active health checks make of an endpoint; tells whether that calls for :meth:`refresh`.
+
+        Args:
+            state: the endpoint.
+            health: HEALTHY, DEGRADED or UNHEALTHY.
+            excluded: whether it counts as if it were not there.
+            success: whether the last check was one.
+        """
         key = state.endpoint.key
         with self.limits.lock:
             if self.endpoints.get(key) is not state:
-                return
+                return False
             changed = health is not state.probe or excluded is not state.excluded
             state.probe, state.excluded = health, excluded
             config = self.outliers.config
             if success and config is not None and config.unejected_by_check and state.ejected:
                 self.outliers.forget(state)
                 changed = True
-            if changed:
-                self._rebuild(self._clock())
         if key in self._kept and health not in _PASSING:
             with self._placing:
                 self._place(self.config)
+        return changed
 
     def refresh(self) -> None:
         """Balance anew: health that is not of this state's own making has changed (probes, the local cluster)."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from meshlib.runtime.upkeep import Housekeeping
 
 LOOKUP_TIMEOUT = 10.0  # seconds after which a look-up has failed, though its thread may still be at it
+_MANY = 100  # endpoints from which on results that come within _TOGETHER seconds are put into force together
+_TOGETHER = 0.02
 RESTING = 300.0  # seconds without a call after which nothing is looked up or checked any more
 
 _log = logging.getLogger("meshlib.health")
@@ -93,6 +95,7 @@ class Keeper:
         self._gone = False
         self._names = Names()
         self._timer: asyncio.TimerHandle | None = None
+        self._changed: asyncio.TimerHandle | None = None  # when changes of health are put into force
         self._hosts: dict[EndpointState, _Host] = {}
         self._config: Cluster | None = None  # what was last put to work
 
@@ -149,6 +152,9 @@ class Keeper:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._changed is not None:
+            self._changed.cancel()
+            self._refresh()
         for host in self._hosts.values():
             host.stop()
         self._hosts = {}
@@ -173,6 +179,8 @@ class Keeper:
             self._hosts = {}
         self._config = config
         self._look_up()
+        if self not in self._house.active:
+            return  # it rests from now on
         with cluster.limits.lock:
             states = [state for state in cluster.endpoints.values() if cluster.checks(state)]
         for state in [state for state in self._hosts if state not in states]:
@@ -251,7 +259,12 @@ class Keeper:
 
     def _warmed(self) -> None:
         """Let calls go once every name is settled and every endpoint was checked."""
-        if self._warmth is None or not self._names.settled or not all(host.checked for host in self._hosts.values()):
+        if (
+            self._warmth is None
+            or self._changed is not None
+            or not self._names.settled
+            or not all(host.checked for host in self._hosts.values())
+        ):
             return
         with self._lock:
             warmth, self._warmth = self._warmth, None
@@ -278,12 +291,20 @@ class Keeper:
 
     def took(self, state: EndpointState, health: HostHealth, *, success: bool) -> None:
         """Put the health of an endpoint into force."""
-        before = state.probe
-        self._cluster.probed(state, health.status, excluded=health.excluded, success=success)
-        if health.status is HealthStatus.UNHEALTHY and before is not HealthStatus.UNHEALTHY:
-            self._house.refresh()
+        if self._cluster.probed(state, health.status, excluded=health.excluded, success=success):
+            if self._changed is None:
+                pause = _TOGETHER if len(self._hosts) > _MANY else 0.0
+                self._changed = asyncio.get_running_loop().call_later(pause, self._refresh)
+        elif self._changed is None:
+            self._warmed()
         if self._cluster.endpoints.get(state.endpoint.key) is not state:
             self._sync()
+
+    def _refresh(self) -> None:
+        """Balance by the health of now: once for all results that come together, since it looks at every endpoint."""
+        self._changed = None
+        self._cluster.refresh()
+        self._house.refresh()
         self._warmed()
 
 
