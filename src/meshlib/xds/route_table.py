@@ -25,7 +25,7 @@ from meshlib.xds.shapes import Shapes, virtual_host_shape
 from meshlib.xds.type_urls import CLUSTER, ROUTE
 
 _log = logging.getLogger("meshlib.xds")
-_SHAPES = Shapes()
+_SHAPES: Shapes[Sequence[Remark]] = Shapes()
 
 
 class _Level:
@@ -111,7 +111,7 @@ class _Table(Resource):
                 if len(routes.clusters) > 1:
                     groups.append(routes.clusters)
         references = tuple((CLUSTER, cluster) for cluster in clusters)
-        super().__init__(name, raw, lambda _resource: value, references, notes, tuple(groups))
+        super().__init__(name, raw, None, references, notes, tuple(groups), value=value)
 
     def notes(self, type_url: str) -> tuple[Note, ...]:
         found = list(super().notes(type_url))
