@@ -16,7 +16,7 @@ it names are woken with it, before a table that names them is used.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from meshlib.xds.cache import Entry, ResourceCache, State
@@ -190,18 +190,17 @@ class Dependencies:
         """Tell whether a name is asked for, by itself or as one of all."""
         return type_url in self._wildcards or name in self._counts[type_url]
 
-    def waiting(self) -> list[Reference]:
-        """Return the names asked for that are not settled."""
-        found = [
-            (url, WILDCARD)
-            for url in ALL_TYPE_URLS
-            if url in self._wildcards - {NAME_TABLE} and not self._cache.answered(url)
-        ]
+    def waiting(self) -> Iterator[Reference]:
+        """Yield the names asked for that are not settled."""
+        for url in ALL_TYPE_URLS:
+            if url in self._wildcards - {NAME_TABLE} and not self._cache.answered(url):
+                yield url, WILDCARD
         for url in ALL_TYPE_URLS:
             if url not in self._wildcards:
                 entries = self._cache.entries(url)
-                found += [(url, name) for name in self._counts[url] if name not in entries]
-        return found
+                for name in self._counts[url]:
+                    if name not in entries:
+                        yield url, name
 
     @property
     def whole(self) -> bool:
