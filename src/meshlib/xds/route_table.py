@@ -184,11 +184,10 @@ def _host(scope: Scope, index: int, data: bytes, level: _Level) -> VirtualHost:
     shapes, clusters = virtual_host_shape(message)
     routes.clusters = tuple(clusters)
     keys = [(level.key, shape) for shape in shapes]
-    notes: Sequence[Remark] | None = None
     if len(keys) == 1:
         notes = _SHAPES.get(keys[0])
-    elif all(_SHAPES.get(key) is not None for key in keys):
-        notes = ()
+    else:
+        notes = () if all(_SHAPES.get(key) is not None for key in keys) else None
     if notes is None:
         notes = _decoded(scope.at("virtual_hosts", index), data, level, keys)
     routes.notes = notes
