@@ -18,7 +18,7 @@ from tenacity import RetryCallState, Retrying
 from tenacity.wait import wait_base, wait_fixed, wait_random_exponential
 
 from meshlib.clock import Clock
-from meshlib.xds import diagnosis, forks, wire
+from meshlib.xds import collecting, diagnosis, forks, wire
 from meshlib.xds.assembly import Offered
 from meshlib.xds.bootstrap_parts import Server
 from meshlib.xds.delta import DeltaProtocol
@@ -248,7 +248,8 @@ class Channel:
         if not self._protocol.expects(url):
             _log.warning("server=%s type=%s answered without being asked; ignored", self.server.address, short(url))
             return
-        offered = self._owner.offered(self, url, parts.version, parts.resources)
+        with collecting.resting(len(data)):
+            offered = self._owner.offered(self, url, parts.version, parts.resources)
         if url == NAME_TABLE:
             self._nds_ended = -1  # it is known here: whatever ends a stream, that was not it
         self._count(url, offered)

@@ -228,10 +228,10 @@ class Dependencies:
         return resource.references
 
     def _hold(self, type_url: str, resource: Resource) -> None:
-        references = self._references(type_url, resource)
-        if resource.patience is not None:
-            self.patience.update(dict.fromkeys(references, resource.patience))
-        for reference in references:
+        patience = resource.patience
+        for reference in self._references(type_url, resource):
+            if patience is not None:
+                self.patience[reference] = patience
             if reference[0] not in self._wildcards:
                 self._acquire(reference)
 

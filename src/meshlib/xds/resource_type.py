@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
 
 from meshlib.nds import NameTable as NameTableMessage
-from meshlib.xds import type_urls
+from meshlib.xds import type_urls, wire
 from meshlib.xds.decode_cds import cluster
 from meshlib.xds.decode_eds import load_assignment
 from meshlib.xds.decode_lds import listener
@@ -86,6 +86,7 @@ class ResourceType:
         decoder: message to model value; faults and notes go to the scope.
         outline: what of the bytes is alike in many; None where there is no such thing.
         patience: the ``initial_fetch_timeout`` of what a message refers to, None where it does not say.
+        head: how nearly all resources of the type begin.
     """
 
     url: str
@@ -94,6 +95,10 @@ class ResourceType:
     decoder: Callable[[Scope, Any], Value]
     outline: Callable[[bytes], Outline] | None = None
     patience: Callable[[Any], float | None] = lambda _message: None
+    head: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head", wire.any_head(self.url))
 
     def examine(self, raw: bytes, previous: Callable[[str], Resource | None] = lambda _name: None) -> Examined:
         """Return one resource, validated whole. Never raises.
@@ -104,6 +109,10 @@ class ResourceType:
         """
         name = ""
         try:
+            if self.outline is not None:
+                value = wire.any_value(raw, self.head)
+                if value is not None:
+                    return self._outlined(self.outline, value, raw)
             packed = any_pb2.Any.FromString(raw)
             if packed.type_url == _WRAPPER:
                 wrapper = discovery_pb2.Resource.FromString(packed.value)
@@ -120,17 +129,18 @@ class ResourceType:
 
     def _outlined(self, outline: Callable[[bytes], Outline], value: bytes, raw: bytes) -> Examined:
         name, shape, eds_name = outline(value)
+        own = (type_urls.ENDPOINT, eds_name)
         valid = _SHAPES.get(shape)
         if valid is not None and name:
-            own = ((type_urls.ENDPOINT, eds_name), *valid.references) if valid.eds else valid.references
-            return Examined(name, Resource(name, raw, self, own, valid.notes, (), valid.patience))
+            named = (own, *valid.references) if valid.eds else valid.references
+            return Examined(name, Resource(name, raw, self, named, valid.notes, (), valid.patience))
         message = self.message.FromString(value)
         examined = self._decoded(message, raw)
         resource = examined.resource
-        # What is written canonically is as short as can be: no field comes twice.
+        # What is as short as its canonical form has no field twice; see assignment_outline.
         if resource is not None and shape is not None and message.ByteSize() == len(value):
-            own, notes = (type_urls.ENDPOINT, eds_name), remarks(resource.notes(self.url))
             others = tuple(reference for reference in resource.references if reference != own)
+            notes = remarks(resource.notes(self.url))
             _SHAPES.add(shape, _Valid(notes, own in resource.references, others, resource.patience))
         return examined
 

@@ -21,7 +21,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _ONE, _MANY = _Field.LABEL_OPTIONAL, _Field.LABEL_REPEATED
-_STRING, _BYTES, _DOUBLE, _ENUM = _Field.TYPE_STRING, _Field.TYPE_BYTES, _Field.TYPE_DOUBLE, _Field.TYPE_INT32
+_STRING, _BYTES, _DOUBLE = _Field.TYPE_STRING, _Field.TYPE_BYTES, _Field.TYPE_DOUBLE
+_ENUM = _Field.TYPE_INT32
 
 # Field numbers are those of Envoy's messages of these names; what is not named here is kept as
 # unknown fields. A type that is a string is a message of this table.
@@ -68,7 +69,6 @@ _MESSAGES: Mapping[str, tuple[tuple[str, int, int, int | str], ...]] = {
         ("health_status", 2, _MANY, _ENUM),
         ("metadata", 3, _ONE, "Metadata"),
         ("load_balancing_weight", 4, _MANY, _BYTES),
-        ("endpoint_name", 5, _MANY, _STRING),
     ),
     # Metadata is opaque, but it must be metadata: declared is what can be wrong in it.
     "Metadata": (
@@ -133,3 +133,27 @@ MergedLoadAssignment: Any = _CLASSES["MergedLoadAssignment"]
 Saved: Any = _CLASSES["Saved"]
 SavedType: Any = _CLASSES["SavedType"]
 SavedResource: Any = _CLASSES["SavedResource"]
+
+
+def any_head(type_url: str) -> bytes:
+    """Return how a ``google.protobuf.Any`` of a type begins: its type URL, and the tag of its value."""
+    url = type_url.encode()
+    return b"\x0a%c%b\x12" % (len(url), url)
+
+
+def any_value(raw: bytes, head: bytes) -> bytes | None:
+    """Return the value of an ``Any``, None where it has to be parsed.
+
+    That is where it does not begin with ``head`` and end with the value, or is of 16 KiB or more.
+    """
+    at = len(head)
+    if len(raw) < at + 2 or not raw.startswith(head):
+        return None
+    size, more = raw[at], raw[at + 1]
+    at += 1
+    if size > 127:  # a varint of two bytes
+        if more > 127:
+            return None
+        size += (more - 1) << 7
+        at += 1
+    return raw[at:] if at + size == len(raw) else None
