@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -103,8 +103,8 @@ class Assembly:
         """
         faults: list[Fault] = []
         for url in ALL_TYPE_URLS:
-            messages = (pack(url, message) for message in resources.get(url, {}).values())
-            offered = self.offer(url, version, chain(messages, packed.get(url, ())))
+            messages = [pack(url, message) for message in resources.get(url, {}).values()]
+            offered = self.offer(url, version, [*messages, *packed.get(url, ())])
             faults += offered.faults
             if offered.complete:
                 for name in [name for name in self.cache.entries(url) if name not in offered.names]:
@@ -116,7 +116,7 @@ class Assembly:
         """Return what is in force, compiled; the same object for as long as nothing changes."""
         return self._compiler.compile(self.dependencies.take_changed(), self._version)
 
-    def offer(self, type_url: str, version: str, received: Iterable[bytes]) -> Offered:
+    def offer(self, type_url: str, version: str, received: Collection[bytes]) -> Offered:
         """Take resources of one type; good ones replace what is there, faulty ones do not.
 
         Bytes that are known already, as good or as faulty, are not looked at again.
@@ -131,7 +131,7 @@ class Assembly:
         names = taking.names
         # Most servers keep an order: the next one that is known is often the next one that comes, and
         # to compare bytes costs less than to hash them.
-        expected = iter(list(self.cache.entries(type_url).values()))
+        expected = iter(list(islice(self.cache.entries(type_url).values(), len(received))))
         for raw in received:
             entry = next(expected, None)
             if entry is None or entry.resource is None or entry.resource.raw != raw:

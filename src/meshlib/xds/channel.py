@@ -71,7 +71,7 @@ class Owner(Protocol):
     def patience(self, type_url: str, name: str, /) -> float | None:
         """Return the seconds after which an unanswered name does not exist, None for never."""
 
-    def offered(self, channel: Channel, type_url: str, version: str, resources: Iterable[bytes], /) -> Offered:
+    def offered(self, channel: Channel, type_url: str, version: str, resources: Collection[bytes], /) -> Offered:
         """Take resources; returns what became of them."""
         ...
 
@@ -392,11 +392,11 @@ class _Parts:
     """A response of either variant, its resources still bytes.
 
     Attributes:
-        resources: each a serialised ``Any``; read once. What is said of them beside comes in as they are read.
+        resources: each a serialised ``Any``.
     """
 
     version: str
-    resources: Iterable[bytes]
+    resources: Collection[bytes]
     removed: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     ttls: dict[str, float] = field(default_factory=dict)

@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -355,7 +355,7 @@ class XdsClient:
         if channel is self._main.active:
             self._status = replace(self._status, connected=True, server=channel.server.address)
 
-    def offered(self, channel: Channel, type_url: str, version: str, resources: Iterable[bytes]) -> Offered:
+    def offered(self, channel: Channel, type_url: str, version: str, resources: Collection[bytes]) -> Offered:
         """Resources came."""
         for authority in self._authorities.values():
             if channel in authority.channels:
