@@ -403,12 +403,15 @@ class _Parts:
 
 
 _WRAPPED = b"envoy.service.discovery.v3.Resource"
+_HEADS = {url: wire.any_head(url) for url in ALL_TYPE_URLS}
 
 
 def _sotw_parts(message: Any) -> _Parts:
-    resources = list(message.resources)
+    resources = message.resources[:]
     parts = _Parts(message.version_info, resources)
-    if any(raw.find(_WRAPPED, 0, 80) >= 0 for raw in resources):  # only TTLs need the wrapper
+    head = _HEADS.get(message.type_url, b"")
+    unusual = [raw for raw in resources if not raw.startswith(head)]
+    if any(raw.find(_WRAPPED, 0, 80) >= 0 for raw in unusual):  # only TTLs need the wrapper
         parts.resources = list(_unwrapped(resources, parts))
     return parts
 
@@ -426,7 +429,7 @@ def _unwrapped(resources: Iterable[bytes], parts: _Parts) -> Iterator[bytes]:
 def _delta_parts(message: Any) -> _Parts:
     parts = _Parts(message.system_version_info, (), tuple(message.removed_resources))
     found: list[bytes] = []
-    for data in message.resources:
+    for data in message.resources[:]:
         found += _resource(wire.Resource.FromString(data), parts)
     parts.resources = found
     return parts

@@ -107,10 +107,11 @@ class _Table(Resource):
             routes = host.routes
             if isinstance(routes, LazyRoutes):
                 self.hosts[routes.raw] = host
-                clusters.update(dict.fromkeys(routes.clusters))
+                for cluster in routes.clusters:
+                    clusters[cluster] = None
                 if len(routes.clusters) > 1:
                     groups.append(routes.clusters)
-        references = tuple((CLUSTER, cluster) for cluster in clusters)
+        references = tuple([(CLUSTER, cluster) for cluster in clusters])
         super().__init__(name, raw, None, references, notes, tuple(groups), value=value)
 
     def notes(self, type_url: str) -> tuple[Note, ...]:
@@ -133,7 +134,7 @@ def examine_table(value: bytes, raw: bytes, previous: Callable[[str], Resource |
         DecodeError: the bytes are none.
     """
     slim = wire.RouteConfiguration.FromString(value)
-    packed = list(slim.virtual_hosts)
+    packed = slim.virtual_hosts[:]
     slim.ClearField("virtual_hosts")
     table = route_pb2.RouteConfiguration.FromString(slim.SerializeToString())
     name = table.name
