@@ -125,6 +125,14 @@ def test_a_name_twice_in_one_response_is_a_fault(parse):
     assert list(offered.names) == ["a"]
 
 
+def test_no_resource_is_called_what_stands_for_all(parse):
+    assembly = Assembly(Style.SIDECAR)
+    named = [pack(CLUSTER, parse(CLUSTER, {"name": name, "type": "STATIC"})) for name in ("*", "a")]
+    offered = assembly.offer(CLUSTER, "1", named)
+    assert [str(fault) for fault in offered.faults] == ["CDS *: stands for all resources and cannot be the name of one"]
+    assert list(assembly.snapshot().clusters) == ["a"]
+
+
 @pytest.mark.parametrize("order", ["abcdef", "fedcba", "acdefb", "bcdef", "azbcdef"])
 def test_what_is_known_is_not_looked_at_again_in_whatever_order_it_comes(parse, order):
     assembly = Assembly(Style.SIDECAR)

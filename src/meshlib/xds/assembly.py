@@ -239,6 +239,8 @@ class _Taking:
         name, resource, faults = kind.examine(raw, self._last)
         if not name:
             self.nameless += faults
+        elif name == WILDCARD:
+            self.faults.append(Fault(name, kind.url, "", "stands for all resources and cannot be the name of one"))
         elif name in self.names:
             self.faults.append(Fault(name, kind.url, "", "is in the response twice; the first counts"))
         else:
