@@ -98,9 +98,9 @@ class ResourceCache:
             entry = entries[resource.name] = Entry(resource.name, State.ACKED)
         elif entry.resource is not None:
             by_raw.pop(entry.resource.raw, None)
-        entry.resource, entry.at = resource, at
         by_raw[resource.raw] = entry
-        self.confirm(entry, version)
+        entry.resource, entry.version, entry.at = resource, version, at
+        entry.state, entry.refused = State.ACKED, None
         return entry
 
     def confirm(self, entry: Entry, version: str) -> None:

@@ -35,6 +35,7 @@ class _Warming:
     """A version that is not in use yet, and how much of what it names is not ready."""
 
     reference: Reference
+    entry: Entry
     missing: int
 
 
@@ -298,7 +299,7 @@ class Dependencies:
         if not unready:
             self._use(reference, entry)
             return
-        warming = self._warming[reference] = _Warming(reference, len(unready))
+        warming = self._warming[reference] = _Warming(reference, entry, len(unready))
         for ref in unready:
             self._waiters.setdefault(ref, []).append(warming)
 
@@ -319,9 +320,7 @@ class Dependencies:
             warming.missing -= 1
             if not warming.missing:
                 del self._warming[waiter]
-                entry = self._cache.entry(*waiter)
-                if entry is not None:
-                    self._use(waiter, entry)
+                self._use(waiter, warming.entry)
 
     def _wake_together(self, table: Resource) -> None:
         for group in table.groups:
