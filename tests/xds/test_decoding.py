@@ -697,6 +697,56 @@ def test_a_filter_configuration_in_its_wrapper():
     assert [note.field_path.rpartition(".")[2] for note in disabled.notes] == ["disabled"]
 
 
+def tls_of(**context):
+    kind = EXT + "transport_sockets.tls.v3.UpstreamTlsContext"
+    return {"name": "tls", "typed_config": {"@type": kind, **context}}
+
+
+ANY = {"name": "x", "typed_config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("common", "field"),
+    [
+        ({"custom_handshaker": ANY}, "custom_handshaker"),
+        ({"custom_tls_certificate_selector": ANY}, "custom_tls_certificate_selector"),
+        ({"tls_params": {"signature_algorithms": ["x"]}}, "tls_params.signature_algorithms"),
+        ({"tls_params": {"compliance_policies": ["FIPS_202205"]}}, "tls_params.compliance_policies"),
+        ({"tls_params": {"ecdh_curves": ["X25519", "P-256"]}}, "tls_params.ecdh_curves"),
+        ({"validation_context": {**CA, "custom_validator_config": ANY}}, "validation_context.custom_validator_config"),
+        ({"validation_context": {**CA, "max_verify_depth": 3}}, "validation_context.max_verify_depth"),
+        ({"tls_certificates": [{"pkcs12": {"filename": "/x"}}]}, "tls_certificates[0].pkcs12"),
+        (
+            {
+                "validation_context": {
+                    **CA,
+                    "match_typed_subject_alt_names": [{"san_type": "OTHER_NAME", "matcher": {"exact": "x"}}],
+                }
+            },
+            "validation_context.match_typed_subject_alt_names[0].san_type",
+        ),
+    ],
+)
+def test_tls_that_cannot_be_honoured_refuses_the_connection_and_says_the_field(common, field):
+    made = decoded(CLUSTER, cluster(transport_socket=tls_of(common_tls_context=common)))
+    refusal = made.value.transport_socket.refusal
+    assert refusal.startswith(f"transport_socket.typed_config.common_tls_context.{field}: ")
+    assert f"transport_socket.typed_config.common_tls_context.{field}" in [note.field_path for note in made.notes]
+
+
+def test_a_socket_picked_by_a_matcher_is_refused():
+    raw = {"name": "x", "typed_config": {"@type": EXT + "transport_sockets.raw_buffer.v3.RawBuffer"}}
+    found = value(CLUSTER, cluster(transport_socket=raw, transport_socket_matcher={}))
+    assert found.transport_socket.refusal == "a socket picked by a matcher cannot be spoken"
+
+
+def test_a_tls_key_of_the_environment(monkeypatch):
+    monkeypatch.setenv("TLS_KEY", "k")
+    own = {"certificate_chain": {"filename": "/c"}, "private_key": {"environment_variable": "TLS_KEY"}}
+    made = value(CLUSTER, cluster(transport_socket=tls_of(common_tls_context={"tls_certificates": [own]})))
+    assert made.transport_socket.tls.certificate.key.inline == b"k"
+
+
 @pytest.mark.parametrize(
     ("validation", "words"),
     [

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -109,8 +109,8 @@ class Assembly:
         """
         faults: list[Fault] = []
         for url in ALL_TYPE_URLS:
-            messages = (pack(url, message) for message in resources.get(url, {}).values())
-            offered = self.offer(url, version, chain(messages, packed.get(url, ())))
+            messages = [pack(url, message) for message in resources.get(url, {}).values()]
+            offered = self.offer(url, version, [*messages, *packed.get(url, ())])
             faults += offered.faults
             if offered.complete:
                 for name in [name for name in self.cache.entries(url) if name not in offered.names]:
@@ -122,7 +122,7 @@ class Assembly:
         """Return what is in force, compiled; the same object for as long as nothing changes."""
         return self._compiler.compile(self.dependencies.take_changed(), self._version)
 
-    def offer(self, type_url: str, version: str, received: Iterable[bytes]) -> Offered:
+    def offer(self, type_url: str, version: str, received: Collection[bytes]) -> Offered:
         """Take resources of one type; good ones replace what is there, faulty ones do not.
 
         Bytes that are known already, as good or as faulty, are not looked at again.
@@ -135,8 +135,13 @@ class Assembly:
         taking = _Taking(self, RESOURCE_TYPES[type_url], version, self._clock())
         known, confirm, pause = self.cache.known(type_url), self.cache.confirm, self._pause
         names = taking.names
+        # Most servers keep an order: the next one that is known is often the next one that comes, and
+        # to compare bytes costs less than to hash them.
+        expected = iter(list(islice(self.cache.entries(type_url).values(), len(received))))
         for raw in received:
-            entry = known.get(raw)
+            entry = next(expected, None)
+            if entry is None or entry.resource is None or entry.resource.raw != raw:
+                entry = known.get(raw)
             if entry is not None and entry.name not in names:
                 names[entry.name] = None
                 confirm(entry, version)
@@ -251,6 +256,8 @@ class _Taking:
         name, resource, faults = kind.examine(raw, self._last)
         if not name:
             self.nameless += faults
+        elif name == WILDCARD:
+            self.faults.append(Fault(name, kind.url, "", "stands for all resources and cannot be the name of one"))
         elif name in self.names:
             self.faults.append(Fault(name, kind.url, "", "is in the response twice; the first counts"))
         else:

@@ -18,7 +18,7 @@ from tenacity import RetryCallState, Retrying
 from tenacity.wait import wait_base, wait_fixed, wait_random_exponential
 
 from meshlib.clock import Clock
-from meshlib.xds import diagnosis, wire
+from meshlib.xds import collecting, diagnosis, wire
 from meshlib.xds.assembly import Offered
 from meshlib.xds.bootstrap_parts import Server
 from meshlib.xds.delta import DeltaProtocol
@@ -73,7 +73,7 @@ class Owner(Protocol):
     def patience(self, type_url: str, name: str, /) -> float | None:
         """Return the seconds after which an unanswered name does not exist, None for never."""
 
-    def offered(self, channel: Channel, type_url: str, version: str, resources: Iterable[bytes], /) -> Offered:
+    def offered(self, channel: Channel, type_url: str, version: str, resources: Collection[bytes], /) -> Offered:
         """Take resources; returns what became of them."""
         ...
 
@@ -265,7 +265,8 @@ class Channel:
         if not self._protocol.expects(url):
             _log.warning("server=%s type=%s answered without being asked; ignored", self.server.address, short(url))
             return
-        offered = self._owner.offered(self, url, parts.version, parts.resources)
+        with collecting.resting(len(data)):
+            offered = self._owner.offered(self, url, parts.version, parts.resources)
         if url == NAME_TABLE:
             self._nds_ended = -1  # it is known here: whatever ends a stream, that was not it
         elif url == SECRET:
@@ -410,11 +411,11 @@ class _Parts:
     """A response of either variant, its resources still bytes.
 
     Attributes:
-        resources: each a serialised ``Any``; read once. What is said of them beside comes in as they are read.
+        resources: each a serialised ``Any``.
     """
 
     version: str
-    resources: Iterable[bytes]
+    resources: Collection[bytes]
     removed: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     ttls: dict[str, float] = field(default_factory=dict)
@@ -422,12 +423,15 @@ class _Parts:
 
 
 _WRAPPED = b"envoy.service.discovery.v3.Resource"
+_HEADS = {url: wire.any_head(url) for url in ALL_TYPE_URLS}
 
 
 def _sotw_parts(message: Any) -> _Parts:
-    resources = list(message.resources)
+    resources = message.resources[:]
     parts = _Parts(message.version_info, resources)
-    if any(raw.find(_WRAPPED, 0, 80) >= 0 for raw in resources):  # only TTLs need the wrapper
+    head = _HEADS.get(message.type_url, b"")
+    unusual = [raw for raw in resources if not raw.startswith(head)]
+    if any(raw.find(_WRAPPED, 0, 80) >= 0 for raw in unusual):  # only TTLs need the wrapper
         parts.resources = list(_unwrapped(resources, parts))
     return parts
 
@@ -445,7 +449,7 @@ def _unwrapped(resources: Iterable[bytes], parts: _Parts) -> Iterator[bytes]:
 def _delta_parts(message: Any) -> _Parts:
     parts = _Parts(message.system_version_info, (), tuple(message.removed_resources))
     found: list[bytes] = []
-    for data in message.resources:
+    for data in message.resources[:]:
         found += _resource(wire.Resource.FromString(data), parts)
     parts.resources = found
     return parts

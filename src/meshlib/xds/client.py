@@ -7,10 +7,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from meshlib.clock import Clock, system_clock
 from meshlib.model.names import listener_name, search_list
 from meshlib.model.snapshot import Snapshot, Style
 from meshlib.xds.assembly import Assembly, Offered, pack
-from meshlib.xds.authority import Authority, authorities_of
+from meshlib.xds.authority import Authority, authorities_of, by_authority
 from meshlib.xds.bootstrap_parts import Bootstrap
 from meshlib.xds.channel import RECONNECT, Channel
 from meshlib.xds.config_source import elsewhere
@@ -47,6 +48,7 @@ DOES_NOT_EXIST = 15.0  # seconds on a connected stream (gRFC A57; Envoy's initia
 DELETION_GRACE = 0.5
 IDLE_AFTER = 300.0  # seconds without a call after which a host or cluster is not asked for any more
 _STALE_AFTER = 0.5  # seconds from the start in which a server may answer before the last-known-good file is used
+_WAITING_SAID = 100  # names that are spelt out in a status
 _GIL_SLICE = 0.001  # seconds of work before other threads get a turn
 
 
@@ -60,7 +62,7 @@ class Status:
         last_error: "address: reason" of the last failure, empty again once the server answers.
         versions: the last version accepted, by LDS, RDS, CDS, EDS.
         faults: what is wrong with resources that were refused; their last good values are in force.
-        waiting: resources asked for and not answered yet ("EDS outbound|80||catalog").
+        waiting: resources asked for and not answered yet ("EDS outbound|80||catalog"), the first hundred.
         stale: whether what is in force is, in part at least, from the last-known-good file.
     """
 
@@ -359,7 +361,7 @@ class XdsClient:
         if channel is self._main.active:
             self._status = replace(self._status, connected=True, server=channel.server.address)
 
-    def offered(self, channel: Channel, type_url: str, version: str, resources: Iterable[bytes]) -> Offered:
+    def offered(self, channel: Channel, type_url: str, version: str, resources: Collection[bytes]) -> Offered:
         """Resources came."""
         for authority in self._authorities.values():
             if channel in authority.channels:
@@ -425,12 +427,12 @@ class XdsClient:
             self._publish()
         if not whole:
             self._fall_back()
-        waiting = () if whole else tuple(f"{short(url)} {name}" for url, name in self._assembly.dependencies.waiting())
+        waiting = () if whole else islice(self._assembly.dependencies.waiting(), _WAITING_SAID)
         self._status = replace(
             self._status,
             versions={SHORT[url]: version for url in SHORT if (version := self._main.version(url))},
             faults=self._assembly.faults,
-            waiting=waiting,
+            waiting=tuple(f"{short(url)} {name}" for url, name in waiting),
             stale=self._is_stale(),
         )
 
@@ -443,22 +445,20 @@ class XdsClient:
     def _subscribe(self, type_url: str, added: set[str], gone: set[str]) -> None:
         if type_url in self._bootstrap.files:
             return
-        static = self._bootstrap.static.get(type_url, {})
-        gone = self._places.gone(type_url, gone - static.keys())
-        added = self._places.added(type_url, added - static.keys())
-        for authority in self._authorities.values():
-            mine = authority.own(added)
-            not_mine = authority.own(gone)
-            if mine or not_mine:
-                authority.change(type_url, mine, not_mine)
-        strangers = {name for name in added if not any(a.owns(name) for a in self._authorities.values())}
-        for name in strangers:
+        static = self._bootstrap.static.get(type_url, {}).keys()
+        olds = by_authority(self._places.gone(type_url, gone - static))
+        news = by_authority(self._places.added(type_url, added - static))
+        for name, authority in self._authorities.items():
+            new, old = news.pop(name, set()), olds.get(name, set())
+            if new or old:
+                authority.change(type_url, new, old)
+        for stranger in chain.from_iterable(news.values()):
             _log.warning(
                 "type=%s %s: its authority is not in the bootstrap: name its servers under `authorities` there",
                 short(type_url),
-                name,
+                stranger,
             )
-            self._assembly.absent(type_url, name)
+            self._assembly.absent(type_url, stranger)
 
     def _fall_back(self) -> None:
         for authority in self._authorities.values():

@@ -75,19 +75,6 @@ def _members(scope: Scope, packed: Any) -> tuple[str, ...]:
     return tuple(config.clusters)
 
 
-def by_eds(message: Any) -> bool:
-    """Tell whether EDS gives a cluster's endpoints."""
-    if message.HasField("cluster_type"):
-        return not message.cluster_type.HasField("typed_config") and message.cluster_type.name == "envoy.cluster.eds"
-    return bool(message.type == cluster_pb2.Cluster.EDS)
-
-
-def members(message: Any) -> tuple[str, ...]:
-    """Return what an aggregate cluster names, nothing for any other and for one that cannot be read."""
-    packed = message.cluster_type.typed_config
-    return _members(Scope("", ""), packed) if any_type(packed) == _AGGREGATE else ()
-
-
 def _dns_cluster(scope: Scope, message: Any) -> Origin:
     config = unpack(scope, message.cluster_type.typed_config, "", dns_cluster_pb2.DnsCluster)
     if config is None:

@@ -93,13 +93,9 @@ def secret(scope: Scope, message: Any) -> Secret:
 def tls_certificate(scope: Scope, message: Any) -> TlsCertificate:
     """Return a ``TlsCertificate``."""
     scope.audit(message)
+    refused = message.HasField("pkcs12") or message.HasField("private_key_provider")  # as the notes on them say
     for field in ("certificate_chain", "private_key"):
-        # With these two the certificate is there all the same, and the note on them says why it is refused.
-        if (
-            not message.HasField(field)
-            and not message.HasField("pkcs12")
-            and not message.HasField("private_key_provider")
-        ):
+        if not refused and not message.HasField(field):
             scope.fault(field, "is missing")
     password = _data(scope, "password", message.password) if message.HasField("password") else None
     chain = _data(scope, "certificate_chain", message.certificate_chain)

@@ -73,13 +73,12 @@ class Places:
                     given_up.add(where.name)
         return given_up
 
-    def offer(self, type_url: str, version: str, resources: Iterable[bytes]) -> Offered:
+    def offer(self, type_url: str, version: str, resources: Collection[bytes]) -> Offered:
         """Take what a server sent, under all its names."""
         if type_url != SECRET or not self._aliases:
             return self._assembly.offer(type_url, version, resources)
-        received = list(resources)
-        offered = self._assembly.offer(type_url, version, received)
-        also = self._assembly.offer(type_url, version, also_named(received, self._aliases))
+        offered = self._assembly.offer(type_url, version, resources)
+        also = self._assembly.offer(type_url, version, list(also_named(resources, self._aliases)))
         return Offered(offered.names, (*offered.faults, *also.faults), offered.complete, (*offered.fresh, *also.fresh))
 
     def absent(self, type_url: str, names: Iterable[str]) -> None:
