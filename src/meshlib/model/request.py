@@ -18,9 +18,10 @@ class RequestView:
         path: raw path without query.
         headers: (lower-case name, value) pairs, in order, repeats kept.
         replayable: whether the body can be sent again.
+        tls: whether the application speaks TLS itself; an internal redirect changes ``scheme`` alone.
     """
 
-    __slots__ = ("authority", "headers", "host", "method", "path", "port", "replayable", "scheme", "target")
+    __slots__ = ("authority", "headers", "host", "method", "path", "port", "replayable", "scheme", "target", "tls")
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class RequestView:
         target: str,
         headers: Sequence[tuple[str, str]],
         replayable: bool = True,
+        tls: bool | None = None,
     ) -> None:
         self.method = method
         self.scheme = scheme
@@ -43,6 +45,7 @@ class RequestView:
         self.path = target.partition("?")[0]
         self.headers = headers
         self.replayable = replayable
+        self.tls = scheme == "https" if tls is None else tls
 
     def values(self, name: str) -> list[str]:
         """Return every value of the header ``name`` (lower case), in order.

@@ -43,9 +43,7 @@ TO_TLS = Route(RouteMatch(path=PathMatch(StringOp.PREFIX, "")), Redirect(scheme=
 
 def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
     """Return the destination, virtual host and route of a request; first match wins."""
-    destination = snapshot.destination(
-        view.host, view.port, tls=view.scheme == "https", http2=is_grpc(view), chance=chance
-    )
+    destination = snapshot.destination(view.host, view.port, tls=view.tls, http2=is_grpc(view), chance=chance)
     if destination is None or destination.routes is None:
         return Choice(destination)
     host = destination.routes.virtual_host(view)
