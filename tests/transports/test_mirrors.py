@@ -101,6 +101,7 @@ def test_a_copy_never_delays_and_never_fails_the_call(caller, upstreams):
     for _ in range(5):
         assert made.request().status_code == 200
     assert time.monotonic() - began < 5
+    made.close()
 
 
 def test_what_does_not_fit_is_dropped(caller, upstreams, monkeypatch):
@@ -112,6 +113,7 @@ def test_what_does_not_fit_is_dropped(caller, upstreams, monkeypatch):
         assert made.request().status_code == 200
     ended = watching.wait(4, turn(made))
     assert {record.detail for record in ended[:4]} == {"mirror_overflow"}
+    made.close()
 
 
 def test_threads_end_when_they_have_nothing_to_do(monkeypatch):
