@@ -70,6 +70,15 @@ class RequestView:
                 return value
         return None
 
+    def cookie(self, name: str) -> str | None:
+        """Return the value of the first cookie of that name, without quotes around it, or None."""
+        for header in self.values("cookie"):
+            for part in header.split(";"):
+                key, equals, value = part.partition("=")
+                if equals and key.lstrip(" ") == name:
+                    return value[1:-1] if len(value) >= 2 and value[0] == value[-1] == '"' else value
+        return None
+
     def whole(self, name: str) -> int | None:
         """Return the header ``name`` (lower case) as a whole number, None where it is none."""
         text = (self.header(name) or "").strip()
