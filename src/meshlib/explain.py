@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 
 from meshlib.clock import Randomness
 from meshlib.model.cluster import Discovery, ServiceRef
@@ -169,13 +170,14 @@ def _explain(
         return replace(base, notes=("no virtual host takes this authority: NR, 404",))
     base = replace(base, virtual_host=host.name)
     if route is None:
-        skipped = tuple(_named(r) for r in host.routes)
+        skipped = tuple(_named(r) for r in host.candidates(view))
         return replace(base, skipped=skipped, notes=("no route matches: NR, 404",))
+    tried = host.candidates(view)
     base = replace(
         base,
         route=route.name,
         matched=str(route.match),
-        skipped=tuple(_named(r) for r in host.routes[: host.routes.index(route)]) if route in host.routes else (),
+        skipped=tuple(_named(r) for r in takewhile(lambda each: each is not route, tried)) if route in tried else (),
         source=route.source,
         action=_action(route),
         fault=_fault(route.fault or (destination.http.fault if destination.http else None), destination.http),

@@ -207,6 +207,102 @@ _OTHERS: list[Json] = [
         },
     },
 ]
+
+
+def _input(kind: str = "type.matcher.v3.HttpRequestHeaderMatchInput", **fields: object) -> Json:
+    return {"name": "input", "typed_config": typed(kind, **fields)}
+
+
+def _custom(kind: str, **fields: object) -> Json:
+    return {"name": "custom", "typed_config": typed(f"extensions.matching.input_matchers.{kind}", **fields)}
+
+
+def _leads_to(name: str) -> Json:
+    route = {"name": name, "match": {"prefix": "/"}, "route": {"cluster": "c"}}
+    return {"action": {"name": "route", "typed_config": typed("config.route.v3.Route", **route)}}
+
+
+def _when(**predicate: object) -> Json:
+    return {"single_predicate": {"input": _input(header_name="x-m"), **predicate}}
+
+
+_RANGE: Json = {"address_prefix": "10.0.0.0", "prefix_len": 8}
+_IN_RANGE: Json = _custom("ip.v3.Ip", cidr_ranges=[_RANGE], stat_prefix="s")
+_LISTED: Json = {"action": {"name": "l", "typed_config": typed("config.route.v3.RouteList", routes=[_OTHERS[0]])}}
+_XDS = "type.googleapis.com/xds.type.matcher.v3."
+_TREES: list[Json] = [
+    {"input": _input(header_name="x-t"), "exact_match_map": {"map": {"a": _leads_to("a"), "b": _LISTED}}},
+    {
+        "input": _input("extensions.matching.common_inputs.environment_variable.v3.Config", name="HOME"),
+        "prefix_match_map": {"map": {"a": _leads_to("b")}},
+    },
+    {
+        "input": _input(header_name="x-ip"),
+        "custom_match": {
+            "name": "ip",
+            "typed_config": {
+                "@type": _XDS + "IPMatcher",
+                "range_matchers": [{"ranges": [_RANGE], "on_match": _leads_to("ip")}],
+            },
+        },
+    },
+    {
+        "input": _input("extensions.matching.common_inputs.network.v3.FilterStateInput", key="k"),
+        "custom_match": {
+            "name": "names",
+            "typed_config": {
+                "@type": _XDS + "ServerNameMatcher",
+                "domain_matchers": [{"domains": ["*.a"], "on_match": _leads_to("name")}],
+            },
+        },
+    },
+]
+_MATCHED: Json = {
+    "name": "tree",
+    "domains": ["tree.example"],
+    "matcher": {
+        "matcher_list": {
+            "matchers": [
+                {
+                    "predicate": {
+                        "and_matcher": {
+                            "predicate": [
+                                {"not_matcher": _when(value_match={"exact": "A", "ignore_case": True})},
+                                {
+                                    "or_matcher": {
+                                        "predicate": [
+                                            _when(
+                                                custom_match=_custom("ip.v3.Ip", cidr_ranges=[_RANGE], stat_prefix="s")
+                                            ),
+                                            _when(
+                                                custom_match=_custom(
+                                                    "consistent_hashing.v3.ConsistentHashing",
+                                                    threshold=2,
+                                                    modulo=4,
+                                                    seed=3,
+                                                )
+                                            ),
+                                            _when(
+                                                custom_match=_custom(
+                                                    "runtime_fraction.v3.RuntimeFraction",
+                                                    runtime_fraction={"default_value": HALF},
+                                                    seed=3,
+                                                )
+                                            ),
+                                        ]
+                                    }
+                                },
+                            ]
+                        }
+                    },
+                    "on_match": {"matcher": {"matcher_tree": tree, "on_no_match": _leads_to("otherwise")}},
+                }
+                for tree in _TREES
+            ]
+        },
+        "on_no_match": _leads_to("no"),
+    },
+}
 ROUTES: Json = {
     "name": "rich",
     "virtual_hosts": [
@@ -231,7 +327,8 @@ ROUTES: Json = {
             "retry_policy": {"retry_on": "5xx"},
             "typed_per_filter_config": PER_ROUTE,
             **MUTATIONS,
-        }
+        },
+        _MATCHED,
     ],
     "ignore_port_in_host_matching": True,
     "request_mirror_policies": [{"cluster": "c3"}],

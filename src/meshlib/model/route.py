@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, cast
 
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
 from meshlib.model.match import Predicate, RouteMatch
@@ -155,6 +156,7 @@ class VirtualHost:
         routes: in order; of a large table they may be decoded when they are first read.
         attempt_count: ``include_request_attempt_count``: send ``x-envoy-attempt-count``.
         require_tls: "", "ALL" or "EXTERNAL_ONLY".
+        by_tree: whether a matcher tree finds the routes for a request; they are :class:`Routes` then.
     """
 
     name: str
@@ -162,6 +164,19 @@ class VirtualHost:
     routes: Sequence[Route] = ()
     attempt_count: bool = False
     require_tls: str = ""
+    by_tree: bool = False
+
+    def candidates(self, view: RequestView) -> Sequence[Route]:
+        """Return the routes that may take a request, in order."""
+        return cast("Routes", self.routes).of(view) if self.by_tree else self.routes
+
+
+class Routes(Protocol):
+    """Routes that a matcher tree leads to."""
+
+    def of(self, view: RequestView) -> Sequence[Route]:
+        """Return those for a request, in order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
         return Choice(destination)
     if host.require_tls == "ALL" and view.scheme != "https":
         return Choice(destination, host, TO_TLS)
-    for route in host.routes:
+    for route in host.candidates(view) if host.by_tree else host.routes:
         if route.matches(view) and _drawn(route, chance):
             return Choice(destination, host, route)
     return Choice(destination, host)

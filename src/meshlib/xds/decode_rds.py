@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
+from meshlib.model.matcher import TreeRoutes
 from meshlib.model.route import (
     DEFAULT_ROUTE_TIMEOUT,
     Action,
@@ -21,6 +22,7 @@ from meshlib.model.traffic import FaultInjection, MirrorPolicy, RetryPolicy
 from meshlib.xds.decode_fault import per_filter_fault
 from meshlib.xds.decode_hash_policy import hash_policies
 from meshlib.xds.decode_headers import header_mutations, per_filter_mutations, regex_rewrite, template
+from meshlib.xds.decode_matcher_tree import matcher_tree
 from meshlib.xds.decode_matchers import route_match
 from meshlib.xds.decode_mirror import internal_redirects, mirror_policies
 from meshlib.xds.decode_retry import retry_policy
@@ -135,9 +137,14 @@ def virtual_host(scope: Scope, host: Any, above: Inherited) -> VirtualHost:
     fault = per_filter_fault(scope, host.typed_per_filter_config)
     mirrors = mirror_policies(scope, host) or above.mirrors
     inherited = Inherited(fault or above.fault, retry, above.body_limit, above.headers.below(scope, host), mirrors)
-    routes = (_route(scope.at("routes", i), route, inherited) for i, route in enumerate(host.routes))
     choice(scope, host, "require_tls")
-    return host_of(host, tuple(route for route in routes if route is not None))
+    if not host.HasField("matcher"):
+        routes = (_route(scope.at("routes", i), route, inherited) for i, route in enumerate(host.routes))
+        return host_of(host, tuple(route for route in routes if route is not None))
+    if host.routes:
+        scope.fault("matcher", "cannot go with routes")
+    tree = matcher_tree(scope.at("matcher"), host.matcher, lambda place, route: _route(place, route, inherited))
+    return host_of(host, TreeRoutes(tree))
 
 
 def host_of(host: Any, routes: Sequence[Route]) -> VirtualHost:
@@ -148,6 +155,7 @@ def host_of(host: Any, routes: Sequence[Route]) -> VirtualHost:
         routes=routes,
         attempt_count=host.include_request_attempt_count,
         require_tls=_REQUIRE_TLS.get(host.require_tls, ""),
+        by_tree=host.HasField("matcher"),
     )
 
 

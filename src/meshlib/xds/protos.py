@@ -48,13 +48,20 @@ try:
     from envoy.extensions.load_balancing_policies.ring_hash.v3 import ring_hash_pb2
     from envoy.extensions.load_balancing_policies.round_robin.v3 import round_robin_pb2
     from envoy.extensions.load_balancing_policies.wrr_locality.v3 import wrr_locality_pb2
+    from envoy.extensions.matching.common_inputs.environment_variable.v3 import input_pb2 as environment_input_pb2
+    from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb2
+    from envoy.extensions.matching.input_matchers.consistent_hashing.v3 import consistent_hashing_pb2
+    from envoy.extensions.matching.input_matchers.ip.v3 import ip_pb2 as ip_matcher_pb2
+    from envoy.extensions.matching.input_matchers.runtime_fraction.v3 import runtime_fraction_pb2
     from envoy.extensions.retry.host.omit_host_metadata.v3 import omit_host_metadata_config_pb2
     from envoy.extensions.transport_sockets.tls.v3 import common_pb2 as tls_common_pb2
     from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
     from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
     from envoy.service.discovery.v3 import discovery_pb2
-    from envoy.type.matcher.v3 import string_pb2
+    from envoy.type.matcher.v3 import http_inputs_pb2, string_pb2
     from envoy.type.v3 import percent_pb2
+    from xds.type.matcher.v3 import domain_pb2 as xds_domain_pb2
+    from xds.type.matcher.v3 import ip_pb2 as xds_ip_pb2
 except Exception as error:  # ImportError, or what protobuf raises for descriptors or versions that conflict
     raise ConfigError(
         f"the xDS messages cannot be imported: {type(error).__name__}: {error}\n"
@@ -73,19 +80,24 @@ __all__ = [
     "circuit_breaker_pb2",
     "cluster_pb2",
     "config_source_pb2",
+    "consistent_hashing_pb2",
     "discovery_pb2",
     "endpoint_components_pb2",
     "endpoint_pb2",
+    "environment_input_pb2",
     "fault_common_pb2",
     "fault_pb2",
     "file_based_metadata_pb2",
     "header_mutation_pb2",
     "http_connection_manager_pb2",
+    "http_inputs_pb2",
     "http_protocol_options_pb2",
+    "ip_matcher_pb2",
     "least_request_pb2",
     "listener_components_pb2",
     "listener_pb2",
     "maglev_pb2",
+    "network_inputs_pb2",
     "omit_host_metadata_config_pb2",
     "otlp_conflict",
     "outlier_detection_pb2",
@@ -97,12 +109,15 @@ __all__ = [
     "route_components_pb2",
     "route_pb2",
     "router_pb2",
+    "runtime_fraction_pb2",
     "safe_cross_scheme_pb2",
     "string_pb2",
     "tcp_proxy_pb2",
     "tls_common_pb2",
     "tls_pb2",
     "wrr_locality_pb2",
+    "xds_domain_pb2",
+    "xds_ip_pb2",
 ]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from meshlib.xds.fields import cluster, core, endpoint, filters, listener, protocols, route
+from meshlib.xds.fields import cluster, core, endpoint, filters, listener, matcher, protocols, route
 from meshlib.xds.fields.table import NOT_HONOURED, Fields
 
 __all__ = ["FIELDS", "NOTHING_KNOWN", "NOT_HONOURED", "Fields"]
@@ -20,6 +20,7 @@ NOTHING_KNOWN = Fields()
 FIELDS: Mapping[str, Fields] = {
     **core.FIELDS,
     **route.FIELDS,
+    **matcher.FIELDS,
     **cluster.FIELDS,
     **protocols.FIELDS,
     **endpoint.FIELDS,

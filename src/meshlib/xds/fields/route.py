@@ -37,7 +37,8 @@ FIELDS: Mapping[str, Fields] = {
         refused={"vhds": "virtual hosts on demand (VHDS) are not asked for: a host that is not listed meets NR"},
     ),
     _ROUTE + "VirtualHost": fields(
-        _HEADERS + "name domains routes require_tls typed_per_filter_config include_request_attempt_count retry_policy "
+        _HEADERS
+        + "name domains routes matcher require_tls typed_per_filter_config include_request_attempt_count retry_policy "
         "request_mirror_policies",
         {
             "metadata": ORIGIN,
@@ -47,7 +48,7 @@ FIELDS: Mapping[str, Fields] = {
             "cors": _BROWSERS,
             **alike("per_request_buffer_limit_bytes request_body_buffer_limit", _BUFFERS),
         },
-        unsupported={"matcher": "its routes are not matched", **_LIMITS, **_HEDGE, **_RETRY_EXTENSION},
+        unsupported={**_LIMITS, **_HEDGE, **_RETRY_EXTENSION},
     ),
     _ROUTE + "Route": fields(
         _HEADERS + "name match route redirect direct_response metadata typed_per_filter_config",
