@@ -182,6 +182,26 @@ _ACTIONS: list[Json] = [
 ]
 _OTHERS: list[Json] = [
     {
+        "match": {
+            "path_match_policy": {
+                "name": "template",
+                "typed_config": typed(
+                    "extensions.path.match.uri_template.v3.UriTemplateMatchConfig", path_template="/q/{one}/{two=**}"
+                ),
+            }
+        },
+        "route": {
+            "cluster": "c",
+            "path_rewrite_policy": {
+                "name": "template",
+                "typed_config": typed(
+                    "extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig",
+                    path_template_rewrite="/{two}/{one}",
+                ),
+            },
+        },
+    },
+    {
         "match": {"prefix": "/r"},
         "redirect": {
             "https_redirect": True,
@@ -271,9 +291,8 @@ _MATCHED: Json = {
                                 {
                                     "or_matcher": {
                                         "predicate": [
-                                            _when(
-                                                custom_match=_custom("ip.v3.Ip", cidr_ranges=[_RANGE], stat_prefix="s")
-                                            ),
+                                            _when(custom_match=_IN_RANGE),
+                                            _when(value_match={"safe_regex": {"regex": "a+", "google_re2": {}}}),
                                             _when(
                                                 custom_match=_custom(
                                                     "consistent_hashing.v3.ConsistentHashing",

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import re2
 
 from meshlib.model.request import RequestView
+from meshlib.model.uri_template import UriTemplate
 
 
 class HeaderValues(Protocol):
@@ -86,13 +87,15 @@ def full_match(pattern: str) -> Test:
 class PathMatch:
     """The path specifier of ``RouteMatch``: exactly one way to look at the path.
 
-    ``separated`` is ``path_separated_prefix``. The query never takes part.
+    ``separated`` is ``path_separated_prefix``. ``template`` is the URI template (``path_match_policy``)
+    that a regular expression was made of. The query never takes part.
     """
 
     op: StringOp
     value: str
     case_sensitive: bool = True
     separated: bool = False
+    template: UriTemplate | None = None
 
     def compile(self) -> Test:
         """Return the closure over the path without query."""
@@ -103,6 +106,8 @@ class PathMatch:
         return lambda path: test(path) and (len(path) == length or path[length] == "/")
 
     def __str__(self) -> str:
+        if self.template is not None:
+            return f"path_match_policy {self.template}"
         kind = "path_separated_prefix" if self.separated else {"exact": "path"}.get(self.op.value, self.op.value)
         return f"{kind} {self.value}" + ("" if self.case_sensitive else " (ignoring case)")
 

@@ -11,8 +11,9 @@ from google.protobuf.message import DecodeError
 from meshlib.model.headers import AppendAction, FilterMutations, HeaderMutations, HeaderToAdd, MutationStep
 from meshlib.model.rewrite import RegexRewrite
 from meshlib.model.template import Template
+from meshlib.model.uri_template import UriTemplate
 from meshlib.xds.decode_values import any_type, choice, flag, unpack
-from meshlib.xds.protos import header_mutation_pb2, route_components_pb2
+from meshlib.xds.protos import header_mutation_pb2, route_components_pb2, uri_template_rewrite_pb2
 from meshlib.xds.scope import Scope
 
 HEADER_MUTATION = header_mutation_pb2.HeaderMutation.DESCRIPTOR.full_name
@@ -90,6 +91,22 @@ def regex_rewrite(scope: Scope, message: Any) -> RegexRewrite | None:
         return RegexRewrite(message.pattern.regex, message.substitution)
     except ValueError as error:
         scope.fault("pattern.regex", str(error))
+        return None
+
+
+def template_rewrite(scope: Scope, policy: Any, matched: UriTemplate | None) -> RegexRewrite | None:
+    """Return what ``path_rewrite_policy`` does to a path that the template ``matched`` matches."""
+    config = unpack(scope, policy.typed_config, "typed_config", uri_template_rewrite_pb2.UriTemplateRewriteConfig)
+    if config is None:
+        return None
+    scope.at("typed_config").audit(config)
+    if matched is None:
+        scope.fault("", "goes only with a path_match_policy")
+        return None
+    try:
+        return RegexRewrite(f"^(?:{matched.regex})$", matched.substitution(config.path_template_rewrite))
+    except ValueError as error:
+        scope.fault("typed_config.path_template_rewrite", str(error))
         return None
 
 

@@ -14,10 +14,13 @@ from meshlib.model.match import (
     StringOp,
     full_match,
 )
+from meshlib.model.uri_template import uri_template
 from meshlib.xds import newer
-from meshlib.xds.decode_values import flag, fraction
+from meshlib.xds.decode_values import flag, fraction, unpack
+from meshlib.xds.protos import uri_template_match_pb2
 from meshlib.xds.scope import Scope
 
+_NOTHING = r"[^\x00-\x{10FFFF}]"
 _NEVER = StringMatch(StringOp.EXACT, "")  # stands in for a matcher that has a fault
 
 _DEPRECATED_STRINGS = {
@@ -142,8 +145,27 @@ def _path(scope: Scope, match: Any) -> PathMatch | None:
         elif not value.startswith("/"):
             scope.fault(kind, f"{value!r} must begin with '/'")
         return PathMatch(StringOp.PREFIX, value, case_sensitive, separated=True)
+    if kind == "path_match_policy":
+        return _template(scope.at(kind), match.path_match_policy)
     scope.fault(kind or "", "is not supported" if kind else "says no path, prefix or regex")
     return None
+
+
+def _template(scope: Scope, policy: Any) -> PathMatch | None:
+    config = unpack(scope, policy.typed_config, "typed_config", uri_template_match_pb2.UriTemplateMatchConfig)
+    if config is None:
+        return None
+    scope.at("typed_config").audit(config)
+    try:
+        template = uri_template(config.path_template)
+    except ValueError as error:
+        scope.fault("typed_config.path_template", str(error))
+        return None
+    try:
+        full_match(template.regex)
+    except ValueError:  # a star behind a star: Envoy takes it, and it matches nothing
+        return PathMatch(StringOp.REGEX, _NOTHING, template=template)
+    return PathMatch(StringOp.REGEX, template.regex, template=template)
 
 
 def _meets_nothing(match: Any) -> bool:

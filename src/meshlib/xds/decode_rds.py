@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
+from meshlib.model.match import RouteMatch
 from meshlib.model.matcher import TreeRoutes
 from meshlib.model.route import (
     DEFAULT_ROUTE_TIMEOUT,
@@ -19,9 +20,10 @@ from meshlib.model.route import (
     WeightedCluster,
 )
 from meshlib.model.traffic import FaultInjection, MirrorPolicy, RetryPolicy
+from meshlib.model.uri_template import UriTemplate
 from meshlib.xds.decode_fault import per_filter_fault
 from meshlib.xds.decode_hash_policy import hash_policies
-from meshlib.xds.decode_headers import header_mutations, per_filter_mutations, regex_rewrite, template
+from meshlib.xds.decode_headers import header_mutations, per_filter_mutations, regex_rewrite, template, template_rewrite
 from meshlib.xds.decode_matcher_tree import matcher_tree
 from meshlib.xds.decode_matchers import route_match
 from meshlib.xds.decode_mirror import internal_redirects, mirror_policies
@@ -166,7 +168,7 @@ def _route(scope: Scope, route: Any, above: Inherited) -> Route | None:
     scope.audit(route)
     match = route_match(scope.at("match"), route.match)
     fault = per_filter_fault(scope, route.typed_per_filter_config)
-    action = _action(scope, route, above)
+    action = _action(scope, route, above, match)
     headers = above.headers.below(scope, route)
     if match is None or len(scope.faults) > found:
         return None
@@ -183,11 +185,14 @@ def _route(scope: Scope, route: Any, above: Inherited) -> Route | None:
     )
 
 
-def _action(scope: Scope, route: Any, above: Inherited) -> Action:
+def _action(scope: Scope, route: Any, above: Inherited, match: RouteMatch | None) -> Action:
     kind = route.WhichOneof("action")
+    template = match.path.template if match is not None else None
     if kind == "route":
-        return _forward(scope.at("route"), route.route, above)
+        return _forward(scope.at("route"), route.route, above, template)
     if kind == "redirect":
+        if template is not None and route.redirect.prefix_rewrite:
+            scope.fault("redirect.prefix_rewrite", "cannot go with path_match_policy")
         return _redirect(scope.at("redirect"), route.redirect)
     if kind == "direct_response":
         return _direct_response(scope.at("direct_response"), route.direct_response, above.body_limit)
@@ -202,7 +207,7 @@ def _nowhere(reason: str) -> RouteAction:
     return RouteAction((WeightedCluster(f"({reason} is not supported)"),))
 
 
-def _forward(scope: Scope, action: Any, above: Inherited) -> RouteAction:
+def _forward(scope: Scope, action: Any, above: Inherited, template: UriTemplate | None) -> RouteAction:
     scope.audit(action)
     _check_unused(scope, action)
     own = retry_policy(scope.at("retry_policy"), action.retry_policy) if action.HasField("retry_policy") else None
@@ -210,7 +215,7 @@ def _forward(scope: Scope, action: Any, above: Inherited) -> RouteAction:
         clusters=_clusters(scope, action),
         timeout=seconds(scope, action, "timeout", DEFAULT_ROUTE_TIMEOUT),
         retry=own or above.retry,  # the route's policy replaces the virtual host's whole (semantics 4.4)
-        **_rewrites(scope, action),
+        **_rewrites(scope, action, template),
         cluster_not_found_code=_NOT_FOUND_CODES[choice(scope, action, "cluster_not_found_response_code")],
         hash_policies=hash_policies(scope, action),
         weights_by_hash=action.weighted_clusters.use_hash_policy.value,
@@ -219,7 +224,7 @@ def _forward(scope: Scope, action: Any, above: Inherited) -> RouteAction:
     )
 
 
-def _rewrites(scope: Scope, action: Any) -> dict[str, Any]:
+def _rewrites(scope: Scope, action: Any, matched: UriTemplate | None) -> dict[str, Any]:
     """Return the fields of a :class:`RouteAction` about path and host."""
     ways = [f for f in ("prefix_rewrite", "path_rewrite") if getattr(action, f)]
     ways += [f for f in ("regex_rewrite", "path_rewrite_policy") if action.HasField(f)]
@@ -230,6 +235,12 @@ def _rewrites(scope: Scope, action: Any) -> dict[str, Any]:
         for field in ("regex_rewrite", "host_rewrite_path_regex")
         if action.HasField(field)
     }
+    if action.HasField("path_rewrite_policy"):
+        regexes["regex_rewrite"] = template_rewrite(
+            scope.at("path_rewrite_policy"), action.path_rewrite_policy, matched
+        )
+    elif matched is not None and action.prefix_rewrite:
+        scope.fault("prefix_rewrite", "cannot go with path_match_policy")
     return {
         "prefix_rewrite": action.prefix_rewrite,
         "path_rewrite": template(scope, "path_rewrite", action.path_rewrite) if action.path_rewrite else None,

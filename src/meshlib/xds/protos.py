@@ -53,6 +53,8 @@ try:
     from envoy.extensions.matching.input_matchers.consistent_hashing.v3 import consistent_hashing_pb2
     from envoy.extensions.matching.input_matchers.ip.v3 import ip_pb2 as ip_matcher_pb2
     from envoy.extensions.matching.input_matchers.runtime_fraction.v3 import runtime_fraction_pb2
+    from envoy.extensions.path.match.uri_template.v3 import uri_template_match_pb2
+    from envoy.extensions.path.rewrite.uri_template.v3 import uri_template_rewrite_pb2
     from envoy.extensions.retry.host.omit_host_metadata.v3 import omit_host_metadata_config_pb2
     from envoy.extensions.transport_sockets.tls.v3 import common_pb2 as tls_common_pb2
     from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
@@ -115,6 +117,8 @@ __all__ = [
     "tcp_proxy_pb2",
     "tls_common_pb2",
     "tls_pb2",
+    "uri_template_match_pb2",
+    "uri_template_rewrite_pb2",
     "wrr_locality_pb2",
     "xds_domain_pb2",
     "xds_ip_pb2",

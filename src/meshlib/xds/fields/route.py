@@ -60,11 +60,13 @@ FIELDS: Mapping[str, Fields] = {
         refused=alike("filter_action non_forwarding_action", _NOWHERE),
     ),
     _ROUTE + "RouteMatch": fields(
-        "prefix path safe_regex path_separated_prefix case_sensitive runtime_fraction headers query_parameters grpc",
-        faulty="path_match_policy",
+        "prefix path safe_regex path_separated_prefix path_match_policy case_sensitive runtime_fraction headers "
+        "query_parameters grpc",
         refused=alike("connect_matcher tls_context dynamic_metadata filter_state", _UNSEEN),
     ),
     _ROUTE + "RouteMatch.GrpcRouteMatchOptions": fields(),
+    "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig": fields("path_template"),
+    "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig": fields("path_template_rewrite"),
     _ROUTE + "HeaderMatcher": fields(
         "name exact_match safe_regex_match range_match present_match prefix_match suffix_match contains_match "
         "string_match invert_match treat_missing_header_as_empty",
@@ -73,7 +75,8 @@ FIELDS: Mapping[str, Fields] = {
     _ROUTE + "RouteAction": fields(
         "cluster weighted_clusters cluster_header cluster_not_found_response_code prefix_rewrite regex_rewrite "
         "path_rewrite host_rewrite_literal host_rewrite_header host_rewrite_path_regex auto_host_rewrite timeout "
-        "retry_policy max_stream_duration hash_policy internal_redirect_policy request_mirror_policies",
+        "path_rewrite_policy retry_policy max_stream_duration hash_policy internal_redirect_policy "
+        "request_mirror_policies",
         {
             "cors": _BROWSERS,
             **alike("append_x_forwarded_host flush_timeout", PROXY),
@@ -83,7 +86,6 @@ FIELDS: Mapping[str, Fields] = {
             **alike("max_grpc_timeout grpc_timeout_offset", "deprecated; Istio repeats in it what timeout says"),
         },
         unsupported={
-            "path_rewrite_policy": "the path is sent as it is",
             "host_rewrite": "the Host header is sent as it is",
             "idle_timeout": "no idle timeout is kept",
             "internal_redirect_action": _REDIRECTS,
