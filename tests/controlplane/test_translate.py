@@ -442,8 +442,3 @@ def test_tracing_is_there_when_asked_for(node):
     assert config["service_name"] == f"{node.labels['app']}.{node.namespace}"
     assert plain(resources.clusters["otlp"])["load_assignment"]["cluster_name"] == "otlp"
     assert "tracing" not in str(plain(next(iter(translated(node, gateway(), bound()).listeners.values()))))
-
-
-def test_auto_mtls_cannot_be_turned_on():
-    with pytest.raises(ValueError, match="no CA"):
-        MeshOptions(enable_auto_mtls=True)

@@ -32,6 +32,7 @@ from meshlib.controlplane.services import (
     protocol_of_port,
 )
 
+_TLS_MODE = "security.istio.io/tlsMode"
 _APP_LABELS = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
 
 
@@ -75,6 +76,8 @@ class _Workload:
     weight: int = 1
     locality: str = ""
     healthy: bool | None = None
+    service_account: str = ""
+    tls_mode: str = ""
 
     def target(self, port: Port) -> int | None:
         """Return the number behind a service's port, or None where it has no such port."""
@@ -202,14 +205,22 @@ def _pods(pods: Iterable[Pod]) -> Iterator[_Workload]:
         if pod.status and pod.status.pod_ip and pod.status.phase not in ("Succeeded", "Failed"):
             status = pod.status
             yield _Workload(
-                pod.workload, pod.namespace, status.pod_ip, pod.labels, pod.spec.ports, healthy=status.ready
+                pod.workload,
+                pod.namespace,
+                status.pod_ip,
+                pod.labels,
+                pod.spec.ports,
+                healthy=status.ready,
+                service_account=pod.spec.service_account_name,
+                tls_mode=pod.labels.get(_TLS_MODE, ""),
             )
 
 
 def _entries(entries: Iterable[WorkloadEntry]) -> Iterator[_Workload]:
     for entry in entries:
         # The labels of the object itself come on top of those of its spec (Istio's order).
-        yield replace(_entry(entry.name, entry.namespace, entry.spec), labels={**entry.spec.labels, **entry.labels})
+        labels = {**entry.spec.labels, **entry.labels}
+        yield replace(_entry(entry.name, entry.namespace, entry.spec), labels=labels)
 
 
 def _entry(name: str, namespace: str, spec: WorkloadEntrySpec) -> _Workload:
@@ -222,6 +233,9 @@ def _entry(name: str, namespace: str, spec: WorkloadEntrySpec) -> _Workload:
         renumbers=True,
         weight=spec.weight or 1,
         locality=spec.locality,
+        service_account=spec.service_account,
+        # Istio takes one that says its account for a workload of the mesh.
+        tls_mode=spec.labels.get(_TLS_MODE, "istio" if spec.service_account else ""),
     )
 
 
@@ -257,6 +271,9 @@ def _connect(port: Port, workloads: Iterable[_Workload], options: MeshOptions) -
                     locality=workload.locality,
                     workload=_identity(workload, options),
                     healthy=workload.healthy,
+                    namespace=workload.namespace,
+                    service_account=workload.service_account,
+                    tls_mode=workload.tls_mode,
                 )
             )
     return replace(port, endpoints=tuple(endpoints))

@@ -9,6 +9,7 @@ from typing import Any
 from meshlib.controlplane.documents import tree
 from meshlib.controlplane.documents.destination_rule import DestinationRule
 from meshlib.controlplane.documents.gateway import Gateway
+from meshlib.controlplane.documents.mesh_config import ConfigMap, MeshConfig
 from meshlib.controlplane.documents.place import Origin, Place, Reader, Report
 from meshlib.controlplane.documents.services import Service, ServiceEntry
 from meshlib.controlplane.documents.virtual_service import VirtualService
@@ -31,6 +32,12 @@ class Documents:
     virtual_services: tuple[VirtualService, ...] = ()
     destination_rules: tuple[DestinationRule, ...] = ()
     gateways: tuple[Gateway, ...] = ()
+    config_maps: tuple[ConfigMap, ...] = ()
+
+    @property
+    def mesh(self) -> MeshConfig | None:
+        """The mesh's settings, None where no ConfigMap has any."""
+        return next((item.mesh for item in self.config_maps if item.mesh is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,7 @@ _KINDS = {
     "WorkloadEntry": _Kind(_NETWORKING, _ISTIO_VERSIONS, WorkloadEntry.read, "workload_entries"),
     "VirtualService": _Kind(_NETWORKING, _ISTIO_VERSIONS, VirtualService.read, "virtual_services"),
     "DestinationRule": _Kind(_NETWORKING, _ISTIO_VERSIONS, DestinationRule.read, "destination_rules"),
+    "ConfigMap": _Kind("", ("v1",), ConfigMap.read, "config_maps"),
     "Gateway": _Kind(_NETWORKING, _ISTIO_VERSIONS, Gateway.read, "gateways"),
 }
 
