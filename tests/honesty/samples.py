@@ -48,6 +48,56 @@ FAULT_BY_HEADER: Json = typed(
 FAULT_GRPC: Json = typed(
     "extensions.filters.http.fault.v3.HTTPFault", abort={"grpc_status": 14, "percentage": {"numerator": 10}}
 )
+BUCKET: Json = {"max_tokens": 3, "tokens_per_fill": 2, "fill_interval": "2s"}
+RATE_LIMITS: Json = {
+    "rate_limits": [
+        {
+            "stage": 1,
+            "actions": [
+                {"generic_key": {"descriptor_key": "k", "descriptor_value": "v"}},
+                {"request_headers": {"header_name": "x-u", "descriptor_key": "u", "skip_if_absent": True}},
+                {"query_parameters": {"query_parameter_name": "q", "descriptor_key": "q", "skip_if_absent": True}},
+                {"remote_address": {}},
+                {"destination_cluster": {}},
+                {
+                    "header_value_match": {
+                        "descriptor_key": "m",
+                        "descriptor_value": "v",
+                        "expect_match": False,
+                        "headers": [{"name": "x-f", "string_match": {"exact": "1"}}],
+                    }
+                },
+                {
+                    "query_parameter_value_match": {
+                        "descriptor_key": "m",
+                        "descriptor_value": "v",
+                        "expect_match": False,
+                        "query_parameters": [{"name": "q", "string_match": {"exact": "1"}}],
+                    }
+                },
+            ],
+        }
+    ]
+}
+LOCAL_RATE_LIMIT: Json = typed(
+    "extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+    stat_prefix="s",
+    status={"code": "ServiceUnavailable"},
+    token_bucket=BUCKET,
+    filter_enabled={"default_value": HALF},
+    filter_enforced={"default_value": HALF},
+    request_headers_to_add_when_not_enforced=[HEADER],
+    response_headers_to_add=[HEADER],
+    descriptors=[{"entries": [{"key": "k", "value": "v"}], "token_bucket": BUCKET}],
+    stage=1,
+    enable_x_ratelimit_headers="DRAFT_VERSION_03",
+    vh_rate_limits="INCLUDE",
+    always_consume_default_token_bucket=False,
+    rate_limited_as_resource_exhausted=True,
+    max_dynamic_descriptors=7,
+    **RATE_LIMITS,
+)
+BUFFER: Json = {"max_request_bytes": 100}
 FILTER_MUTATIONS: Json = {
     "request_mutations": [{"remove": "x-m"}, {"append": HEADER}],
     "response_mutations": [{"remove": "x-m"}, {"append": HEADER}],
@@ -55,6 +105,8 @@ FILTER_MUTATIONS: Json = {
 PER_ROUTE: Json = {
     "envoy.filters.http.fault": FAULT,
     "mutation": typed("extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute", mutations=FILTER_MUTATIONS),
+    "limit": LOCAL_RATE_LIMIT,
+    "buffer": typed("extensions.filters.http.buffer.v3.BufferPerRoute", buffer=BUFFER),
 }
 REWRITE: Json = {"pattern": {"regex": "^/a"}, "substitution": "/b"}
 RETRY: Json = {
@@ -216,7 +268,14 @@ _OTHERS: list[Json] = [
     {"match": {"prefix": "/t"}, "redirect": {"regex_rewrite": REWRITE}},
     {"match": {"prefix": "/u"}, "direct_response": {"status": 418, "body": {"inline_string": "teapot"}}},
     {"match": {"prefix": "/v"}, "direct_response": {"status": 418, "body": {"inline_bytes": "dGVh"}}},
-    {"match": {"prefix": "/w"}, "route": {"cluster": "c"}, "typed_per_filter_config": {"f": FAULT_BY_HEADER}},
+    {
+        "match": {"prefix": "/w"},
+        "route": {"cluster": "c", "include_vh_rate_limits": True, **RATE_LIMITS},
+        "typed_per_filter_config": {
+            "f": FAULT_BY_HEADER,
+            "b": typed("extensions.filters.http.buffer.v3.BufferPerRoute", disabled=True),
+        },
+    },
     {
         "match": {"prefix": "/x"},
         "route": {"cluster": "c"},
@@ -342,6 +401,7 @@ ROUTES: Json = {
             + _OTHERS,
             "include_request_attempt_count": True,
             "require_tls": "EXTERNAL_ONLY",
+            **RATE_LIMITS,
             "request_mirror_policies": [{"cluster": "c2"}],
             "retry_policy": {"retry_on": "5xx"},
             "typed_per_filter_config": PER_ROUTE,
@@ -527,6 +587,11 @@ LISTENERS: list[Json] = [
                         rds=_RDS,
                         http_filters=[
                             {"name": "fault", "typed_config": FAULT},
+                            {"name": "limit", "typed_config": LOCAL_RATE_LIMIT},
+                            {
+                                "name": "buffer",
+                                "typed_config": typed("extensions.filters.http.buffer.v3.Buffer", **BUFFER),
+                            },
                             {
                                 "name": "mutation",
                                 "typed_config": typed(

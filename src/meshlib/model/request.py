@@ -79,6 +79,14 @@ class RequestView:
                     return value[1:-1] if len(value) >= 2 and value[0] == value[-1] == '"' else value
         return None
 
+    def parameter(self, name: str) -> str | None:
+        """Return the first value of a query parameter as it stands in the URL, or None."""
+        for pair in self.query.split("&"):
+            key, _, value = pair.partition("=")
+            if key == name:
+                return value
+        return None
+
     def whole(self, name: str) -> int | None:
         """Return the header ``name`` (lower case) as a whole number, None where it is none."""
         text = (self.header(name) or "").strip()

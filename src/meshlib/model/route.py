@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
+from meshlib.model.filters import RouteLimits, Settings
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
 from meshlib.model.match import Predicate, RouteMatch
 from meshlib.model.request import RequestView
@@ -27,6 +28,7 @@ class WeightedCluster:
         host_rewrite: the authority when this target is drawn, before the route's own rewrites.
         request_headers, response_headers: applied before the route's.
         filter_mutations: for the header_mutation filter, when this target is drawn.
+        filters: what is said to other filters, when this target is drawn.
     """
 
     name: str
@@ -37,6 +39,7 @@ class WeightedCluster:
     request_headers: HeaderMutations = NO_MUTATIONS
     response_headers: HeaderMutations = NO_MUTATIONS
     filter_mutations: FilterMutations | None = None
+    filters: Settings = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,8 @@ class Route:
         fault: fault injection in force here (route, else virtual host, else filter).
         request_headers, response_headers: of route, virtual host and table, in the order they apply.
         filter_mutations: for the header_mutation filter: the route's, the virtual host's, the table's.
+        filters: what is said to other filters here (route, else virtual host, else table).
+        limits: its ``rate_limits`` and the virtual host's, None where there are none.
         source: where it was configured (``catalog-vs.yaml:7``).
         unsupported: fields received that meshlib does not honour, for the capability report.
         matches: the compiled ``match``.
@@ -131,6 +136,8 @@ class Route:
     request_headers: HeaderMutations = NO_MUTATIONS
     response_headers: HeaderMutations = NO_MUTATIONS
     filter_mutations: tuple[FilterMutations, ...] = ()
+    filters: Settings = ()
+    limits: RouteLimits | None = None
     matches: Predicate = field(init=False, compare=False, repr=False)
     rewrites: bool = field(init=False, compare=False, repr=False)
 

@@ -168,6 +168,8 @@ class Attempts:
         attempt = AttemptRecord(len(record.attempts) + 1, endpoint, now, timeout)
         record.attempts.append(attempt)
         added = call.observer.attempt_started(record, attempt)
+        if call.added:
+            added = [*call.added, *added]
         try:
             effect = self._effect(attempt, endpoint, added)
             if self.action.mirrors and attempt.number == 1:
@@ -285,11 +287,12 @@ class Attempts:
 
     def _edit(self, status: int) -> Edit | None:
         mutations = headers.response_mutations(self.choice, self.drawn)
-        return headers.response_edit(mutations, self._facts(), status) if mutations else None
+        added = self.call.answered
+        return headers.response_edit(mutations, self._facts(), status, added) if mutations or added else None
 
     def _local(self, reply: Reply) -> Reply:
         mutations = headers.response_mutations(self.choice, self.drawn)
-        return headers.edit_reply(reply, mutations, self._facts()) if mutations else reply
+        return headers.edit_reply(reply, mutations, self._facts(), self.call.answered)
 
     def _facts(self) -> CallFacts:
         return (self.head.facts if self.head else None) or CallFacts(self.record)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 from meshlib.clock import Clock, Randomness
+from meshlib.model.headers import Pair
 from meshlib.model.request import RequestView
 from meshlib.policy import routing, steering
 from meshlib.policy.effects import (
@@ -35,6 +36,8 @@ class Call:
         hint: words for a call that found no route ("did you mean …?").
         steering: names of the request headers that steer the call; found out as it goes.
         key: the request's hash, by the route's hash policies; found out as it goes.
+        added: headers that filters add to the request.
+        answered: headers that filters add to the response.
     """
 
     view: RequestView
@@ -47,10 +50,21 @@ class Call:
     hint: Hint = field(default=lambda view, _choice: f"no route for {view.authority}")
     steering: frozenset[str] = steering.NOTHING
     key: int | None = None
+    added: Sequence[Pair] = ()
+    answered: Sequence[Pair] = ()
 
     def copied(self, view: RequestView, record: CallRecord, observer: Observer) -> Call:
         """Return a call of ``view`` under the same configuration: a copy of the request."""
-        return replace(self, view=view, record=record, observer=observer, steering=steering.NOTHING, key=None)
+        return replace(
+            self,
+            view=view,
+            record=record,
+            observer=observer,
+            steering=steering.NOTHING,
+            key=None,
+            added=(),
+            answered=(),
+        )
 
     def restart(self, view: RequestView) -> None:
         """Go on with another request, after an internal redirect; the record goes on with it."""
@@ -58,3 +72,4 @@ class Call:
         self.record.attempts = []
         self.record.cluster, self.record.cluster_name = None, ""
         self.key = None
+        self.added = self.answered = ()

@@ -257,9 +257,19 @@ def endpoint_authority(cluster: Cluster, endpoint: Endpoint) -> str:
 _LATE = frozenset({"content-type", "grpc-status", "grpc-message"})
 
 
-def edit_reply(reply: Reply, mutations: HeaderMutations, facts: CallFacts) -> Reply:
-    """Mutate the headers of a local reply, in place; its content type stands in where none is set."""
-    if not mutations or not reply.status:
+def edit_reply(reply: Reply, mutations: HeaderMutations, facts: CallFacts, added: Sequence[Pair] = ()) -> Reply:
+    """Mutate the headers of a local reply, in place; its content type stands in where none is set.
+
+    Args:
+        reply: the reply.
+        mutations: what to do to its headers.
+        facts: what commands in them read.
+        added: headers to add at the end.
+    """
+    if not reply.status:
+        return reply
+    if not mutations:
+        reply.headers = (*reply.headers, *added)
         return reply
     headers = [pair for pair in reply.headers if pair[0] not in _LATE]
     late = [pair for pair in reply.headers if pair[0] in _LATE]
@@ -270,20 +280,20 @@ def edit_reply(reply: Reply, mutations: HeaderMutations, facts: CallFacts) -> Re
         headers = [pair for pair in headers if pair[0] not in _LATE]
     else:
         late = [pair for pair in late if pair[0] not in given]
-    reply.headers = (*headers, *late)
+    reply.headers = (*headers, *late, *added)
     return reply
 
 
 Edit = Callable[[Sequence[Pair]], list[Pair]]
 
 
-def response_edit(mutations: HeaderMutations, facts: CallFacts, status: int) -> Edit:
-    """Return the function that mutates the headers (lower-case names) of the final response."""
+def response_edit(mutations: HeaderMutations, facts: CallFacts, status: int, added: Sequence[Pair]) -> Edit:
+    """Return the function that mutates the headers (lower-case names) of the final response, and adds ``added``."""
 
     def edit(headers: Sequence[Pair]) -> list[Pair]:
         edited = list(headers)
         facts.response, facts.status = edited, status
         mutations.apply(edited, facts)
-        return edited
+        return [*edited, *added]
 
     return edit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from meshlib.model.filters import LocalRateLimit
 from meshlib.model.match import is_grpc
 from meshlib.model.route import DirectResponse
 from meshlib.model.traffic import FaultAbort
@@ -148,6 +149,22 @@ def fault_abort(record: CallRecord, abort: FaultAbort) -> Reply:
     message = f"aborted by fault injection on {record.virtual_host!r}"
     reply = Reply(ReplyKind.CONFIGURED, status, "fault filter abort", headers, message, grpc_status=grpc)
     return _finish(record, reply, flags.FAULT_INJECTED, "fault_filter_abort")
+
+
+def rate_limited(record: CallRecord, limit: LocalRateLimit) -> Reply:
+    """429 RL, or the status configured: the local rate limit is reached."""
+    where = f"route {record.route!r}" if record.route else "this listener"
+    reply = Reply(ReplyKind.CONFIGURED, limit.status, "local_rate_limited", TEXT, f"the local rate limit of {where}")
+    if is_grpc(record.request) and limit.resource_exhausted:
+        reply.grpc_status = 8
+    return _finish(record, reply, flags.RATE_LIMITED, "local_rate_limited")
+
+
+def too_large(record: CallRecord, limit: int) -> Reply:
+    """413: the request has more bytes than the buffer filter takes."""
+    message = f"the request has more than the {limit} bytes of the buffer filter's max_request_bytes"
+    reply = Reply(ReplyKind.CONFIGURED, 413, "Payload Too Large", TEXT, message)
+    return _finish(record, reply, 0, "request_payload_too_large")
 
 
 def direct(record: CallRecord, action: DirectResponse, location: str) -> Reply:

@@ -3,8 +3,9 @@
 The order of the stack, top to bottom, and why each step stands where it does:
 
 1. *route*: nothing else is known before it.
-2. *fault injection*: Envoy's fault filter sits above its router, so an injected abort is never
-   retried and an injected delay does not eat the route's timeout.
+2. *filters* (:mod:`meshlib.policy.filtering`): faults, local rate limit, buffer limit, in the order of
+   the listener's chain. Envoy's filters sit above its router, so what they answer is never retried
+   and an injected delay does not eat the route's timeout.
 3. *cluster*: drawn once; every attempt stays on it.
 4. *breaker* (opt-in): guards the call as a whole, so one refusal costs no attempt.
 5. *attempts*: pick → connection slot → request slot → send → outlier detection → retry?
@@ -25,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from meshlib.model.route import DirectResponse, Redirect, RouteAction, WeightedCluster
-from meshlib.policy import faults, flags, headers, replies, routing, steering
+from meshlib.policy import filtering, flags, headers, replies, routing, steering
 from meshlib.policy.attempts import Attempts
 from meshlib.policy.balancing.hashing import request_key
 from meshlib.policy.breaker import Admission
@@ -35,7 +36,6 @@ from meshlib.policy.effects import (
     Await,
     Effect,
     Reply,
-    Sleep,
 )
 from meshlib.policy.headers import CallFacts
 
@@ -99,9 +99,12 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
         yield from _forward(call, choice, action, target)
         return None
     if route is None:
-        yield _local(call, choice, replies.no_route(record, call.hint(view, choice)))
+        if not (yield from filtering.run(call, choice, None)):
+            yield _local(call, choice, replies.no_route(record, call.hint(view, choice)))
         return None
     record.route, record.source = route.name, route.source
+    if not isinstance(route.action, RouteAction) and (yield from filtering.run(call, choice, None)):
+        return None
     if isinstance(route.action, DirectResponse):
         yield _local(call, choice, replies.direct(record, route.action, routing.location(Redirect(), route, view)))
     elif isinstance(route.action, Redirect):
@@ -114,7 +117,7 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
         record.cluster_name = routing.cluster_of(target, view)
         if record.cluster_name in snapshot.dormant:
             return record.cluster_name
-        if not (yield from _inject_faults(call, choice, target)):
+        if not (yield from filtering.run(call, choice, target)):
             call.steering = steering.headers(view)
             action = steering.obeyed(route.action, view, call.steering) if call.steering else route.action
             return "" if (yield from _forward(call, choice, action, target)) else None
@@ -124,28 +127,7 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
 def _local(call: Call, choice: routing.Choice, reply: Reply, target: WeightedCluster | None = None) -> Reply:
     """Return a local reply with the mutations that apply to it."""
     mutations = headers.response_mutations(choice, target)
-    return headers.edit_reply(reply, mutations, CallFacts(call.record)) if mutations else reply
-
-
-def _inject_faults(call: Call, choice: routing.Choice, target: WeightedCluster) -> Generator[Effect, Answer, bool]:
-    """Delay, then abort; returns whether the call was answered here."""
-    http = choice.destination.http if choice.destination else None
-    if http is None or not http.fault_filter or choice.route is None:
-        return False
-    fault = target.fault or choice.route.fault or http.fault
-    if fault is None or not faults.applies(fault, call.view, call.record.cluster_name):
-        return False
-    seconds = faults.draw_delay(fault, call.view, call.chance)
-    if seconds:
-        call.record.flags |= flags.DELAY_INJECTED
-        yield Sleep(seconds)
-    abort = faults.draw_abort(fault, call.view, call.chance)
-    if abort is None:
-        return False
-    reply = replies.fault_abort(call.record, abort)
-    mutations = headers.filter_response_mutations(choice, target)  # the router, below, never sees this reply
-    yield headers.edit_reply(reply, mutations, CallFacts(call.record)) if mutations else reply
-    return True
+    return headers.edit_reply(reply, mutations, CallFacts(call.record), call.answered)
 
 
 def _forward(

@@ -12,6 +12,7 @@ from meshlib.model.snapshot import Snapshot
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.cluster_state import ClusterState
 from meshlib.policy.limits import mutex
+from meshlib.policy.ratelimit import RateLimits
 
 _Default = TypeVar("_Default")
 
@@ -64,10 +65,12 @@ class LiveSnapshot:
     Attributes:
         snapshot: the configuration.
         clusters: live state by cluster name.
+        rate_limits: the token buckets of local rate limits.
     """
 
     snapshot: Snapshot
     clusters: LiveClusters
+    rate_limits: RateLimits
 
     def has_endpoint(self, cluster: str, address: tuple[str, int]) -> bool:
         """Tell whether connections to ``address`` for ``cluster`` still have a use."""
@@ -90,12 +93,14 @@ class MeshState:
         self.clock = clock
         self.chance = chance
         self._breaker = breaker or (lambda _name: None)
+        self._rate_limits = RateLimits(clock)
         self.forked()
 
     def forked(self) -> None:
         """Forget all live state: in a forked child it counts the parent's calls, and may be locked by them."""
         # Guards the rest but for reading _states, which is one look-up.
         self._lock = mutex()
+        self._rate_limits.forked()
         self._states: dict[str, ClusterState] = {}
         self._by_assignment: dict[str, set[str]] = {}  # EDS name -> clusters that have state
         self._snapshot: Snapshot | None = None
@@ -114,7 +119,7 @@ class MeshState:
                     self._by_assignment.get(gone.config.eds_name, set()).discard(name)
                 else:
                     self._states[name].configure(config)
-        return LiveSnapshot(snapshot, LiveClusters(snapshot, self, self._states))
+        return LiveSnapshot(snapshot, LiveClusters(snapshot, self, self._states), self._rate_limits)
 
     def _affected(self, before: Snapshot | None, snapshot: Snapshot) -> list[str]:
         """Return the clusters with state whose configuration may have changed."""

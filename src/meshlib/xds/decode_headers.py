@@ -33,12 +33,13 @@ def header_mutations(scope: Scope, message: Any, direction: str) -> HeaderMutati
         return HeaderMutations()
     if len(options) > _MOST_ADDED:
         scope.fault(to_add, f"has {len(options)} headers, the limit is {_MOST_ADDED}")
-    added = (_to_add(scope.at(to_add, i), option) for i, option in enumerate(options))
+    added = (header_to_add(scope.at(to_add, i), option) for i, option in enumerate(options))
     removed = frozenset(_modifiable(scope, f"{to_remove}[{i}]", name) for i, name in enumerate(names))
     return HeaderMutations((MutationStep(removed, tuple(h for h in added if h is not None)),))
 
 
-def _to_add(scope: Scope, option: Any) -> HeaderToAdd | None:
+def header_to_add(scope: Scope, option: Any) -> HeaderToAdd | None:
+    """Return a ``HeaderValueOption``, None for one that has a fault."""
     scope.audit(option)
     header = option.header
     if len(header.value) > _LONGEST:
@@ -136,7 +137,7 @@ def each_step(scope: Scope, field: str, mutations: Any) -> Iterator[MutationStep
         if kind == "remove":
             yield MutationStep(frozenset({_modifiable(place, "remove", mutation.remove)}))
         elif kind == "append":
-            header = _to_add(place.at("append"), mutation.append)
+            header = header_to_add(place.at("append"), mutation.append)
             if header is not None:
                 yield MutationStep(add=(header,))
         elif kind is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from meshlib.model.filters import RateLimitRule, Settings
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
 from meshlib.model.match import RouteMatch
 from meshlib.model.matcher import TreeRoutes
@@ -22,6 +23,7 @@ from meshlib.model.route import (
 from meshlib.model.traffic import FaultInjection, MirrorPolicy, RetryPolicy
 from meshlib.model.uri_template import UriTemplate
 from meshlib.xds.decode_fault import per_filter_fault
+from meshlib.xds.decode_filters import merged, rate_limits, route_limits, route_settings
 from meshlib.xds.decode_hash_policy import hash_policies
 from meshlib.xds.decode_headers import header_mutations, per_filter_mutations, regex_rewrite, template, template_rewrite
 from meshlib.xds.decode_matcher_tree import matcher_tree
@@ -60,13 +62,15 @@ def table_level(scope: Scope, table: Any) -> Inherited:
         body_limit=number(scope, table, "max_direct_response_body_size_bytes", _DEFAULT_BODY_LIMIT),
         headers=_Headers.none(most_specific_wins=table.most_specific_header_mutations_wins).below(scope, table),
         mirrors=mirror_policies(scope, table),
+        filters=route_settings(scope, table),
+        limits=(),
     )
 
 
 class Inherited:
     """What a route has of the levels above it."""
 
-    __slots__ = ("body_limit", "fault", "headers", "mirrors", "retry")
+    __slots__ = ("body_limit", "fault", "filters", "headers", "limits", "mirrors", "retry")
 
     def __init__(
         self,
@@ -75,7 +79,11 @@ class Inherited:
         body_limit: int,
         headers: _Headers,
         mirrors: tuple[MirrorPolicy, ...],
+        filters: Settings,
+        limits: tuple[RateLimitRule, ...],
     ) -> None:
+        self.filters = filters
+        self.limits = limits
         self.mirrors = mirrors
         self.fault = fault
         self.retry = retry
@@ -138,7 +146,9 @@ def virtual_host(scope: Scope, host: Any, above: Inherited) -> VirtualHost:
     retry = retry_policy(scope.at("retry_policy"), host.retry_policy) if host.HasField("retry_policy") else None
     fault = per_filter_fault(scope, host.typed_per_filter_config)
     mirrors = mirror_policies(scope, host) or above.mirrors
-    inherited = Inherited(fault or above.fault, retry, above.body_limit, above.headers.below(scope, host), mirrors)
+    filters = merged(above.filters, route_settings(scope, host))
+    headers, limits = above.headers.below(scope, host), rate_limits(scope, host)
+    inherited = Inherited(fault or above.fault, retry, above.body_limit, headers, mirrors, filters, limits)
     choice(scope, host, "require_tls")
     if not host.HasField("matcher"):
         routes = (_route(scope.at("routes", i), route, inherited) for i, route in enumerate(host.routes))
@@ -182,6 +192,8 @@ def _route(scope: Scope, route: Any, above: Inherited) -> Route | None:
         request_headers=headers.request,
         response_headers=headers.response,
         filter_mutations=headers.filtered,
+        filters=merged(above.filters, route_settings(scope, route)),
+        limits=route_limits(scope.at("route"), route.route, above.limits),
     )
 
 
@@ -309,6 +321,7 @@ def _weighted(scope: Scope, weighted: Any) -> tuple[WeightedCluster, ...]:
                 request_headers=header_mutations(place, target, "request"),
                 response_headers=header_mutations(place, target, "response"),
                 filter_mutations=per_filter_mutations(place, target.typed_per_filter_config),
+                filters=route_settings(place, target),
             )
         )
     total = sum(target.weight for target in targets)

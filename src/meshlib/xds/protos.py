@@ -30,8 +30,10 @@ try:
     from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
     from envoy.config.route.v3 import route_components_pb2, route_pb2
     from envoy.extensions.filters.common.fault.v3 import fault_pb2 as fault_common_pb2
+    from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
     from envoy.extensions.filters.http.fault.v3 import fault_pb2
     from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2
+    from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2
     from envoy.extensions.filters.http.router.v3 import router_pb2
     from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
     from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
@@ -79,6 +81,7 @@ __all__ = [
     "address_pb2",
     "allow_listed_routes_pb2",
     "base_pb2",
+    "buffer_pb2",
     "circuit_breaker_pb2",
     "cluster_pb2",
     "config_source_pb2",
@@ -98,6 +101,7 @@ __all__ = [
     "least_request_pb2",
     "listener_components_pb2",
     "listener_pb2",
+    "local_rate_limit_pb2",
     "maglev_pb2",
     "network_inputs_pb2",
     "omit_host_metadata_config_pb2",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from meshlib.xds.fields.table import ACCESS_LOG, RUNTIME, STATS, TRACE, Fields, alike, fields
 
 _MUTATION = "envoy.extensions.filters.http.header_mutation.v3."
+_LIMIT = "envoy.extensions.filters.http.local_ratelimit.v3."
 _FAULT = "envoy.extensions.filters.http.fault.v3."
 _COMMON_FAULT = "envoy.extensions.filters.common.fault.v3."
 
@@ -38,6 +39,23 @@ FIELDS: Mapping[str, Fields] = {
     "envoy.config.common.mutation_rules.v3.HeaderMutation": fields(
         "remove append", unsupported={"remove_on_match": "headers are not removed by a pattern"}
     ),
+    _LIMIT + "LocalRateLimit": fields(
+        "stat_prefix status token_bucket filter_enabled filter_enforced response_headers_to_add descriptors stage "
+        "request_headers_to_add_when_not_enforced enable_x_ratelimit_headers vh_rate_limits rate_limits "
+        "always_consume_default_token_bucket rate_limited_as_resource_exhausted max_dynamic_descriptors",
+        unsupported={
+            "local_rate_limit_per_downstream_connection": "the limit is that of this process",
+            "local_cluster_rate_limit": "the limit is not shared with other processes",
+        },
+    ),
+    "envoy.type.v3.HttpStatus": fields("code"),
+    "envoy.type.v3.TokenBucket": fields("max_tokens tokens_per_fill fill_interval"),
+    "envoy.extensions.common.ratelimit.v3.LocalRateLimitDescriptor": fields("entries token_bucket"),
+    "envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.Entry": fields("key value"),
+    "envoy.extensions.filters.http.buffer.v3.Buffer": fields(
+        approximated={"max_request_bytes": "a body whose length is not known beforehand is not counted"}
+    ),
+    "envoy.extensions.filters.http.buffer.v3.BufferPerRoute": fields("disabled buffer"),
     _FAULT + "HTTPFault": fields(
         "delay abort upstream_cluster headers",
         {

@@ -11,7 +11,7 @@ _ROUTE = "envoy.config.route.v3."
 _HEADERS = "request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove "
 _BROWSERS = "about browsers; calls from the process are none"
 _BUFFERS = "a body is buffered by the application or not at all"
-_LIMITS = {"rate_limits": "requests are not limited"}
+_NO_DESCRIPTOR = "is not known here: there is no descriptor"
 _HEDGE = {"hedge_policy": "no attempt is hedged"}
 _RETRY_EXTENSION = {"retry_policy_typed_config": "retries are made as retry_policy says, or not at all"}
 _SUBSET = {"metadata_match": "endpoints are not narrowed to a subset"}
@@ -39,7 +39,7 @@ FIELDS: Mapping[str, Fields] = {
     _ROUTE + "VirtualHost": fields(
         _HEADERS
         + "name domains routes matcher require_tls typed_per_filter_config include_request_attempt_count retry_policy "
-        "request_mirror_policies",
+        "request_mirror_policies rate_limits",
         {
             "metadata": ORIGIN,
             "virtual_clusters": STATS,
@@ -48,7 +48,7 @@ FIELDS: Mapping[str, Fields] = {
             "cors": _BROWSERS,
             **alike("per_request_buffer_limit_bytes request_body_buffer_limit", _BUFFERS),
         },
-        unsupported={**_LIMITS, **_HEDGE, **_RETRY_EXTENSION},
+        unsupported={**_HEDGE, **_RETRY_EXTENSION},
     ),
     _ROUTE + "Route": fields(
         _HEADERS + "name match route redirect direct_response metadata typed_per_filter_config",
@@ -76,12 +76,11 @@ FIELDS: Mapping[str, Fields] = {
         "cluster weighted_clusters cluster_header cluster_not_found_response_code prefix_rewrite regex_rewrite "
         "path_rewrite host_rewrite_literal host_rewrite_header host_rewrite_path_regex auto_host_rewrite timeout "
         "path_rewrite_policy retry_policy max_stream_duration hash_policy internal_redirect_policy "
-        "request_mirror_policies",
+        "request_mirror_policies rate_limits include_vh_rate_limits",
         {
             "cors": _BROWSERS,
             **alike("append_x_forwarded_host flush_timeout", PROXY),
             "early_data_policy": "about HTTP/3; it is not spoken here",
-            "include_vh_rate_limits": "noted at rate_limits",
             "max_internal_redirects": "belongs to internal_redirect_action",
             **alike("max_grpc_timeout grpc_timeout_offset", "deprecated; Istio repeats in it what timeout says"),
         },
@@ -91,12 +90,32 @@ FIELDS: Mapping[str, Fields] = {
             "internal_redirect_action": _REDIRECTS,
             "upgrade_configs": "upgrades are left to the application",
             **_SUBSET,
-            **_LIMITS,
             **_HEDGE,
             **_RETRY_EXTENSION,
         },
         approximated={"priority": "the thresholds of the DEFAULT priority count"},
         refused=alike("cluster_specifier_plugin inline_cluster_specifier_plugin", _NOWHERE),
+    ),
+    _ROUTE + "RateLimit": fields(
+        "stage actions",
+        {"disable_key": "there is no runtime", "limit": "belongs to a rate limit service"},
+        unsupported={
+            "hits_addend": "every request takes one token",
+            "apply_on_stream_done": "tokens are taken when the request begins",
+        },
+    ),
+    _ROUTE + "RateLimit.Action": fields(
+        "destination_cluster request_headers query_parameters remote_address generic_key header_value_match "
+        "query_parameter_value_match",
+        faulty="dynamic_metadata",
+        unsupported=alike("source_cluster metadata extension masked_remote_address", _NO_DESCRIPTOR),
+    ),
+    _ROUTE + "RateLimit.Action.RequestHeaders": fields("header_name descriptor_key skip_if_absent"),
+    _ROUTE + "RateLimit.Action.QueryParameters": fields("query_parameter_name descriptor_key skip_if_absent"),
+    _ROUTE + "RateLimit.Action.GenericKey": fields("descriptor_key descriptor_value"),
+    _ROUTE + "RateLimit.Action.HeaderValueMatch": fields("descriptor_key descriptor_value expect_match headers"),
+    _ROUTE + "RateLimit.Action.QueryParameterValueMatch": fields(
+        "descriptor_key descriptor_value expect_match query_parameters"
     ),
     _ROUTE + "RouteAction.RequestMirrorPolicy": fields(
         "cluster cluster_header runtime_fraction disable_shadow_host_suffix_append request_headers_mutations "
