@@ -98,6 +98,7 @@ LOCAL_RATE_LIMIT: Json = typed(
     **RATE_LIMITS,
 )
 BUFFER: Json = {"max_request_bytes": 100}
+_BUFFER: Json = typed("extensions.filters.http.buffer.v3.Buffer", **BUFFER)
 FILTER_MUTATIONS: Json = {
     "request_mutations": [{"remove": "x-m"}, {"append": HEADER}],
     "response_mutations": [{"remove": "x-m"}, {"append": HEADER}],
@@ -590,7 +591,7 @@ LISTENERS: list[Json] = [
                             {"name": "limit", "typed_config": LOCAL_RATE_LIMIT},
                             {
                                 "name": "buffer",
-                                "typed_config": typed("extensions.filters.http.buffer.v3.Buffer", **BUFFER),
+                                "typed_config": _BUFFER,
                             },
                             {
                                 "name": "mutation",

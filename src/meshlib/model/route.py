@@ -57,6 +57,7 @@ class RouteAction:
         host_rewrite_header: the request header whose value replaces the authority, when it is there.
         host_rewrite_path_regex: makes the authority out of the path.
         auto_host_rewrite: the authority is the endpoint's host name, where it has one.
+        append_forwarded_host: whether a rewrite of the authority keeps what it was in ``x-forwarded-host``.
         cluster_not_found_code: status when the cluster does not exist.
         timeout_status: status when the timeout passes; only a request asks for another than 504.
         hash_policies: what of the request finds its endpoint, for RING_HASH and MAGLEV clusters.
@@ -76,6 +77,7 @@ class RouteAction:
     host_rewrite_header: str = ""
     host_rewrite_path_regex: RegexRewrite | None = None
     auto_host_rewrite: bool = False
+    append_forwarded_host: bool = False
     timeout_status: int = 504
     hash_policies: tuple[HashPolicy, ...] = ()
     weights_by_hash: bool = False
@@ -162,6 +164,8 @@ class VirtualHost:
     Attributes:
         routes: in order; of a large table they may be decoded when they are first read.
         attempt_count: ``include_request_attempt_count``: send ``x-envoy-attempt-count``.
+        attempt_count_in_response: ``include_attempt_count_in_response``: say it in the response as well.
+        timeout_retry: ``include_is_timeout_retry_header``: send ``x-envoy-is-timeout-retry`` with retries.
         require_tls: "", "ALL" or "EXTERNAL_ONLY".
         by_tree: whether a matcher tree finds the routes for a request; they are :class:`Routes` then.
     """
@@ -170,6 +174,8 @@ class VirtualHost:
     domains: tuple[str, ...]
     routes: Sequence[Route] = ()
     attempt_count: bool = False
+    attempt_count_in_response: bool = False
+    timeout_retry: bool = False
     require_tls: str = ""
     by_tree: bool = False
 

@@ -127,6 +127,31 @@ class HashOn(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class CookieToMake:
+    """``HashPolicy.Cookie`` with a ``ttl``: what is set for a request that lacks it.
+
+    Attributes:
+        ttl: seconds; 0 makes a session cookie.
+        path: of the cookie, empty for none.
+        attributes: names and values, an empty value for a flag.
+    """
+
+    ttl: int
+    path: str = ""
+    attributes: tuple[tuple[str, str], ...] = ()
+
+    def header(self, name: str, value: str) -> str:
+        """Return the ``set-cookie`` header, as Envoy writes it."""
+        parts = [f'{name}="{value}"']
+        if self.ttl:
+            parts.append(f"Max-Age={self.ttl}")
+        if self.path:
+            parts.append(f"Path={self.path}")
+        parts += [f"{key}={text}" if text else key for key, text in self.attributes]
+        return "; ".join([*parts, "HttpOnly"])
+
+
+@dataclass(frozen=True, slots=True)
 class HashPolicy:
     """``RouteAction.HashPolicy``: hash a part of the request to find its endpoint.
 
@@ -135,12 +160,14 @@ class HashPolicy:
         name: of the header (lower case), cookie or query parameter.
         terminal: whether the policies behind it are passed over once there is a hash.
         rewrite: changes a header's value before it is hashed.
+        cookie: makes a cookie for a request without it, so that the next one finds the same endpoint.
     """
 
     on: HashOn
     name: str = ""
     terminal: bool = False
     rewrite: RegexRewrite | None = None
+    cookie: CookieToMake | None = None
 
     def rewritten(self, value: str) -> str:
         """Return what is hashed of a header's value."""

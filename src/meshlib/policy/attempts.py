@@ -210,6 +210,10 @@ class Attempts:
         host = headers.endpoint_authority(self.cluster.config, endpoint) if self.action.auto_host_rewrite else ""
         if host:
             sent = [*(pair for pair in sent if pair[0] != headers.ORIGINAL_HOST), (headers.ORIGINAL_HOST, authority)]
+            if self.action.append_forwarded_host:
+                before = headers.merged(self.call.view, sent, self.call.steering)
+                sent = [pair for pair in sent if pair[0] != headers.FORWARDED_HOST]
+                sent.append((headers.FORWARDED_HOST, headers.forwarded_host(before, authority)))
             authority = host
         return Attempt(
             number=attempt.number,
@@ -229,8 +233,12 @@ class Attempts:
         told = attempt.timeout if attempt.number > 1 else self.deadlines.configured
         if told is not None:
             own.append(("x-envoy-expected-rq-timeout-ms", str(round(told * 1000))))
-        if self.choice.virtual_host is not None and self.choice.virtual_host.attempt_count:
-            own.append(("x-envoy-attempt-count", str(attempt.number)))
+        host = self.choice.virtual_host
+        if host is not None and host.attempt_count:
+            own.append((headers.ATTEMPT_COUNT, str(attempt.number)))
+        if host is not None and host.timeout_retry and attempt.number > 1:
+            late = self.record.attempts[-2].error_kind is ErrorKind.TIMEOUT
+            own.append(("x-envoy-is-timeout-retry", "true" if late else "false"))
         return own
 
     def _retry(self, outcome: Outcome) -> float | None:
@@ -287,10 +295,23 @@ class Attempts:
 
     def _edit(self, status: int) -> Edit | None:
         mutations = headers.response_mutations(self.choice, self.drawn)
-        added = self.call.answered
-        return headers.response_edit(mutations, self._facts(), status, added) if mutations or added else None
+        first, added = self._told(), self.call.answered
+        if not (mutations or first or added):
+            return None
+        return headers.response_edit(mutations, self._facts(), status, first, added)
+
+    def _told(self) -> list[tuple[str, str]]:
+        """Return what the router itself adds to a response, before the route's mutations."""
+        told = [("set-cookie", cookie) for cookie in self.call.cookies]
+        host = self.choice.virtual_host
+        if host is not None and host.attempt_count_in_response:
+            told.append((headers.ATTEMPT_COUNT, str(len(self.record.attempts))))
+        return told
 
     def _local(self, reply: Reply) -> Reply:
+        host = self.choice.virtual_host
+        if host is not None and host.attempt_count_in_response:
+            reply.headers = ((headers.ATTEMPT_COUNT, str(len(self.record.attempts))), *reply.headers)
         mutations = headers.response_mutations(self.choice, self.drawn)
         return headers.edit_reply(reply, mutations, self._facts(), self.call.answered)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from meshlib.clock import Clock, Randomness
 from meshlib.model.headers import Pair
 from meshlib.model.request import RequestView
+from meshlib.model.traffic import HashPolicy
 from meshlib.policy import routing, steering
 from meshlib.policy.effects import (
     Answer,
@@ -38,6 +39,7 @@ class Call:
         key: the request's hash, by the route's hash policies; found out as it goes.
         added: headers that filters add to the request.
         answered: headers that filters add to the response.
+        cookies: ``set-cookie`` headers that hash policies make.
     """
 
     view: RequestView
@@ -52,24 +54,29 @@ class Call:
     key: int | None = None
     added: Sequence[Pair] = ()
     answered: Sequence[Pair] = ()
+    cookies: Sequence[str] = ()
 
     def copied(self, view: RequestView, record: CallRecord, observer: Observer) -> Call:
         """Return a call of ``view`` under the same configuration: a copy of the request."""
-        return replace(
-            self,
-            view=view,
-            record=record,
-            observer=observer,
-            steering=steering.NOTHING,
-            key=None,
-            added=(),
-            answered=(),
-        )
+        call = replace(self, view=view, record=record, observer=observer)
+        call.forget()
+        return call
+
+    def make_cookie(self, policy: HashPolicy) -> str:
+        """Make the cookie of a hash policy for a request without it; returns its value."""
+        value = f"{int(self.chance.random() * 2**64):016x}"
+        if policy.cookie is not None:
+            self.cookies = [*self.cookies, policy.cookie.header(policy.name, value)]
+        return value
 
     def restart(self, view: RequestView) -> None:
         """Go on with another request, after an internal redirect; the record goes on with it."""
         self.view = self.record.request = view
         self.record.attempts = []
         self.record.cluster, self.record.cluster_name = None, ""
-        self.key = None
-        self.added = self.answered = ()
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what was found out of another request."""
+        self.steering, self.key = steering.NOTHING, None
+        self.added = self.answered = self.cookies = ()

@@ -23,6 +23,8 @@ from meshlib.policy.routing import Choice, matched_length
 
 ORIGINAL_HOST = "x-envoy-original-host"
 ORIGINAL_PATH = "x-envoy-original-path"
+ATTEMPT_COUNT = "x-envoy-attempt-count"
+FORWARDED_HOST = "x-forwarded-host"
 
 
 class CallFacts:
@@ -163,7 +165,7 @@ def request_head(
     route.request_headers.apply(facts.headers, facts)
     _rewrite_host(facts, action)
     _rewrite_path(facts, route, action)
-    touched = mutations.names | route.request_headers.names | {ORIGINAL_HOST, ORIGINAL_PATH}
+    touched = mutations.names | route.request_headers.names | {ORIGINAL_HOST, ORIGINAL_PATH, FORWARDED_HOST}
     headers = [pair for pair in facts.headers if pair[0] in touched]
     gone = touched - {name for name, _ in headers}
     return RequestHead(facts.authority, facts.target, headers, gone, touched, facts)
@@ -218,7 +220,16 @@ def _rewrite_host(facts: CallFacts, action: RouteAction) -> None:
         host = action.host_rewrite_path_regex.replace(facts.target.partition("?")[0])
     if host:
         _set(facts, ORIGINAL_HOST, facts.authority)
+        if action.append_forwarded_host:
+            _set(facts, FORWARDED_HOST, forwarded_host(facts.headers, facts.authority))
         facts.authority = host
+
+
+def forwarded_host(headers: Sequence[Pair], host: str) -> str:
+    """Return ``x-forwarded-host`` with ``host`` at its end."""
+    before = [value for name, value in headers if name == FORWARDED_HOST]
+    last = before[-1].rpartition(",")[2].strip() if before else ""
+    return ",".join(before if last == host else [*before, host])
 
 
 def _rewrite_path(facts: CallFacts, route: Route, action: RouteAction) -> None:
@@ -287,11 +298,17 @@ def edit_reply(reply: Reply, mutations: HeaderMutations, facts: CallFacts, added
 Edit = Callable[[Sequence[Pair]], list[Pair]]
 
 
-def response_edit(mutations: HeaderMutations, facts: CallFacts, status: int, added: Sequence[Pair]) -> Edit:
-    """Return the function that mutates the headers (lower-case names) of the final response, and adds ``added``."""
+def response_edit(
+    mutations: HeaderMutations, facts: CallFacts, status: int, first: Sequence[Pair], added: Sequence[Pair]
+) -> Edit:
+    """Return the function that changes the headers (lower-case names) of the final response.
+
+    It sets ``first``, makes the mutations, and adds ``added``.
+    """
+    names = {name for name, _ in first} - {"set-cookie"}
 
     def edit(headers: Sequence[Pair]) -> list[Pair]:
-        edited = list(headers)
+        edited = [*(pair for pair in headers if pair[0] not in names), *first]
         facts.response, facts.status = edited, status
         mutations.apply(edited, facts)
         return [*edited, *added]

@@ -112,7 +112,7 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
         yield _local(call, choice, replies.redirect(record, route.action.status, location))
     else:
         if route.action.hash_policies:
-            call.key = request_key(route.action.hash_policies, view)
+            call.key = request_key(route.action.hash_policies, view, call.make_cookie)
         target = routing.draw_cluster(route.action, call.chance, call.key)
         record.cluster_name = routing.cluster_of(target, view)
         if record.cluster_name in snapshot.dormant:

@@ -166,6 +166,8 @@ def host_of(host: Any, routes: Sequence[Route]) -> VirtualHost:
         domains=tuple(host.domains),
         routes=routes,
         attempt_count=host.include_request_attempt_count,
+        attempt_count_in_response=host.include_attempt_count_in_response,
+        timeout_retry=host.include_is_timeout_retry_header,
         require_tls=_REQUIRE_TLS.get(host.require_tls, ""),
         by_tree=host.HasField("matcher"),
     )
@@ -259,6 +261,7 @@ def _rewrites(scope: Scope, action: Any, matched: UriTemplate | None) -> dict[st
         "host_rewrite": action.host_rewrite_literal,
         "host_rewrite_header": action.host_rewrite_header.lower(),
         "auto_host_rewrite": action.auto_host_rewrite.value,
+        "append_forwarded_host": action.append_x_forwarded_host,
         **regexes,
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,8 +24,12 @@ _MASK64 = 2**64 - 1
 # ---------------------------------------------------------------- the hash of a request
 
 
-def request_key(policies: Sequence[HashPolicy], view: RequestView) -> int | None:
+def request_key(
+    policies: Sequence[HashPolicy], view: RequestView, make: Callable[[HashPolicy], str] | None = None
+) -> int | None:
     """Return the hash of a request, None when no policy finds anything in it.
+
+    ``make`` makes the cookie of a policy that wants one made, and returns its value.
 
     ``RouteAction.hash_policy``: hashes are combined by ``rotl(hash, 1) ^ next`` until a policy
     that is ``terminal`` is met with a hash at hand.
@@ -33,6 +37,8 @@ def request_key(policies: Sequence[HashPolicy], view: RequestView) -> int | None
     key: int | None = None
     for policy in policies:
         found = _evaluate(policy, view)
+        if found is None and policy.cookie is not None and make is not None:
+            found = xxhash.xxh64_intdigest(make(policy).encode())
         if found is not None:
             key = found if key is None else ((key << 1 & _MASK64) | key >> 63) ^ found
         if policy.terminal and key is not None:

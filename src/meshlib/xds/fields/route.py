@@ -39,12 +39,10 @@ FIELDS: Mapping[str, Fields] = {
     _ROUTE + "VirtualHost": fields(
         _HEADERS
         + "name domains routes matcher require_tls typed_per_filter_config include_request_attempt_count retry_policy "
-        "request_mirror_policies rate_limits",
+        "request_mirror_policies rate_limits include_attempt_count_in_response include_is_timeout_retry_header",
         {
             "metadata": ORIGIN,
             "virtual_clusters": STATS,
-            "include_attempt_count_in_response": "the CallRecord of a response counts its attempts",
-            "include_is_timeout_retry_header": "the CallRecord of a response tells its attempts",
             "cors": _BROWSERS,
             **alike("per_request_buffer_limit_bytes request_body_buffer_limit", _BUFFERS),
         },
@@ -76,10 +74,10 @@ FIELDS: Mapping[str, Fields] = {
         "cluster weighted_clusters cluster_header cluster_not_found_response_code prefix_rewrite regex_rewrite "
         "path_rewrite host_rewrite_literal host_rewrite_header host_rewrite_path_regex auto_host_rewrite timeout "
         "path_rewrite_policy retry_policy max_stream_duration hash_policy internal_redirect_policy "
-        "request_mirror_policies rate_limits include_vh_rate_limits",
+        "request_mirror_policies rate_limits include_vh_rate_limits append_x_forwarded_host",
         {
             "cors": _BROWSERS,
-            **alike("append_x_forwarded_host flush_timeout", PROXY),
+            "flush_timeout": PROXY,
             "early_data_policy": "about HTTP/3; it is not spoken here",
             "max_internal_redirects": "belongs to internal_redirect_action",
             **alike("max_grpc_timeout grpc_timeout_offset", "deprecated; Istio repeats in it what timeout says"),
@@ -137,11 +135,8 @@ FIELDS: Mapping[str, Fields] = {
         },
     ),
     _ROUTE + "RouteAction.HashPolicy.Header": fields("header_name regex_rewrite"),
-    _ROUTE + "RouteAction.HashPolicy.Cookie": fields(
-        "name",
-        alike("path attributes", "belongs to the cookie that ttl would make"),
-        unsupported={"ttl": "no cookie is made: a request without it goes to an endpoint at random"},
-    ),
+    _ROUTE + "RouteAction.HashPolicy.Cookie": fields("name ttl path attributes"),
+    _ROUTE + "RouteAction.HashPolicy.CookieAttribute": fields("name value"),
     _ROUTE + "RouteAction.HashPolicy.QueryParameter": fields("name"),
     _ROUTE + "WeightedCluster": fields(
         "clusters use_hash_policy",
