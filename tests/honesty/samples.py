@@ -100,7 +100,15 @@ LOCAL_RATE_LIMIT: Json = typed(
 BUFFER: Json = {"max_request_bytes": 100}
 _BUFFER: Json = typed("extensions.filters.http.buffer.v3.Buffer", **BUFFER)
 FILTER_MUTATIONS: Json = {
-    "request_mutations": [{"remove": "x-m"}, {"append": HEADER}],
+    "request_mutations": [
+        {"remove": "x-m"},
+        {"append": HEADER},
+        {"remove_on_match": {"key_matcher": {"prefix": "x-rm"}}},
+    ],
+    "query_parameter_mutations": [
+        {"remove": "q"},
+        {"append": {"record": {"key": "k", "value": "v"}, "action": "ADD_IF_ABSENT"}},
+    ],
     "response_mutations": [{"remove": "x-m"}, {"append": HEADER}],
 }
 PER_ROUTE: Json = {
@@ -189,7 +197,14 @@ _ACTIONS: list[Json] = [
         "retry_policy": RETRY,
         "hash_policy": [
             {"header": {"header_name": "x-h", "regex_rewrite": REWRITE}, "terminal": True},
-            {"cookie": {"name": "c", "path": "/"}},
+            {
+                "cookie": {
+                    "name": "c",
+                    "path": "/",
+                    "ttl": "5s",
+                    "attributes": [{"name": "SameSite", "value": "Lax"}],
+                }
+            },
             {"query_parameter": {"name": "q"}},
         ],
         "internal_redirect_policy": {
@@ -230,7 +245,7 @@ _ACTIONS: list[Json] = [
         "cluster_not_found_response_code": "NOT_FOUND",
     },
     {"cluster": "c", "regex_rewrite": REWRITE, "host_rewrite_header": "x-host"},
-    {"cluster": "c", "path_rewrite": "/p", "auto_host_rewrite": True},
+    {"cluster": "c", "path_rewrite": "/p", "auto_host_rewrite": True, "append_x_forwarded_host": True},
     {"cluster_header": "x-cluster", "host_rewrite_path_regex": REWRITE},
 ]
 _OTHERS: list[Json] = [
@@ -269,6 +284,18 @@ _OTHERS: list[Json] = [
     {"match": {"prefix": "/t"}, "redirect": {"regex_rewrite": REWRITE}},
     {"match": {"prefix": "/u"}, "direct_response": {"status": 418, "body": {"inline_string": "teapot"}}},
     {"match": {"prefix": "/v"}, "direct_response": {"status": 418, "body": {"inline_bytes": "dGVh"}}},
+    {"match": {"prefix": "/v1"}, "direct_response": {"status": 418, "body": {"filename": "/dev/null"}}},
+    {"match": {"prefix": "/v2"}, "direct_response": {"status": 418, "body": {"environment_variable": "PATH"}}},
+    *(
+        {"match": {"prefix": f"/v3{i}"}, "direct_response": {"status": 418, "body_format": body}}
+        for i, body in enumerate(
+            [
+                {"text_format": "%REQ(x-a)%", "omit_empty_values": True},
+                {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"}, "content_type": "text/x"},
+                {"json_format": {"code": "%RESPONSE_CODE%", "list": [1, True]}},
+            ]
+        )
+    ),
     {
         "match": {"prefix": "/w"},
         "route": {"cluster": "c", "include_vh_rate_limits": True, **RATE_LIMITS},
@@ -401,6 +428,8 @@ ROUTES: Json = {
             ]
             + _OTHERS,
             "include_request_attempt_count": True,
+            "include_attempt_count_in_response": True,
+            "include_is_timeout_retry_header": True,
             "require_tls": "EXTERNAL_ONLY",
             **RATE_LIMITS,
             "request_mirror_policies": [{"cluster": "c2"}],

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
+from meshlib.model.body_format import BodyFormat
 from meshlib.model.filters import RouteLimits, Settings
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
 from meshlib.model.match import Predicate, RouteMatch
@@ -87,10 +88,11 @@ class RouteAction:
 
 @dataclass(frozen=True, slots=True)
 class DirectResponse:
-    """``DirectResponseAction``: the configuration itself answers."""
+    """``DirectResponseAction``: the configuration itself answers; ``format`` makes something of the body."""
 
     status: int
     body: str = ""
+    format: BodyFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ KNOWN = frozenset(
         "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
         "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT",
         "HOSTNAME",
+        "LOCAL_REPLY_BODY",
         "PROTOCOL",
         "RESPONSE_CODE",
         "RESPONSE_CODE_DETAILS",
@@ -72,7 +73,7 @@ _FOREIGN = frozenset(
     DOWNSTREAM_TLS_CIPHER DOWNSTREAM_TLS_GROUP DOWNSTREAM_TLS_SESSION_ID DOWNSTREAM_TLS_VERSION
     DOWNSTREAM_TRANSPORT_FAILURE_REASON DOWNSTREAM_WIRE_BYTES_RECEIVED DOWNSTREAM_WIRE_BYTES_SENT DURATION
     DYNAMIC_METADATA EMIT_TIME EMIT_TIME_LOCAL FILTER_CHAIN_NAME FILTER_STATE GRPC_STATUS GRPC_STATUS_NUMBER
-    LISTENER_NAME LOCAL_REPLY_BODY METADATA PACKETS_RETRANSMITTED PER_REQUEST_STATE QUERY_PARAMS
+    LISTENER_NAME METADATA PACKETS_RETRANSMITTED PER_REQUEST_STATE QUERY_PARAMS
     REQUESTED_SERVER_NAME REQUEST_DURATION REQUEST_HEADERS_BYTES REQUEST_TX_DURATION RESPONSE_DURATION
     RESPONSE_FLAGS_LONG RESPONSE_HEADERS_BYTES RESPONSE_TRAILER RESPONSE_TRAILERS_BYTES
     RESPONSE_TX_DURATION ROUNDTRIP_DURATION
@@ -100,31 +101,42 @@ class Template:
 
     Attributes:
         text: as configured.
+        missing: stands for a command without a value.
         foreign: commands that Envoy knows and that have no value in a client.
         format: the compiled text.
+        alone: the value of the one command that the text is, None for any other text.
 
     Raises:
         ValueError: on what Envoy refuses: an unknown command, a lone ``%``, a missing argument.
     """
 
     text: str
+    missing: str = ""
     foreign: tuple[str, ...] = field(init=False, compare=False, repr=False)
     format: Callable[[Facts], str] = field(init=False, compare=False, repr=False)
+    alone: Value | None = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         parts, foreign = _parse(self.text)
+        lone = [part for part in parts if part]
+        object.__setattr__(self, "alone", lone[0] if len(lone) == 1 and callable(lone[0]) else None)
         object.__setattr__(self, "foreign", foreign)
-        object.__setattr__(self, "format", _compiled(parts))
+        object.__setattr__(self, "format", _compiled(parts, self.missing))
 
     def __str__(self) -> str:
         return self.text
 
 
-def _compiled(parts: list[str | Value]) -> Callable[[Facts], str]:
+def _compiled(parts: list[str | Value], missing: str) -> Callable[[Facts], str]:
     if all(isinstance(part, str) for part in parts):
         text = "".join(part for part in parts if isinstance(part, str))
         return lambda _facts: text
-    return lambda facts: "".join(part if isinstance(part, str) else part(facts) or "" for part in parts)
+
+    def text_of(part: str | Value, facts: Facts) -> str:
+        value = part if isinstance(part, str) else part(facts)
+        return missing if value is None else value
+
+    return lambda facts: "".join(text_of(part, facts) for part in parts)
 
 
 def _parse(text: str) -> tuple[list[str | Value], tuple[str, ...]]:

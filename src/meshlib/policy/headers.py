@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from meshlib.model.cluster import Cluster, Discovery
 from meshlib.model.endpoint import Endpoint
-from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations, Pair
+from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations, Pair, mutated_query
 from meshlib.model.request import RequestView
 from meshlib.model.route import Route, RouteAction, WeightedCluster
 from meshlib.policy.effects import Attempt, Reply
@@ -34,10 +34,11 @@ class CallFacts:
         headers: request headers as they stand, changed in place by mutations.
         authority, target: as they stand.
         response: headers of the response, lower-case names.
+        body: of a local reply, as it is without a format.
         status: of an upstream response; as in Envoy 0 before there is one, and for local replies.
     """
 
-    __slots__ = ("authority", "headers", "record", "response", "status", "target")
+    __slots__ = ("authority", "body", "headers", "record", "response", "status", "target")
 
     def __init__(self, record: CallRecord, headers: Sequence[Pair] | None = None) -> None:
         view = record.request
@@ -46,6 +47,7 @@ class CallFacts:
         self.authority, self.target = view.authority, view.target
         self.response: Sequence[Pair] = ()
         self.status = 0
+        self.body: str | None = None
 
     def request_header(self, name: str) -> str | None:
         """Return the first value of a request header or pseudo-header."""
@@ -83,6 +85,7 @@ _FACTS: dict[str, Callable[[CallFacts], str | None]] = {
     "BYTES_RECEIVED": lambda facts: str(facts.record.bytes_sent),
     "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": lambda _facts: "127.0.0.1",
     "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT": lambda _facts: "127.0.0.1",
+    "LOCAL_REPLY_BODY": lambda facts: facts.body,
     "HOSTNAME": lambda _facts: socket.gethostname(),
     "PROTOCOL": lambda facts: "HTTP/2" if facts.record.protocol == "grpc" else "HTTP/1.1",
     "RESPONSE_CODE": lambda facts: str(facts.status),
@@ -155,17 +158,21 @@ def request_head(
     filtered = _filtered(choice)
     if route is None or not (route.rewrites or filtered):
         return RequestHead(view.authority, view.target)
-    mutations = _filter_mutations(choice, drawn, lambda each: each.request) if filtered else NO_MUTATIONS
-    mutations += drawn.request_headers
+    levels = _filter_levels(choice, drawn) if filtered else []
+    mutations = sum((level.request for level in levels), NO_MUTATIONS) + drawn.request_headers
     replaced = removed.union(name for pairs in set_ for name, _ in pairs)
     kept = [pair for pair in view.headers if pair[0] not in replaced]
     facts = CallFacts(record, kept + [pair for pairs in set_ for pair in pairs])
+    before = {name for name, _ in facts.headers}
     mutations.apply(facts.headers, facts)
+    if query := [mutation for level in levels for mutation in level.query]:
+        facts.target = mutated_query(facts.target, query, facts)
     facts.authority = drawn.host_rewrite or facts.authority
     route.request_headers.apply(facts.headers, facts)
     _rewrite_host(facts, action)
     _rewrite_path(facts, route, action)
     touched = mutations.names | route.request_headers.names | {ORIGINAL_HOST, ORIGINAL_PATH, FORWARDED_HOST}
+    touched |= before - {name for name, _ in facts.headers}  # removed by a pattern
     headers = [pair for pair in facts.headers if pair[0] in touched]
     gone = touched - {name for name, _ in headers}
     return RequestHead(facts.authority, facts.target, headers, gone, touched, facts)
@@ -177,25 +184,25 @@ def _filtered(choice: Choice) -> bool:
     return destination is not None and destination.http is not None and destination.http.header_mutation is not None
 
 
-def _filter_mutations(
-    choice: Choice, drawn: WeightedCluster | None, direction: Callable[[FilterMutations], HeaderMutations]
-) -> HeaderMutations:
-    """Return what the header_mutation filter does: its own mutations, then those of the levels."""
+def _filter_levels(choice: Choice, drawn: WeightedCluster | None) -> list[FilterMutations]:
+    """Return what the header_mutation filter does, in order: its own mutations, then those of the levels."""
     destination = choice.destination
     own = destination.http.header_mutation if destination is not None and destination.http is not None else None
     if own is None:
-        return NO_MUTATIONS
+        return []
     levels = [*(choice.route.filter_mutations if choice.route is not None else ())]
     if drawn is not None and drawn.filter_mutations is not None:
         levels.insert(0, drawn.filter_mutations)
+    if levels and levels[0].disabled:
+        return []
     if own.most_specific_wins:
         levels.reverse()
-    return sum(map(direction, levels), direction(own))
+    return [own, *levels]
 
 
 def filter_response_mutations(choice: Choice, drawn: WeightedCluster | None) -> HeaderMutations:
     """Return what the header_mutation filter does to responses, also to those the router never sees."""
-    return _filter_mutations(choice, drawn, lambda each: each.response)
+    return sum((level.response for level in _filter_levels(choice, drawn)), NO_MUTATIONS)
 
 
 def response_mutations(choice: Choice, drawn: WeightedCluster | None) -> HeaderMutations:

@@ -8,6 +8,7 @@ from meshlib.model.route import DirectResponse
 from meshlib.model.traffic import FaultAbort
 from meshlib.policy import flags
 from meshlib.policy.effects import ErrorKind, Outcome, Reply, ReplyKind
+from meshlib.policy.headers import CallFacts
 from meshlib.policy.record import CallRecord
 
 TEXT = (("content-type", "text/plain"),)
@@ -169,10 +170,15 @@ def too_large(record: CallRecord, limit: int) -> Reply:
 
 def direct(record: CallRecord, action: DirectResponse, location: str) -> Reply:
     """The response that the route itself gives; 201 and 3xx say where, as in Envoy."""
-    headers = TEXT if action.body else ()
+    body, content_type = action.body, "text/plain"
+    if action.format is not None:
+        facts = CallFacts(record)
+        facts.body = body
+        body, content_type = action.format.render(facts), action.format.content_type
+    headers: tuple[tuple[str, str], ...] = (("content-type", content_type),) if body else ()
     if action.status == 201 or 300 <= action.status < 400:
         headers = (("location", location), *headers)
-    reply = Reply(ReplyKind.CONFIGURED, action.status, action.body, headers, "direct response")
+    reply = Reply(ReplyKind.CONFIGURED, action.status, body, headers, "direct response")
     return _finish(record, reply, 0, "direct_response")
 
 

@@ -8,10 +8,18 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from meshlib.model.headers import AppendAction, FilterMutations, HeaderMutations, HeaderToAdd, MutationStep
+from meshlib.model.headers import (
+    AppendAction,
+    FilterMutations,
+    HeaderMutations,
+    HeaderToAdd,
+    MutationStep,
+    QueryMutation,
+)
 from meshlib.model.rewrite import RegexRewrite
 from meshlib.model.template import Template
 from meshlib.model.uri_template import UriTemplate
+from meshlib.xds.decode_matchers import string_match
 from meshlib.xds.decode_values import any_type, choice, flag, unpack
 from meshlib.xds.protos import header_mutation_pb2, route_components_pb2, uri_template_rewrite_pb2
 from meshlib.xds.scope import Scope
@@ -19,6 +27,8 @@ from meshlib.xds.scope import Scope
 HEADER_MUTATION = header_mutation_pb2.HeaderMutation.DESCRIPTOR.full_name
 _FILTER_CONFIG = route_components_pb2.FilterConfig.DESCRIPTOR.full_name
 HEADER_MUTATION_PER_ROUTE = header_mutation_pb2.HeaderMutationPerRoute.DESCRIPTOR.full_name
+
+_CUSTOMARY = "envoy.filters.http.header_mutation"
 
 # validate.rules of RouteConfiguration and core.v3.HeaderValue.
 _MOST_ADDED = 1000
@@ -120,7 +130,27 @@ def mutation_filter(scope: Scope, message: Any) -> FilterMutations:
         _steps(place, "request_mutations", message.mutations),
         _steps(place, "response_mutations", message.mutations),
         getattr(message, "most_specific_header_mutations_wins", False),
+        tuple(_query_mutations(place, message.mutations.query_parameter_mutations)),
     )
+
+
+def _query_mutations(scope: Scope, mutations: Any) -> Iterator[QueryMutation]:
+    for i, mutation in enumerate(mutations):
+        place = scope.at("query_parameter_mutations", i)
+        if mutation.remove:
+            yield QueryMutation(mutation.remove)
+        elif not mutation.HasField("append"):
+            place.fault("append", "is missing, and so is remove")
+        else:
+            inner = place.at("append")
+            inner.audit(mutation.append)
+            record = mutation.append.record
+            if not record.key:
+                inner.fault("record.key", "must not be empty")
+            action = AppendAction(choice(inner, mutation.append, "action"))
+            value = template(inner, "record.value", record.value.string_value)
+            if value is not None:
+                yield QueryMutation(record.key, value, action)
 
 
 def _steps(scope: Scope, field: str, mutations: Any) -> HeaderMutations:
@@ -140,8 +170,11 @@ def each_step(scope: Scope, field: str, mutations: Any) -> Iterator[MutationStep
             header = header_to_add(place.at("append"), mutation.append)
             if header is not None:
                 yield MutationStep(add=(header,))
-        elif kind is None:
-            place.fault("action", "is missing: expected remove or append")
+        elif kind == "remove_on_match":
+            pattern = place.at("remove_on_match.key_matcher")
+            yield MutationStep(remove_matching=string_match(pattern, mutation.remove_on_match.key_matcher))
+        else:
+            place.fault("action", "is missing: expected remove, append or remove_on_match")
 
 
 def per_filter_mutations(scope: Scope, configs: Any) -> FilterMutations | None:
@@ -149,18 +182,19 @@ def per_filter_mutations(scope: Scope, configs: Any) -> FilterMutations | None:
     for name in sorted(configs):
         place, packed = scope.at("typed_per_filter_config", name), configs[name]
         if any_type(packed) == _FILTER_CONFIG:
-            packed, place = _wrapped(packed), place.at("config")
+            wrapper = _wrapper(packed)
+            if wrapper.disabled and (name == _CUSTOMARY or any_type(wrapper.config) == HEADER_MUTATION_PER_ROUTE):
+                return FilterMutations(disabled=True)
+            packed, place = wrapper.config, place.at("config")
         if any_type(packed) == HEADER_MUTATION_PER_ROUTE:
             message = unpack(place, packed, "", header_mutation_pb2.HeaderMutationPerRoute)
             return None if message is None else mutation_filter(place, message)
     return None
 
 
-def _wrapped(packed: Any) -> Any:
-    """Return the Any in a FilterConfig, an empty one where that is disabled or does not parse (a fault already)."""
+def _wrapper(packed: Any) -> Any:
+    """Return a FilterConfig, an empty one where it does not parse (a fault already)."""
     wrapper = route_components_pb2.FilterConfig()
     with contextlib.suppress(DecodeError):
         wrapper.ParseFromString(packed.value)
-    if wrapper.disabled:
-        wrapper.ClearField("config")
-    return wrapper.config
+    return wrapper

@@ -22,6 +22,7 @@ from meshlib.model.route import (
 )
 from meshlib.model.traffic import FaultInjection, MirrorPolicy, RetryPolicy
 from meshlib.model.uri_template import UriTemplate
+from meshlib.xds.decode_body import body_format, data_source
 from meshlib.xds.decode_fault import per_filter_fault
 from meshlib.xds.decode_filters import merged, rate_limits, route_limits, route_settings
 from meshlib.xds.decode_hash_policy import hash_policies
@@ -337,13 +338,11 @@ def _direct_response(scope: Scope, response: Any, limit: int) -> DirectResponse:
     scope.audit(response)
     if not 200 <= response.status < 600:
         scope.fault("status", f"{response.status} is not an HTTP status of 200 to 599")
-    body = response.body
-    scope.at("body").audit(body)
-    kind = body.WhichOneof("specifier")
-    raw: bytes = body.inline_bytes if kind == "inline_bytes" else body.inline_string.encode()
+    raw = data_source(scope.at("body"), response.body) if response.HasField("body") else b""
     if len(raw) > limit:
         scope.fault("body", f"has {len(raw)} bytes, the limit is {limit} (max_direct_response_body_size_bytes)")
-    return DirectResponse(response.status, raw.decode("utf-8", "replace"))
+    made = body_format(scope.at("body_format"), response.body_format) if response.HasField("body_format") else None
+    return DirectResponse(response.status, raw.decode("utf-8", "replace"), made)
 
 
 def _redirect(scope: Scope, redirect: Any) -> Redirect:

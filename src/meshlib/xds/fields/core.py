@@ -15,12 +15,8 @@ FIELDS: Mapping[str, Fields] = {
     _CORE + "HeaderValueOption": fields("header append append_action keep_empty_value"),
     _CORE + "HeaderValue": fields("key value raw_value"),
     _CORE + "DataSource": fields(
-        "inline_bytes inline_string",
-        {"watched_directory": "belongs to filename"},
-        unsupported={
-            "filename": "is not read: the body is empty",
-            "environment_variable": "is not read: the body is empty",
-        },
+        "inline_bytes inline_string filename environment_variable",
+        {"watched_directory": "belongs to filename, which is read once"},
     ),
     _CORE + "Metadata": fields(
         "filter_metadata", {"typed_filter_metadata": "what is compared and shown is the filter_metadata"}

@@ -30,15 +30,14 @@ FIELDS: Mapping[str, Fields] = {
     _MUTATION + "HeaderMutation": fields("mutations most_specific_header_mutations_wins"),
     _MUTATION + "HeaderMutationPerRoute": fields("mutations"),
     _MUTATION + "Mutations": fields(
-        "request_mutations response_mutations",
-        unsupported={
-            "query_parameter_mutations": "the query is not changed",
-            **alike("request_trailers_mutations response_trailers_mutations", "trailers are not changed"),
-        },
+        "request_mutations response_mutations query_parameter_mutations",
+        unsupported=alike("request_trailers_mutations response_trailers_mutations", "trailers are not changed"),
     ),
-    "envoy.config.common.mutation_rules.v3.HeaderMutation": fields(
-        "remove append", unsupported={"remove_on_match": "headers are not removed by a pattern"}
-    ),
+    "envoy.config.common.mutation_rules.v3.HeaderMutation": fields("remove append remove_on_match"),
+    "envoy.config.common.mutation_rules.v3.HeaderMutation.RemoveOnMatch": fields("key_matcher"),
+    "envoy.config.core.v3.KeyValueMutation": fields("append remove"),
+    "envoy.config.core.v3.KeyValueAppend": fields("record action", {"entry": "deprecated in favour of record"}),
+    "envoy.config.core.v3.KeyValuePair": fields("key value"),
     _LIMIT + "LocalRateLimit": fields(
         "stat_prefix status token_bucket filter_enabled filter_enforced response_headers_to_add descriptors stage "
         "request_headers_to_add_when_not_enforced enable_x_ratelimit_headers vh_rate_limits rate_limits "

@@ -165,7 +165,11 @@ FIELDS: Mapping[str, Fields] = {
         "https_redirect scheme_redirect host_redirect port_redirect path_redirect prefix_rewrite response_code "
         "strip_query regex_rewrite",
     ),
-    _ROUTE + "DirectResponseAction": fields("status body", unsupported={"body_format": "the body is sent as it is"}),
+    _ROUTE + "DirectResponseAction": fields("status body body_format"),
+    "envoy.config.core.v3.SubstitutionFormatString": fields(
+        "text_format text_format_source json_format content_type omit_empty_values",
+        {"json_format_options": "keys come out sorted", "formatters": "faulty where a format names one"},
+    ),
     _ROUTE + "FilterConfig": fields(
         "config disabled", {"is_optional": "a filter that is not run is noted, optional or not"}
     ),
