@@ -97,6 +97,17 @@ LOCAL_RATE_LIMIT: Json = typed(
     max_dynamic_descriptors=7,
     **RATE_LIMITS,
 )
+SESSION: Json = typed(
+    "extensions.filters.http.stateful_session.v3.StatefulSession",
+    session_state={
+        "name": "cookie",
+        "typed_config": typed(
+            "extensions.http.stateful_session.cookie.v3.CookieBasedSessionState",
+            cookie={"name": "s", "ttl": "5s", "path": "/", "attributes": [{"name": "SameSite", "value": "Lax"}]},
+        ),
+    },
+    strict=True,
+)
 BUFFER: Json = {"max_request_bytes": 100}
 _BUFFER: Json = typed("extensions.filters.http.buffer.v3.Buffer", **BUFFER)
 FILTER_MUTATIONS: Json = {
@@ -115,6 +126,16 @@ PER_ROUTE: Json = {
     "envoy.filters.http.fault": FAULT,
     "mutation": typed("extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute", mutations=FILTER_MUTATIONS),
     "limit": LOCAL_RATE_LIMIT,
+    "session": typed(
+        "extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute",
+        stateful_session={
+            "strict": True,
+            "session_state": {
+                "name": "header",
+                "typed_config": typed("extensions.http.stateful_session.header.v3.HeaderBasedSessionState", name="x-s"),
+            },
+        },
+    ),
     "buffer": typed("extensions.filters.http.buffer.v3.BufferPerRoute", buffer=BUFFER),
 }
 REWRITE: Json = {"pattern": {"regex": "^/a"}, "substitution": "/b"}
@@ -302,6 +323,7 @@ _OTHERS: list[Json] = [
         "typed_per_filter_config": {
             "f": FAULT_BY_HEADER,
             "b": typed("extensions.filters.http.buffer.v3.BufferPerRoute", disabled=True),
+            "s": typed("extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute", disabled=True),
         },
     },
     {
@@ -618,6 +640,7 @@ LISTENERS: list[Json] = [
                         http_filters=[
                             {"name": "fault", "typed_config": FAULT},
                             {"name": "limit", "typed_config": LOCAL_RATE_LIMIT},
+                            {"name": "session", "typed_config": SESSION},
                             {
                                 "name": "buffer",
                                 "typed_config": _BUFFER,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -212,6 +213,7 @@ class Cluster:
         eds_name: the EDS resource to ask for.
         service: the service it belongs to.
         source: where its policy was configured (``dr.yaml:3``), for ``explain``.
+        metadata: as configured, for commands in headers.
     """
 
     name: str
@@ -230,3 +232,4 @@ class Cluster:
     eds_name: str = ""
     service: ServiceRef = ServiceRef()
     source: str = ""
+    metadata: Mapping[str, Mapping[str, object]] = field(default_factory=dict, hash=False)

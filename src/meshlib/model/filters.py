@@ -1,4 +1,4 @@
-"""HTTP filters that are run here besides faults and header mutations: local rate limit, buffer."""
+"""HTTP filters that are run here besides faults and header mutations: rate limits, buffer, sessions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from meshlib.model.headers import NO_MUTATIONS, HeaderMutations
 from meshlib.model.match import HeaderMatch, QueryMatch
+from meshlib.model.traffic import CookieToMake
 
 
 class Disabled(Enum):
@@ -150,6 +151,21 @@ class BufferLimit:
     max_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class StatefulSession:
+    """``stateful_session.v3.StatefulSession``: requests of a session go to the endpoint that answered its first.
+
+    Attributes:
+        name: of the cookie, or of the header.
+        cookie: how the cookie is made; None where a header tells the session.
+        strict: whether a call fails where its endpoint cannot be used.
+    """
+
+    name: str
+    cookie: CookieToMake | None = None
+    strict: bool = False
+
+
 class RouteLimits(NamedTuple):
     """``rate_limits`` of a route.
 
@@ -165,7 +181,7 @@ class RouteLimits(NamedTuple):
 
 
 NO_LIMITS = RouteLimits((), (), False)
-Setting = LocalRateLimit | BufferLimit
+Setting = LocalRateLimit | BufferLimit | StatefulSession
 Settings = tuple[tuple[str, Setting | Disabled], ...]
 """What a route says to filters, by their names in the chain."""
 Filters = tuple[tuple[str, Setting | Disabled | Faults], ...]

@@ -12,7 +12,7 @@ from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
 from meshlib.model.match import Predicate, RouteMatch
 from meshlib.model.request import RequestView
 from meshlib.model.rewrite import RegexRewrite
-from meshlib.model.template import Template
+from meshlib.model.template import Metadata, Template
 from meshlib.model.traffic import FaultInjection, HashPolicy, InternalRedirects, MirrorPolicy, RetryPolicy
 
 DEFAULT_ROUTE_TIMEOUT = 15.0  # RouteAction.timeout: "If not specified, the default is 15s."
@@ -124,6 +124,7 @@ class Route:
         request_headers, response_headers: of route, virtual host and table, in the order they apply.
         filter_mutations: for the header_mutation filter: the route's, the virtual host's, the table's.
         filters: what is said to other filters here (route, else virtual host, else table).
+        metadata: of the route, for commands in headers.
         limits: its ``rate_limits`` and the virtual host's, None where there are none.
         source: where it was configured (``catalog-vs.yaml:7``).
         unsupported: fields received that meshlib does not honour, for the capability report.
@@ -142,6 +143,7 @@ class Route:
     filter_mutations: tuple[FilterMutations, ...] = ()
     filters: Settings = ()
     limits: RouteLimits | None = None
+    metadata: Metadata = field(default_factory=dict, hash=False)
     matches: Predicate = field(init=False, compare=False, repr=False)
     rewrites: bool = field(init=False, compare=False, repr=False)
 
@@ -169,6 +171,7 @@ class VirtualHost:
         attempt_count_in_response: ``include_attempt_count_in_response``: say it in the response as well.
         timeout_retry: ``include_is_timeout_retry_header``: send ``x-envoy-is-timeout-retry`` with retries.
         require_tls: "", "ALL" or "EXTERNAL_ONLY".
+        metadata: of the virtual host, for commands in headers.
         by_tree: whether a matcher tree finds the routes for a request; they are :class:`Routes` then.
     """
 
@@ -180,6 +183,7 @@ class VirtualHost:
     timeout_retry: bool = False
     require_tls: str = ""
     by_tree: bool = False
+    metadata: Metadata = field(default_factory=dict, hash=False)
 
     def candidates(self, view: RequestView) -> Sequence[Route]:
         """Return the routes that may take a request, in order."""

@@ -145,6 +145,11 @@ class Attempts:
         if cluster.config.discovery is Discovery.ORIGINAL_DST:
             destination = self.choice.destination
             return cluster.original(destination.address if destination else view.host, view.port)
+        session = self.call.session
+        if session is not None and session.endpoint is not None and not tried:
+            state = cluster.pick(self.call.clock(), key=key, override=session.endpoint)
+            strayed = state is not None and state.endpoint.key != session.endpoint
+            return None if strayed and session.config.strict else state
         retry = self.action.retry
         if tried and retry is not None:
             return cluster.pick(self.call.clock(), avoided(retry, tried), retry.host_selection_max_attempts, key)
@@ -296,6 +301,8 @@ class Attempts:
     def _edit(self, status: int) -> Edit | None:
         mutations = headers.response_mutations(self.choice, self.drawn)
         first, added = self._told(), self.call.answered
+        if self.call.session is not None:
+            added = [*added, *self.call.session.told(self.record.endpoint)]
         if not (mutations or first or added):
             return None
         return headers.response_edit(mutations, self._facts(), status, first, added)
@@ -316,7 +323,7 @@ class Attempts:
         return headers.edit_reply(reply, mutations, self._facts(), self.call.answered)
 
     def _facts(self) -> CallFacts:
-        return (self.head.facts if self.head else None) or CallFacts(self.record)
+        return (self.head.facts if self.head else None) or CallFacts(self.record, choice=self.choice)
 
     def _error_reply(self, outcome: Outcome) -> Reply:
         if outcome.error is ErrorKind.TIMEOUT:

@@ -17,6 +17,7 @@ from meshlib.policy.effects import (
 from meshlib.policy.events import Observer
 from meshlib.policy.record import CallRecord
 from meshlib.policy.retrying import PlanFor, plan_for
+from meshlib.policy.sessions import Session
 from meshlib.policy.state import LiveSnapshot
 
 Policy = Generator[Effect, Answer, None]
@@ -40,6 +41,7 @@ class Call:
         added: headers that filters add to the request.
         answered: headers that filters add to the response.
         cookies: ``set-cookie`` headers that hash policies make.
+        session: which endpoint a stateful session asks for, None without one.
     """
 
     view: RequestView
@@ -55,6 +57,7 @@ class Call:
     added: Sequence[Pair] = ()
     answered: Sequence[Pair] = ()
     cookies: Sequence[str] = ()
+    session: Session | None = None
 
     def copied(self, view: RequestView, record: CallRecord, observer: Observer) -> Call:
         """Return a call of ``view`` under the same configuration: a copy of the request."""
@@ -80,3 +83,4 @@ class Call:
         """Forget what was found out of another request."""
         self.steering, self.key = steering.NOTHING, None
         self.added = self.answered = self.cookies = ()
+        self.session = None

@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 from meshlib.clock import Randomness
 from meshlib.model.cluster import Cluster, Discovery, TransportSocket
-from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint
+from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, HealthStatus
 from meshlib.policy.balancing import priorities
 from meshlib.policy.balancing.picker import Picker
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.limits import Limits
 from meshlib.policy.outlier import OutlierDetector, Tally, Verdict
+
+# Cluster.CommonLbConfig.override_host_status, by default.
+_USABLE = frozenset({HealthStatus.UNKNOWN, HealthStatus.HEALTHY, HealthStatus.DEGRADED})
 
 
 class EndpointState:
@@ -128,7 +131,13 @@ class ClusterState:
         self._picker = priorities.build(self.config, self._groups, self._chance)
 
     def pick(
-        self, now: float, avoid: Callable[[EndpointState], bool] | None = None, tries: int = 1, key: int | None = None
+        self,
+        now: float,
+        avoid: Callable[[EndpointState], bool] | None = None,
+        tries: int = 1,
+        key: int | None = None,
+        *,
+        override: tuple[str, int] | None = None,
     ) -> EndpointState | None:
         """Return an endpoint for an attempt, None when there is none to offer.
 
@@ -138,11 +147,15 @@ class ClusterState:
             tries: further picks before an endpoint to avoid is taken all the same
                 (``host_selection_retry_max_attempts``).
             key: the request's hash, for RING_HASH and MAGLEV; None = at random.
+            override: an endpoint to take in place of any, where it can be used.
         """
         with self.limits.lock:
             self.touched = True
             if self.outliers.due(now) and self._sweep(now):
                 self._rebuild()
+            wanted = self.endpoints.get(override) if override is not None else None
+            if wanted is not None and not wanted.ejected and wanted.endpoint.health in _USABLE:
+                return wanted
             if self._picker is None:
                 return None
             state = self._picker.pick(self._chance, key)

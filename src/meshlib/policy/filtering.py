@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from meshlib.model.filters import NO_LIMITS, BufferLimit, Disabled, Faults, LocalRateLimit, Setting
+from meshlib.model.filters import NO_LIMITS, BufferLimit, Disabled, Faults, LocalRateLimit, Setting, StatefulSession
 from meshlib.model.route import WeightedCluster
-from meshlib.policy import faults, flags, headers, ratelimit, replies, routing
+from meshlib.policy import faults, flags, headers, ratelimit, replies, routing, sessions
 from meshlib.policy.call import Call
 from meshlib.policy.effects import Answer, Effect, Reply, Sleep
 from meshlib.policy.headers import CallFacts
@@ -36,6 +36,8 @@ def run(call: Call, choice: routing.Choice, target: WeightedCluster | None) -> G
             reply = _limit(call, setting, choice)
         elif isinstance(setting, BufferLimit):
             reply = _buffer(call, setting)
+        elif isinstance(setting, StatefulSession):
+            call.session = sessions.session(setting, call.view)
         if reply is not None:
             yield _answered(call, choice, target, reply)
             return True
@@ -57,7 +59,7 @@ def _answered(call: Call, choice: routing.Choice, target: WeightedCluster | None
     """Return a reply with its mutations: those of a route that forwards as well (measured on Envoy 1.40)."""
     mutate = headers.filter_response_mutations if target is None else headers.response_mutations
     mutations = mutate(choice, target)
-    return headers.edit_reply(reply, mutations, CallFacts(call.record), call.answered)
+    return headers.edit_reply(reply, mutations, CallFacts(call.record, choice=choice), call.answered)
 
 
 def _inject_faults(
@@ -95,7 +97,7 @@ def _limit(call: Call, limit: LocalRateLimit, choice: routing.Choice) -> Reply |
         call.answered = [*call.answered, *((f"x-ratelimit-{name}", str(value)) for name, value in told_as)]
     if allowed:
         return None
-    facts = CallFacts(call.record)
+    facts = CallFacts(call.record, choice=choice)
     if not call.chance.random() * 100.0 < limit.enforced:
         added = list(facts.headers)
         limit.request_headers.apply(added, facts)

@@ -17,6 +17,8 @@ from meshlib.model.endpoint import Endpoint
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations, Pair, mutated_query
 from meshlib.model.request import RequestView
 from meshlib.model.route import Route, RouteAction, WeightedCluster
+from meshlib.model.template import Metadata
+from meshlib.policy import flags
 from meshlib.policy.effects import Attempt, Reply
 from meshlib.policy.record import CallRecord
 from meshlib.policy.routing import Choice, matched_length
@@ -31,6 +33,8 @@ class CallFacts:
     """What commands (``%REQ(..)%``) read of one call; :class:`meshlib.model.template.Facts`.
 
     Attributes:
+        choice: what routing found, for metadata.
+        dialled: whether the endpoint is known; as in Envoy it is not yet when a request's headers are written.
         headers: request headers as they stand, changed in place by mutations.
         authority, target: as they stand.
         response: headers of the response, lower-case names.
@@ -38,10 +42,12 @@ class CallFacts:
         status: of an upstream response; as in Envoy 0 before there is one, and for local replies.
     """
 
-    __slots__ = ("authority", "body", "headers", "record", "response", "status", "target")
+    __slots__ = ("authority", "body", "choice", "dialled", "headers", "record", "response", "status", "target")
 
-    def __init__(self, record: CallRecord, headers: Sequence[Pair] | None = None) -> None:
+    def __init__(self, record: CallRecord, headers: Sequence[Pair] | None = None, choice: Choice | None = None) -> None:
         view = record.request
+        self.choice = choice
+        self.dialled = True
         self.record = record
         self.headers = list(view.headers if headers is None else headers)
         self.authority, self.target = view.authority, view.target
@@ -67,6 +73,17 @@ class CallFacts:
         """Return the first value of a response header."""
         return _first(self.response, name)
 
+    def metadata(self, of: str) -> Metadata | None:
+        """Return the metadata of a cluster, route, virtual host or upstream host."""
+        if of == "CLUSTER":
+            return self.record.cluster.metadata if self.record.cluster is not None else None
+        if of == "UPSTREAM_HOST":
+            endpoint = self.record.endpoint if self.dialled else None
+            return endpoint.metadata if endpoint is not None else None
+        choice = self.choice or Choice()
+        place = {"ROUTE": choice.route, "VIRTUAL_HOST": choice.virtual_host}.get(of)
+        return place.metadata if place is not None else None
+
     def fact(self, command: str) -> str | None:
         """Return the value of a command without arguments."""
         return _FACTS[command](self)
@@ -77,14 +94,26 @@ def _first(headers: Sequence[Pair], name: str) -> str | None:
 
 
 def _upstream(facts: CallFacts, part: Callable[[str, str, int], str]) -> str | None:
-    endpoint = facts.record.endpoint
+    endpoint = facts.record.endpoint if facts.dialled else None
     return None if endpoint is None else part(str(endpoint), endpoint.address, endpoint.port)
 
 
+def _upstream_protocol(facts: CallFacts) -> str | None:
+    cluster = facts.record.cluster
+    if cluster is None or not facts.dialled or not facts.record.attempts:
+        return None
+    return "HTTP/2" if cluster.http2 or facts.record.protocol == "grpc" else "HTTP/1.1"
+
+
 _FACTS: dict[str, Callable[[CallFacts], str | None]] = {
+    "ACCESS_LOG_TYPE": lambda _facts: "NotSet",
     "BYTES_RECEIVED": lambda facts: str(facts.record.bytes_sent),
     "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": lambda _facts: "127.0.0.1",
     "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT": lambda _facts: "127.0.0.1",
+    "LISTENER_NAME": lambda facts: facts.record.listener or None,
+    "QUERY_PARAMS": lambda facts: facts.record.request.query or None,
+    "RESPONSE_FLAGS_LONG": lambda facts: flags.long_names(facts.record.flags),
+    "UPSTREAM_PROTOCOL": _upstream_protocol,
     "LOCAL_REPLY_BODY": lambda facts: facts.body,
     "HOSTNAME": lambda _facts: socket.gethostname(),
     "PROTOCOL": lambda facts: "HTTP/2" if facts.record.protocol == "grpc" else "HTTP/1.1",
@@ -162,7 +191,8 @@ def request_head(
     mutations = sum((level.request for level in levels), NO_MUTATIONS) + drawn.request_headers
     replaced = removed.union(name for pairs in set_ for name, _ in pairs)
     kept = [pair for pair in view.headers if pair[0] not in replaced]
-    facts = CallFacts(record, kept + [pair for pairs in set_ for pair in pairs])
+    facts = CallFacts(record, kept + [pair for pairs in set_ for pair in pairs], choice)
+    facts.dialled = False
     before = {name for name, _ in facts.headers}
     mutations.apply(facts.headers, facts)
     if query := [mutation for level in levels for mutation in level.query]:
@@ -291,7 +321,7 @@ def edit_reply(reply: Reply, mutations: HeaderMutations, facts: CallFacts, added
         return reply
     headers = [pair for pair in reply.headers if pair[0] not in _LATE]
     late = [pair for pair in reply.headers if pair[0] in _LATE]
-    facts.response = headers
+    facts.response, facts.dialled = headers, True
     mutations.apply(headers, facts)
     given = {name for name, _ in headers}
     if any(name == "grpc-status" for name, _ in late):
@@ -316,7 +346,7 @@ def response_edit(
 
     def edit(headers: Sequence[Pair]) -> list[Pair]:
         edited = [*(pair for pair in headers if pair[0] not in names), *first]
-        facts.response, facts.status = edited, status
+        facts.response, facts.status, facts.dialled = edited, status, True
         mutations.apply(edited, facts)
         return [*edited, *added]
 

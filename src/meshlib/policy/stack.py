@@ -127,7 +127,7 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
 def _local(call: Call, choice: routing.Choice, reply: Reply, target: WeightedCluster | None = None) -> Reply:
     """Return a local reply with the mutations that apply to it."""
     mutations = headers.response_mutations(choice, target)
-    return headers.edit_reply(reply, mutations, CallFacts(call.record), call.answered)
+    return headers.edit_reply(reply, mutations, CallFacts(call.record, choice=choice), call.answered)
 
 
 def _forward(

@@ -16,7 +16,7 @@ from meshlib.model.cluster import (
 from meshlib.xds.decode_eds import load_assignment
 from meshlib.xds.decode_lb_policy import lb_policy
 from meshlib.xds.decode_transport_socket import transport_socket, transport_socket_matches
-from meshlib.xds.decode_values import any_type, choice, number, percent, seconds, source, unpack
+from meshlib.xds.decode_values import any_type, choice, number, percent, plain_metadata, seconds, source, unpack
 from meshlib.xds.faults import Status
 from meshlib.xds.fields import NOT_HONOURED
 from meshlib.xds.filters import IRRELEVANT_NETWORK_FILTERS
@@ -63,6 +63,7 @@ def cluster(scope: Scope, message: Any) -> Cluster:
         eds_name=_eds_name(scope.at("eds_cluster_config"), message) if discovery is Discovery.EDS else "",
         service=_service(message.metadata),
         source=source(message.metadata),
+        metadata=plain_metadata(message.metadata) if message.HasField("metadata") else {},
     )
 
 

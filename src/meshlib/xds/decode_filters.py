@@ -1,4 +1,4 @@
-"""The local rate limit and buffer filters: their configuration, and what routes say to them."""
+"""The local rate limit, buffer and stateful session filters: their configuration, and what routes say to them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,23 @@ from meshlib.model.filters import (
     RouteLimits,
     Setting,
     Settings,
+    StatefulSession,
     TokenBucket,
     VirtualHostLimits,
 )
 from meshlib.model.headers import HeaderMutations, MutationStep
+from meshlib.model.traffic import CookieToMake
 from meshlib.xds.decode_headers import header_to_add
 from meshlib.xds.decode_matchers import header_match, query_match
 from meshlib.xds.decode_values import any_type, choice, flag, fraction, number, seconds, unpack
-from meshlib.xds.protos import buffer_pb2, local_rate_limit_pb2, route_components_pb2
+from meshlib.xds.protos import (
+    buffer_pb2,
+    local_rate_limit_pb2,
+    route_components_pb2,
+    session_cookie_pb2,
+    session_header_pb2,
+    stateful_session_pb2,
+)
 from meshlib.xds.scope import Scope
 
 _FILTER_CONFIG = route_components_pb2.FilterConfig.DESCRIPTOR.full_name
@@ -32,7 +41,7 @@ _LEAST_STATUS = 400  # LocalRateLimit.status: "Only values of 400 or greater are
 _LAST_STAGE = 10
 
 
-def filter_setting(scope: Scope, packed: Any) -> Setting | None:
+def filter_setting(scope: Scope, packed: Any) -> Setting | Disabled | None:
     """Return the configuration of a filter that is run here, None for any other."""
     reader = _FILTERS.get(any_type(packed))
     if reader is None:
@@ -227,13 +236,64 @@ def _buffer_per_route(scope: Scope, config: Any) -> BufferLimit | Disabled | Non
     return None
 
 
-_FILTERS: dict[str, tuple[Any, Callable[[Scope, Any], Setting]]] = {
+def _session(scope: Scope, config: Any) -> StatefulSession | None:
+    scope.audit(config)
+    if not config.HasField("session_state"):
+        return None  # Envoy: the filter is there for routes that say more
+    place, packed = scope.at("session_state"), config.session_state.typed_config
+    kind = any_type(packed)
+    if kind == _HEADER_STATE:
+        state = unpack(place, packed, "typed_config", session_header_pb2.HeaderBasedSessionState)
+        if state is None:
+            return None
+        place.at("typed_config").audit(state)
+        _demand(place.at("typed_config"), state, "name")
+        return StatefulSession(state.name.lower(), strict=config.strict)
+    if kind == _COOKIE_STATE:
+        state = unpack(place, packed, "typed_config", session_cookie_pb2.CookieBasedSessionState)
+        if state is None:
+            return None
+        inner = place.at("typed_config")
+        inner.audit(state)
+        cookie, inner = state.cookie, inner.at("cookie")
+        inner.audit(cookie)
+        _demand(inner, cookie, "name")
+        attributes = tuple((each.name, each.value) for each in cookie.attributes)
+        made = CookieToMake(int(seconds(inner, cookie, "ttl", 0.0)), cookie.path, attributes)
+        return StatefulSession(cookie.name, made, config.strict)
+    place.fault("typed_config", f"{kind or 'nothing'} is no session state known here: expected a cookie or a header")
+    return None
+
+
+def _session_per_route(scope: Scope, config: Any) -> StatefulSession | Disabled | None:
+    scope.audit(config)
+    kind = config.WhichOneof("override")
+    if kind == "stateful_session":
+        return _session(scope.at(kind), config.stateful_session) or Disabled.HERE
+    if kind is None:
+        scope.fault("override", "is missing: expected disabled or stateful_session")
+    elif not config.disabled:
+        scope.fault("disabled", "must be true, where it is set")
+    return Disabled.HERE
+
+
+_HEADER_STATE = session_header_pb2.HeaderBasedSessionState.DESCRIPTOR.full_name
+_COOKIE_STATE = session_cookie_pb2.CookieBasedSessionState.DESCRIPTOR.full_name
+_FILTERS: dict[str, tuple[Any, Callable[[Scope, Any], Setting | Disabled]]] = {
     local_rate_limit_pb2.LocalRateLimit.DESCRIPTOR.full_name: (local_rate_limit_pb2.LocalRateLimit, _local_rate_limit),
     buffer_pb2.Buffer.DESCRIPTOR.full_name: (buffer_pb2.Buffer, _buffer),
+    stateful_session_pb2.StatefulSession.DESCRIPTOR.full_name: (
+        stateful_session_pb2.StatefulSession,
+        lambda scope, config: _session(scope, config) or Disabled.HERE,
+    ),
 }
 _ROUTES: dict[str, tuple[Any, Callable[[Scope, Any], Setting | Disabled | None]]] = {
     local_rate_limit_pb2.LocalRateLimit.DESCRIPTOR.full_name: (local_rate_limit_pb2.LocalRateLimit, _of_route),
     buffer_pb2.BufferPerRoute.DESCRIPTOR.full_name: (buffer_pb2.BufferPerRoute, _buffer_per_route),
+    stateful_session_pb2.StatefulSessionPerRoute.DESCRIPTOR.full_name: (
+        stateful_session_pb2.StatefulSessionPerRoute,
+        _session_per_route,
+    ),
 }
 # The filters that are run here, by type.
 FILTERS = frozenset(_FILTERS)

@@ -31,7 +31,7 @@ from meshlib.xds.decode_matcher_tree import matcher_tree
 from meshlib.xds.decode_matchers import route_match
 from meshlib.xds.decode_mirror import internal_redirects, mirror_policies
 from meshlib.xds.decode_retry import retry_policy
-from meshlib.xds.decode_values import UINT32_MAX, choice, number, seconds, source
+from meshlib.xds.decode_values import UINT32_MAX, choice, number, plain_metadata, seconds, source
 from meshlib.xds.scope import Scope
 
 # RouteConfiguration.max_direct_response_body_size_bytes: "If not specified the default is 4096."
@@ -171,6 +171,7 @@ def host_of(host: Any, routes: Sequence[Route]) -> VirtualHost:
         timeout_retry=host.include_is_timeout_retry_header,
         require_tls=_REQUIRE_TLS.get(host.require_tls, ""),
         by_tree=host.HasField("matcher"),
+        metadata=plain_metadata(host.metadata) if host.HasField("metadata") else {},
     )
 
 
@@ -196,6 +197,7 @@ def _route(scope: Scope, route: Any, above: Inherited) -> Route | None:
         response_headers=headers.response,
         filter_mutations=headers.filtered,
         filters=merged(above.filters, route_settings(scope, route)),
+        metadata=plain_metadata(route.metadata),
         limits=route_limits(scope.at("route"), route.route, above.limits),
     )
 

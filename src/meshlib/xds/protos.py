@@ -35,8 +35,11 @@ try:
     from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2
     from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2
     from envoy.extensions.filters.http.router.v3 import router_pb2
+    from envoy.extensions.filters.http.stateful_session.v3 import stateful_session_pb2
     from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
     from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+    from envoy.extensions.http.stateful_session.cookie.v3 import cookie_pb2 as session_cookie_pb2
+    from envoy.extensions.http.stateful_session.header.v3 import header_pb2 as session_header_pb2
     from envoy.extensions.internal_redirect.allow_listed_routes.v3 import (
         allow_listed_routes_config_pb2 as allow_listed_routes_pb2,
     )
@@ -117,6 +120,9 @@ __all__ = [
     "router_pb2",
     "runtime_fraction_pb2",
     "safe_cross_scheme_pb2",
+    "session_cookie_pb2",
+    "session_header_pb2",
+    "stateful_session_pb2",
     "string_pb2",
     "tcp_proxy_pb2",
     "tls_common_pb2",

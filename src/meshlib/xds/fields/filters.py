@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from meshlib.xds.fields.table import ACCESS_LOG, RUNTIME, STATS, TRACE, Fields, alike, fields
 
 _MUTATION = "envoy.extensions.filters.http.header_mutation.v3."
+_SESSION = "envoy.extensions.filters.http.stateful_session.v3."
 _LIMIT = "envoy.extensions.filters.http.local_ratelimit.v3."
 _FAULT = "envoy.extensions.filters.http.fault.v3."
 _COMMON_FAULT = "envoy.extensions.filters.common.fault.v3."
@@ -55,6 +56,12 @@ FIELDS: Mapping[str, Fields] = {
         approximated={"max_request_bytes": "a body whose length is not known beforehand is not counted"}
     ),
     "envoy.extensions.filters.http.buffer.v3.BufferPerRoute": fields("disabled buffer"),
+    _SESSION + "StatefulSession": fields("session_state strict", {"stat_prefix": STATS}),
+    _SESSION + "StatefulSessionPerRoute": fields("disabled stateful_session"),
+    "envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState": fields("cookie"),
+    "envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState": fields("name"),
+    "envoy.type.http.v3.Cookie": fields("name ttl path attributes"),
+    "envoy.type.http.v3.CookieAttribute": fields("name value"),
     _FAULT + "HTTPFault": fields(
         "delay abort upstream_cluster headers",
         {

@@ -39,9 +39,9 @@ FIELDS: Mapping[str, Fields] = {
     _ROUTE + "VirtualHost": fields(
         _HEADERS
         + "name domains routes matcher require_tls typed_per_filter_config include_request_attempt_count retry_policy "
-        "request_mirror_policies rate_limits include_attempt_count_in_response include_is_timeout_retry_header",
+        "request_mirror_policies rate_limits metadata include_attempt_count_in_response "
+        "include_is_timeout_retry_header",
         {
-            "metadata": ORIGIN,
             "virtual_clusters": STATS,
             "cors": _BROWSERS,
             **alike("per_request_buffer_limit_bytes request_body_buffer_limit", _BUFFERS),
