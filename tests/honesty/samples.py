@@ -306,7 +306,7 @@ _OTHERS: list[Json] = [
     {"match": {"prefix": "/u"}, "direct_response": {"status": 418, "body": {"inline_string": "teapot"}}},
     {"match": {"prefix": "/v"}, "direct_response": {"status": 418, "body": {"inline_bytes": "dGVh"}}},
     {"match": {"prefix": "/v1"}, "direct_response": {"status": 418, "body": {"filename": "/dev/null"}}},
-    {"match": {"prefix": "/v2"}, "direct_response": {"status": 418, "body": {"environment_variable": "PATH"}}},
+    {"match": {"prefix": "/v2"}, "direct_response": {"status": 418, "body": {"environment_variable": "HOME"}}},
     *(
         {"match": {"prefix": f"/v3{i}"}, "direct_response": {"status": 418, "body_format": body}}
         for i, body in enumerate(
