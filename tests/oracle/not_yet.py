@@ -25,15 +25,12 @@ def every(reason: str, *observations: str) -> dict[str, str]:
     return dict.fromkeys(observations, reason)
 
 
-_SUBSETS = "subset load balancing (lb_subset_config, metadata_match)"
 _UNSENDABLE = "httpx normalises paths itself: it cannot be made to send this one"
 _BUFFERED = "streamed bodies are not copied for a retry: the first outcome is returned, retry_skipped says so"
 
 NOT_YET: dict[str, Reasons] = {
     "resilience/hash-policies": {"source-ip": "a call from the process has no source address to hash"},
-    "resilience/hash-subset": _SUBSETS,
     "resilience/hedge-per-try": "hedging (hedge_on_per_try_timeout)",
-    "resilience/locality-weighted": "locality_weighted_lb_config",
     "resilience/previous-priorities": "retry_priority previous_priorities",
     "resilience/retry-body": {
         **every(_BUFFERED, "chunked", "early-503-before-body", "reset-before-body"),
@@ -48,8 +45,6 @@ NOT_YET: dict[str, Reasons] = {
     },
     "routing/runtime-fraction": every("there is no runtime to override a fraction", "rt0", "rt100"),
     "routing/sanitise-internal": "x-envoy-* and x-forwarded-* headers as a proxy rewrites them",
-    "routing/subset-default-subset": _SUBSETS,
-    "routing/subset-no-fallback": _SUBSETS,
     "routing/suppress-envoy-headers": "suppress_envoy_headers of the router",
     "routing/validate-vhosts": {"empty-name": "istiod sends gRPC clients virtual hosts without a name: they are taken"},
     "routing/vhost-header": "vhost_header",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from meshlib.model.balancing import LbPolicy
 from meshlib.model.body_format import BodyFormat
-from meshlib.model.cluster import ConsistentHashing, LbPolicy
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.headers import (
     AppendAction,
@@ -63,7 +63,7 @@ def test_retries_are_told_whether_it_was_a_timeout():
 )
 def test_a_cookie_is_made_for_a_request_without_it(cookie, header):
     policy = HashPolicy(HashOn.COOKIE, "s", cookie=cookie)
-    hosts = cluster(endpoints(20), lb_policy=LbPolicy.RING_HASH, hashing=ConsistentHashing())
+    hosts = cluster(endpoints(20), lb_policy=LbPolicy.RING_HASH)
     mesh = Lab(snapshot(hosts, routes=[forward(hash_policies=(policy,))]), chance=ScriptedRandom(0.5))
     run = mesh.run()
     assert answered(run) == [("set-cookie", header)]

@@ -181,6 +181,8 @@ def _discovery(
 
 def _takes_mtls(service: Service, port: Port, policy: TrafficPolicy | None) -> bool:
     """Tell whether mTLS may be tried; where the call passes through, all endpoints must have it."""
+    if not service.mtls:
+        return False
     simple = policy.load_balancer.simple if policy and policy.load_balancer else "UNSPECIFIED"
     if service.resolution is not Resolution.NONE and simple != "PASSTHROUGH":
         return True

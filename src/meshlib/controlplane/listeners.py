@@ -156,7 +156,7 @@ def passthrough_chain(options: MeshOptions) -> Any:
     return listener_components_pb2.FilterChain(
         name="PassthroughFilterChain",
         filter_chain_match=listener_components_pb2.FilterChainMatch(),
-        filters=_tcp(PASSTHROUGH, options),
+        filters=_tcp(BLACK_HOLE if options.registry_only else PASSTHROUGH, options),
     )
 
 

@@ -22,6 +22,7 @@ from meshlib.controlplane.documents.workloads import (
     WorkloadEntrySpec,
 )
 from meshlib.controlplane.faults import WARNING, Fault
+from meshlib.controlplane.mtls import MutualTls
 from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.services import (
     Endpoint,
@@ -32,6 +33,7 @@ from meshlib.controlplane.services import (
     protocol_of_port,
 )
 
+_NO_MTLS = "DISABLE"
 _TLS_MODE = "security.istio.io/tlsMode"
 _APP_LABELS = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
 
@@ -102,13 +104,18 @@ def build(documents: Documents, options: MeshOptions) -> Registry:
     for workload in workloads:
         for key, value in workload.labels.items():
             by_label[workload.namespace, key, value].append(workload)
+    mtls = MutualTls(documents.peer_authentications, options)
     faults: list[Fault] = []
     services: dict[str, Service] = {}
     entries = sorted(documents.service_entries, key=lambda entry: entry.age)
     kubernetes = [item for item in documents.services if item.spec.type != "ExternalName"]  # warned about
     for service, inline in [*(_kubernetes(item, options) for item in kubernetes), *_istio(entries)]:
         behind = [*inline, *_selected(service, by_label)]
-        complete = replace(service, ports=tuple(_connect(port, behind, options) for port in service.ports))
+        complete = replace(
+            service,
+            ports=tuple(_connect(port, behind, options, mtls) for port in service.ports),
+            mtls=mtls.namespace(service.namespace) != _NO_MTLS,
+        )
         first = services.get(service.host)
         if first is None:
             services[service.host] = complete
@@ -257,11 +264,12 @@ def _selected(service: Service, by_label: Mapping[tuple[str, str, str], list[_Wo
         return  # those without the first label cannot have all
 
 
-def _connect(port: Port, workloads: Iterable[_Workload], options: MeshOptions) -> Port:
+def _connect(port: Port, workloads: Iterable[_Workload], options: MeshOptions, mtls: MutualTls) -> Port:
     endpoints = []
     for workload in workloads:
         number = workload.target(port)
         if number is not None:
+            plain = mtls.workload(workload.namespace, workload.labels, number) == _NO_MTLS
             endpoints.append(
                 Endpoint(
                     address=workload.address,
@@ -273,7 +281,7 @@ def _connect(port: Port, workloads: Iterable[_Workload], options: MeshOptions) -
                     healthy=workload.healthy,
                     namespace=workload.namespace,
                     service_account=workload.service_account,
-                    tls_mode=workload.tls_mode,
+                    tls_mode="" if plain else workload.tls_mode,
                 )
             )
     return replace(port, endpoints=tuple(endpoints))

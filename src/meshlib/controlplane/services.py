@@ -120,6 +120,7 @@ class Service:
         external: whether it is outside the mesh (``location: MESH_EXTERNAL``).
         selector: labels of its workloads; empty for none.
         at: where it was written.
+        mtls: whether its namespace takes mTLS, by PeerAuthentication.
     """
 
     host: str
@@ -133,6 +134,7 @@ class Service:
     subject_alt_names: tuple[str, ...]
     selector: Mapping[str, str]
     at: Place
+    mtls: bool = True
 
     @property
     def vip(self) -> str:

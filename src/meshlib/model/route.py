@@ -10,6 +10,7 @@ from meshlib.model.body_format import BodyFormat
 from meshlib.model.filters import RouteLimits, Settings
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
 from meshlib.model.match import Predicate, RouteMatch
+from meshlib.model.metadata import Criteria
 from meshlib.model.request import RequestView
 from meshlib.model.rewrite import RegexRewrite
 from meshlib.model.template import Metadata, Template
@@ -30,6 +31,7 @@ class WeightedCluster:
         request_headers, response_headers: applied before the route's.
         filter_mutations: for the header_mutation filter, when this target is drawn.
         filters: what is said to other filters, when this target is drawn.
+        subset: what is asked of its endpoints (``metadata_match``): the route's, and its own before that.
     """
 
     name: str
@@ -41,6 +43,7 @@ class WeightedCluster:
     response_headers: HeaderMutations = NO_MUTATIONS
     filter_mutations: FilterMutations | None = None
     filters: Settings = ()
+    subset: Criteria = ()
 
 
 @dataclass(frozen=True, slots=True)

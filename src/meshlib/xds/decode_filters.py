@@ -76,7 +76,7 @@ def route_settings(scope: Scope, level: Any) -> Settings:
     return tuple(found)
 
 
-def merged(above: Settings, own: Settings) -> Settings:
+def in_force(above: Settings, own: Settings) -> Settings:
     """Return the settings in force: the most specific of each filter."""
     return tuple((dict(above) | dict(own)).items()) if own else above
 

@@ -9,6 +9,7 @@ from meshlib.model.filters import RateLimitRule, Settings
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
 from meshlib.model.match import RouteMatch
 from meshlib.model.matcher import TreeRoutes
+from meshlib.model.metadata import Criteria, merged
 from meshlib.model.route import (
     DEFAULT_ROUTE_TIMEOUT,
     Action,
@@ -24,13 +25,14 @@ from meshlib.model.traffic import FaultInjection, MirrorPolicy, RetryPolicy
 from meshlib.model.uri_template import UriTemplate
 from meshlib.xds.decode_body import body_format, data_source
 from meshlib.xds.decode_fault import per_filter_fault
-from meshlib.xds.decode_filters import merged, rate_limits, route_limits, route_settings
+from meshlib.xds.decode_filters import in_force, rate_limits, route_limits, route_settings
 from meshlib.xds.decode_hash_policy import hash_policies
 from meshlib.xds.decode_headers import header_mutations, per_filter_mutations, regex_rewrite, template, template_rewrite
 from meshlib.xds.decode_matcher_tree import matcher_tree
 from meshlib.xds.decode_matchers import route_match
 from meshlib.xds.decode_mirror import internal_redirects, mirror_policies
 from meshlib.xds.decode_retry import retry_policy
+from meshlib.xds.decode_subsets import metadata_match
 from meshlib.xds.decode_values import UINT32_MAX, choice, number, plain_metadata, seconds, source
 from meshlib.xds.scope import Scope
 
@@ -147,7 +149,7 @@ def virtual_host(scope: Scope, host: Any, above: Inherited) -> VirtualHost:
     retry = retry_policy(scope.at("retry_policy"), host.retry_policy) if host.HasField("retry_policy") else None
     fault = per_filter_fault(scope, host.typed_per_filter_config)
     mirrors = mirror_policies(scope, host) or above.mirrors
-    filters = merged(above.filters, route_settings(scope, host))
+    filters = in_force(above.filters, route_settings(scope, host))
     headers, limits = above.headers.below(scope, host), rate_limits(scope, host)
     inherited = Inherited(fault or above.fault, retry, above.body_limit, headers, mirrors, filters, limits)
     choice(scope, host, "require_tls")
@@ -196,7 +198,7 @@ def _route(scope: Scope, route: Any, above: Inherited) -> Route | None:
         request_headers=headers.request,
         response_headers=headers.response,
         filter_mutations=headers.filtered,
-        filters=merged(above.filters, route_settings(scope, route)),
+        filters=in_force(above.filters, route_settings(scope, route)),
         metadata=plain_metadata(route.metadata),
         limits=route_limits(scope.at("route"), route.route, above.limits),
     )
@@ -287,11 +289,11 @@ def _clusters(scope: Scope, action: Any) -> tuple[WeightedCluster, ...]:
     if kind == "cluster":
         if not action.cluster:
             scope.fault("cluster", "must not be empty")
-        return (WeightedCluster(action.cluster),)
+        return (WeightedCluster(action.cluster, subset=metadata_match(action)),)
     if kind == "weighted_clusters":
-        return _weighted(scope.at("weighted_clusters"), action.weighted_clusters)
+        return _weighted(scope.at("weighted_clusters"), action.weighted_clusters, metadata_match(action))
     if kind == "cluster_header":
-        return (WeightedCluster("", header=_cluster_header(scope, action)),)
+        return (WeightedCluster("", header=_cluster_header(scope, action), subset=metadata_match(action)),)
     if kind is None:
         scope.fault("cluster", "is missing, and so is weighted_clusters")
         return ()
@@ -305,7 +307,7 @@ def _cluster_header(scope: Scope, message: Any) -> str:
     return name.lower()
 
 
-def _weighted(scope: Scope, weighted: Any) -> tuple[WeightedCluster, ...]:
+def _weighted(scope: Scope, weighted: Any, subset: Criteria) -> tuple[WeightedCluster, ...]:
     scope.audit(weighted)
     targets = []
     for i, target in enumerate(weighted.clusters):
@@ -328,6 +330,7 @@ def _weighted(scope: Scope, weighted: Any) -> tuple[WeightedCluster, ...]:
                 response_headers=header_mutations(place, target, "response"),
                 filter_mutations=per_filter_mutations(place, target.typed_per_filter_config),
                 filters=route_settings(place, target),
+                subset=merged(subset, metadata_match(target)),
             )
         )
     total = sum(target.weight for target in targets)

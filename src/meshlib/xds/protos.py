@@ -47,11 +47,18 @@ try:
     from envoy.extensions.internal_redirect.safe_cross_scheme.v3 import (
         safe_cross_scheme_config_pb2 as safe_cross_scheme_pb2,
     )
+    from envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3 import (
+        client_side_weighted_round_robin_pb2,
+    )
+    from envoy.extensions.load_balancing_policies.cluster_provided.v3 import cluster_provided_pb2
     from envoy.extensions.load_balancing_policies.least_request.v3 import least_request_pb2
     from envoy.extensions.load_balancing_policies.maglev.v3 import maglev_pb2
+    from envoy.extensions.load_balancing_policies.override_host.v3 import override_host_pb2
+    from envoy.extensions.load_balancing_policies.pick_first.v3 import pick_first_pb2
     from envoy.extensions.load_balancing_policies.random.v3 import random_pb2
     from envoy.extensions.load_balancing_policies.ring_hash.v3 import ring_hash_pb2
     from envoy.extensions.load_balancing_policies.round_robin.v3 import round_robin_pb2
+    from envoy.extensions.load_balancing_policies.subset.v3 import subset_pb2
     from envoy.extensions.load_balancing_policies.wrr_locality.v3 import wrr_locality_pb2
     from envoy.extensions.matching.common_inputs.environment_variable.v3 import input_pb2 as environment_input_pb2
     from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb2
@@ -86,7 +93,9 @@ __all__ = [
     "base_pb2",
     "buffer_pb2",
     "circuit_breaker_pb2",
+    "client_side_weighted_round_robin_pb2",
     "cluster_pb2",
+    "cluster_provided_pb2",
     "config_source_pb2",
     "consistent_hashing_pb2",
     "discovery_pb2",
@@ -110,7 +119,9 @@ __all__ = [
     "omit_host_metadata_config_pb2",
     "otlp_conflict",
     "outlier_detection_pb2",
+    "override_host_pb2",
     "percent_pb2",
+    "pick_first_pb2",
     "previous_routes_pb2",
     "random_pb2",
     "ring_hash_pb2",
@@ -124,6 +135,7 @@ __all__ = [
     "session_header_pb2",
     "stateful_session_pb2",
     "string_pb2",
+    "subset_pb2",
     "tcp_proxy_pb2",
     "tls_common_pb2",
     "tls_pb2",
