@@ -190,7 +190,7 @@ _MATCHES: list[Json] = [
         "grpc": {},
         "runtime_fraction": {"default_value": HALF, "runtime_key": "k"},
     },
-    {"path": "/b"},
+    {"path": "/b", "tls_context": {"presented": False, "validated": False}},
     {"safe_regex": {"regex": "/c/[0-9]+"}},
     {"path_separated_prefix": "/d"},
 ]

@@ -242,7 +242,8 @@ class RouteMatch:
         """Return one closure for all but ``runtime_fraction``, which needs a draw."""
         path = self.path.compile()
         checks: list[Predicate] = [m.compile() for m in self.headers]
-        checks += [m.compile() for m in (*self.query, *self.cookies)]
+        checks += [m.compile() for m in self.query]
+        checks += [m.compile() for m in self.cookies]
         if self.grpc:
             checks.append(is_grpc)
         if not checks:

@@ -331,7 +331,7 @@ class Attempts:
 
     def _told(self) -> list[tuple[str, str]]:
         """Return what the router itself adds to a response, before the route's mutations."""
-        told = [("set-cookie", cookie) for cookie in self.call.cookies]
+        told = [("set-cookie", cookie) for cookie in self.call.cookies] if self.call.cookies else []
         host = self.choice.virtual_host
         if host is not None and host.attempt_count_in_response:
             told.append((headers.ATTEMPT_COUNT, str(len(self.record.attempts))))

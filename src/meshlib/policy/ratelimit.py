@@ -192,4 +192,4 @@ def _value(action: DescriptorAction, view: RequestView, cluster: str) -> str | N
 
 @lru_cache(maxsize=256)
 def _conditions(action: DescriptorAction) -> tuple[Predicate, ...]:
-    return tuple(match.compile() for match in (*action.headers, *action.query))
+    return (*(match.compile() for match in action.headers), *(match.compile() for match in action.query))

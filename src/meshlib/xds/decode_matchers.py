@@ -169,10 +169,16 @@ def _template(scope: Scope, policy: Any) -> PathMatch | None:
 
 
 def _meets_nothing(match: Any) -> bool:
-    """Tell whether a matcher looks at what a call from the process does not have; the audit notes it."""
+    """Tell whether a matcher asks for what a call from the process does not have; the audit notes it.
+
+    To a route table it is plaintext without a certificate, and without metadata of filters: of what is
+    missing an inverted matcher is met (measured on Envoy).
+    """
+    tls = match.tls_context
     return bool(
         match.HasField("connect_matcher")
-        or match.HasField("tls_context")
-        or match.dynamic_metadata
+        or tls.presented.value
+        or tls.validated.value
+        or any(not matcher.invert for matcher in match.dynamic_metadata)
         or match.filter_state
     )

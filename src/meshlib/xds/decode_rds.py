@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from meshlib.model.filters import RateLimitRule, Settings
@@ -66,32 +67,33 @@ def table_level(scope: Scope, table: Any) -> Inherited:
         headers=_Headers.none(most_specific_wins=table.most_specific_header_mutations_wins).below(scope, table),
         mirrors=mirror_policies(scope, table),
         filters=route_settings(scope, table),
-        limits=(),
+        plugins=frozenset(plugin.extension.name for plugin in table.cluster_specifier_plugins),
     )
 
 
+@dataclass(frozen=True, slots=True)
 class Inherited:
-    """What a route has of the levels above it."""
+    """What a route has of the levels above it.
 
-    __slots__ = ("body_limit", "fault", "filters", "headers", "limits", "mirrors", "retry")
+    Attributes:
+        fault: the fault in force.
+        retry: the virtual host's policy.
+        body_limit: bytes that a direct response may have.
+        headers: mutations of the levels above, and in which order they go.
+        mirrors: where copies of requests go.
+        filters: what is said to filters.
+        limits: the ``rate_limits`` of the virtual host.
+        plugins: names of the table's ``cluster_specifier_plugins``.
+    """
 
-    def __init__(
-        self,
-        fault: FaultInjection | None,
-        retry: RetryPolicy | None,
-        body_limit: int,
-        headers: _Headers,
-        mirrors: tuple[MirrorPolicy, ...],
-        filters: Settings,
-        limits: tuple[RateLimitRule, ...],
-    ) -> None:
-        self.filters = filters
-        self.limits = limits
-        self.mirrors = mirrors
-        self.fault = fault
-        self.retry = retry
-        self.body_limit = body_limit
-        self.headers = headers
+    fault: FaultInjection | None
+    retry: RetryPolicy | None
+    body_limit: int
+    headers: _Headers
+    mirrors: tuple[MirrorPolicy, ...]
+    filters: Settings
+    plugins: frozenset[str]
+    limits: tuple[RateLimitRule, ...] = ()
 
 
 class _Headers(NamedTuple):
@@ -148,10 +150,15 @@ def virtual_host(scope: Scope, host: Any, above: Inherited) -> VirtualHost:
     scope.audit(host)
     retry = retry_policy(scope.at("retry_policy"), host.retry_policy) if host.HasField("retry_policy") else None
     fault = per_filter_fault(scope, host.typed_per_filter_config)
-    mirrors = mirror_policies(scope, host) or above.mirrors
-    filters = in_force(above.filters, route_settings(scope, host))
-    headers, limits = above.headers.below(scope, host), rate_limits(scope, host)
-    inherited = Inherited(fault or above.fault, retry, above.body_limit, headers, mirrors, filters, limits)
+    inherited = replace(
+        above,
+        fault=fault or above.fault,
+        retry=retry,
+        headers=above.headers.below(scope, host),
+        mirrors=mirror_policies(scope, host) or above.mirrors,
+        filters=in_force(above.filters, route_settings(scope, host)),
+        limits=rate_limits(scope, host),
+    )
     choice(scope, host, "require_tls")
     if not host.HasField("matcher"):
         routes = (_route(scope.at("routes", i), route, inherited) for i, route in enumerate(host.routes))
@@ -231,7 +238,7 @@ def _forward(scope: Scope, action: Any, above: Inherited, template: UriTemplate 
     _check_unused(scope, action)
     own = retry_policy(scope.at("retry_policy"), action.retry_policy) if action.HasField("retry_policy") else None
     return RouteAction(
-        clusters=_clusters(scope, action),
+        clusters=_clusters(scope, action, above.plugins),
         timeout=seconds(scope, action, "timeout", DEFAULT_ROUTE_TIMEOUT),
         retry=own or above.retry,  # the route's policy replaces the virtual host's whole (semantics 4.4)
         **_rewrites(scope, action, template),
@@ -284,7 +291,7 @@ def _check_unused(scope: Scope, action: Any) -> None:
             durations.note(field.name, "the route's timeout and the application's count")
 
 
-def _clusters(scope: Scope, action: Any) -> tuple[WeightedCluster, ...]:
+def _clusters(scope: Scope, action: Any, plugins: frozenset[str]) -> tuple[WeightedCluster, ...]:
     kind = action.WhichOneof("cluster_specifier")
     if kind == "cluster":
         if not action.cluster:
@@ -297,6 +304,8 @@ def _clusters(scope: Scope, action: Any) -> tuple[WeightedCluster, ...]:
     if kind is None:
         scope.fault("cluster", "is missing, and so is weighted_clusters")
         return ()
+    if kind == "cluster_specifier_plugin" and action.cluster_specifier_plugin not in plugins:
+        scope.fault(kind, f"{action.cluster_specifier_plugin!r} is none of the table's cluster_specifier_plugins")
     return _nowhere(kind).clusters  # noted by the audit
 
 

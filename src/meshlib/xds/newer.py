@@ -30,7 +30,8 @@ def cookies(match: Any) -> list[Any]:
     """Return ``RouteMatch.cookies``: messages with ``name``, ``string_match`` and ``invert_match``."""
     if "cookies" in match.DESCRIPTOR.fields_by_name:
         return list(match.cookies)
-    raw = [field.data for field in unknown_fields.UnknownFieldSet(match) if field.field_number == _COOKIES]
+    unknown: Any = unknown_fields.UnknownFieldSet(match)
+    raw = [field.data for field in unknown if field.field_number == _COOKIES]
     return [_cookie_matcher().FromString(data) for data in raw if isinstance(data, bytes)]
 
 

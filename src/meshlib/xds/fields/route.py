@@ -58,10 +58,12 @@ FIELDS: Mapping[str, Fields] = {
     ),
     _ROUTE + "RouteMatch": fields(
         "prefix path safe_regex path_separated_prefix path_match_policy case_sensitive runtime_fraction headers "
-        "query_parameters grpc",
-        refused=alike("connect_matcher tls_context dynamic_metadata filter_state", _UNSEEN),
+        "query_parameters grpc tls_context",
+        refused=alike("connect_matcher filter_state", _UNSEEN),
+        unsupported={"dynamic_metadata": "a call from the process has none: what is asked for is missing"},
     ),
     _ROUTE + "RouteMatch.GrpcRouteMatchOptions": fields(),
+    _ROUTE + "RouteMatch.TlsContextMatchOptions": fields("presented validated"),
     "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig": fields("path_template"),
     "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig": fields("path_template_rewrite"),
     _ROUTE + "HeaderMatcher": fields(
