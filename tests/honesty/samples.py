@@ -97,6 +97,23 @@ LOCAL_RATE_LIMIT: Json = typed(
     max_dynamic_descriptors=7,
     **RATE_LIMITS,
 )
+HEADER_TO_METADATA: Json = typed(
+    "extensions.filters.http.header_to_metadata.v3.Config",
+    request_rules=[
+        {
+            "header": "x-version",
+            "on_header_present": {
+                "metadata_namespace": "envoy.lb",
+                "key": "version",
+                "regex_value_rewrite": {"pattern": {"regex": "^v-"}, "substitution": "v"},
+                "type": "NUMBER",
+            },
+            "on_header_missing": {"metadata_namespace": "envoy.lb", "key": "version", "value": "1"},
+            "remove": True,
+        },
+        {"cookie": "c", "on_header_present": {"key": "k"}},
+    ],
+)
 SESSION: Json = typed(
     "extensions.filters.http.stateful_session.v3.StatefulSession",
     session_state={
@@ -733,6 +750,7 @@ LISTENERS: list[Json] = [
                             {"name": "fault", "typed_config": FAULT},
                             {"name": "limit", "typed_config": LOCAL_RATE_LIMIT},
                             {"name": "session", "typed_config": SESSION},
+                            {"name": "metadata", "typed_config": HEADER_TO_METADATA},
                             {
                                 "name": "buffer",
                                 "typed_config": _BUFFER,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from meshlib.model.headers import NO_MUTATIONS, HeaderMutations
 from meshlib.model.match import HeaderMatch, QueryMatch
+from meshlib.model.rewrite import RegexRewrite
 from meshlib.model.traffic import CookieToMake
 
 
@@ -166,6 +167,48 @@ class StatefulSession:
     strict: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class MetadataValue:
+    """``header_to_metadata.v3.Config.KeyValuePair``: what becomes of a header's value.
+
+    Attributes:
+        namespace, key: where it goes.
+        value: in place of the header's.
+        rewrite: changes the header's value.
+        number: whether it is one (``NUMBER``); what is none is left out.
+    """
+
+    namespace: str
+    key: str
+    value: str = ""
+    rewrite: RegexRewrite | None = None
+    number: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataRule:
+    """``header_to_metadata.v3.Config.Rule``.
+
+    Attributes:
+        header, cookie: the one it looks at.
+        present, missing: what is set where it is there, or is not.
+        remove: whether the header is not sent on.
+    """
+
+    header: str = ""
+    cookie: str = ""
+    present: MetadataValue | None = None
+    missing: MetadataValue | None = None
+    remove: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderToMetadata:
+    """``header_to_metadata.v3.Config``: makes dynamic metadata of request headers, for subsets and commands."""
+
+    rules: tuple[MetadataRule, ...]
+
+
 class RouteLimits(NamedTuple):
     """``rate_limits`` of a route.
 
@@ -181,7 +224,7 @@ class RouteLimits(NamedTuple):
 
 
 NO_LIMITS = RouteLimits((), (), False)
-Setting = LocalRateLimit | BufferLimit | StatefulSession
+Setting = LocalRateLimit | BufferLimit | StatefulSession | HeaderToMetadata
 Settings = tuple[tuple[str, Setting | Disabled], ...]
 """What a route says to filters, by their names in the chain."""
 Filters = tuple[tuple[str, Setting | Disabled | Faults], ...]

@@ -24,7 +24,7 @@ class Facts(Protocol):
         """Return the first value of a response header (lower case), None before there is one."""
 
     def metadata(self, of: str) -> Metadata | None:
-        """Return the metadata of a ``CLUSTER``, ``ROUTE``, ``VIRTUAL_HOST`` or ``UPSTREAM_HOST``, None for none."""
+        """Return metadata of ``CLUSTER``, ``ROUTE``, ``VIRTUAL_HOST`` or ``UPSTREAM_HOST``, or ``DYNAMIC``."""
 
     def fact(self, command: str) -> str | None:
         """Return the value of a command without arguments, None where it is not known."""
@@ -82,7 +82,7 @@ _FOREIGN = frozenset(
     DOWNSTREAM_PEER_SUBJECT DOWNSTREAM_PEER_URI_SAN DOWNSTREAM_REMOTE_ADDRESS DOWNSTREAM_REMOTE_PORT
     DOWNSTREAM_TLS_CIPHER DOWNSTREAM_TLS_GROUP DOWNSTREAM_TLS_SESSION_ID DOWNSTREAM_TLS_VERSION
     DOWNSTREAM_TRANSPORT_FAILURE_REASON DOWNSTREAM_WIRE_BYTES_RECEIVED DOWNSTREAM_WIRE_BYTES_SENT DURATION
-    DYNAMIC_METADATA EMIT_TIME EMIT_TIME_LOCAL FILTER_CHAIN_NAME FILTER_STATE GRPC_STATUS GRPC_STATUS_NUMBER
+    EMIT_TIME EMIT_TIME_LOCAL FILTER_CHAIN_NAME FILTER_STATE GRPC_STATUS GRPC_STATUS_NUMBER
     PACKETS_RETRANSMITTED PER_REQUEST_STATE
     REQUESTED_SERVER_NAME REQUEST_DURATION REQUEST_HEADERS_BYTES REQUEST_TX_DURATION RESPONSE_DURATION
     RESPONSE_HEADERS_BYTES RESPONSE_TRAILER RESPONSE_TRAILERS_BYTES
@@ -279,7 +279,7 @@ def _metadata(of: str) -> Callable[[str], Value]:
 
 
 def _typed_metadata(argument: str) -> Value:
-    """``%METADATA(TYPE:namespace:key)%``; a call from the process has neither dynamic nor listener metadata."""
+    """``%METADATA(TYPE:namespace:key)%``; a call from the process has no listener's."""
     of, _, rest = argument.partition(":")
     if of not in ("CLUSTER", "DYNAMIC", "LISTENER", "LISTENER_FILTER_CHAIN", "ROUTE", "UPSTREAM_HOST", "VIRTUAL_HOST"):
         raise ValueError(f"%METADATA({argument})% names no kind of metadata that Envoy knows")
@@ -295,5 +295,6 @@ _MAKERS: Mapping[str, Callable[[str], Value]] = {
     "QUERY_PARAM": _query_parameter,
     "CLUSTER_METADATA": _metadata("CLUSTER"),
     "UPSTREAM_METADATA": _metadata("UPSTREAM_HOST"),
+    "DYNAMIC_METADATA": _metadata("DYNAMIC"),
     "METADATA": _typed_metadata,
 }

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from meshlib.model.cluster import Discovery
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.match import is_grpc
+from meshlib.model.metadata import criteria, merged
 from meshlib.model.route import RouteAction, WeightedCluster
 from meshlib.policy import flags, headers, mirroring, redirecting, replies, routing
 from meshlib.policy.balancing.hashing import request_key
@@ -155,15 +156,18 @@ class Attempts:
         if cluster.config.discovery is Discovery.ORIGINAL_DST:
             destination = self.choice.destination
             return cluster.original(destination.address if destination else view.host, view.port)
+        subset, dynamic = self.drawn.subset, self.record.metadata.get("envoy.lb")
+        if dynamic:
+            subset = merged(subset, criteria(dynamic))
         session = self.call.session
         if session is not None and session.endpoint is not None and not tried:
-            strict, subset = session.config.strict, self.drawn.subset
+            strict = session.config.strict
             return cluster.pick(self.call.clock(), key=key, subset=subset, override=session.endpoint, strict=strict)
         retry = self.action.retry
         if tried and retry is not None:
             tries = retry.host_selection_max_attempts
-            return cluster.pick(self.call.clock(), avoided(retry, tried), tries, key, subset=self.drawn.subset)
-        return cluster.pick(self.call.clock(), key=key, subset=self.drawn.subset)
+            return cluster.pick(self.call.clock(), avoided(retry, tried), tries, key, subset=subset)
+        return cluster.pick(self.call.clock(), key=key, subset=subset)
 
     def _named(self, headers: Sequence[str]) -> EndpointState | None:
         """Return the next endpoint that the request names (``override_host``); each serves one attempt."""

@@ -41,6 +41,7 @@ class Call:
         added: headers that filters add to the request.
         answered: headers that filters add to the response.
         cookies: ``set-cookie`` headers that hash policies make.
+        removed: headers of the request that filters take off.
         session: which endpoint a stateful session asks for, None without one.
     """
 
@@ -57,6 +58,7 @@ class Call:
     added: Sequence[Pair] = ()
     answered: Sequence[Pair] = ()
     cookies: Sequence[str] = ()
+    removed: frozenset[str] = frozenset()
     session: Session | None = None
 
     def copied(self, view: RequestView, record: CallRecord, observer: Observer) -> Call:
@@ -75,7 +77,7 @@ class Call:
     def restart(self, view: RequestView) -> None:
         """Go on with another request, after an internal redirect; the record goes on with it."""
         self.view = self.record.request = view
-        self.record.attempts = []
+        self.record.attempts, self.record.metadata = [], {}
         self.record.cluster, self.record.cluster_name = None, ""
         self.forget()
 
@@ -83,4 +85,4 @@ class Call:
         """Forget what was found out of another request."""
         self.steering, self.key = steering.NOTHING, None
         self.added = self.answered = self.cookies = ()
-        self.session = None
+        self.session, self.removed = None, frozenset()

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from meshlib.model.filters import NO_LIMITS, BufferLimit, Disabled, Faults, LocalRateLimit, Setting, StatefulSession
+from meshlib.model.filters import (
+    NO_LIMITS,
+    BufferLimit,
+    Disabled,
+    Faults,
+    HeaderToMetadata,
+    LocalRateLimit,
+    MetadataValue,
+    Setting,
+    StatefulSession,
+)
 from meshlib.model.route import WeightedCluster
 from meshlib.policy import faults, flags, headers, ratelimit, replies, routing, sessions
 from meshlib.policy.call import Call
@@ -36,6 +46,8 @@ def run(call: Call, choice: routing.Choice, target: WeightedCluster | None) -> G
             reply = _limit(call, setting, choice)
         elif isinstance(setting, BufferLimit):
             reply = _buffer(call, setting)
+        elif isinstance(setting, HeaderToMetadata):
+            _make_metadata(call, setting)
         elif isinstance(setting, StatefulSession):
             call.session = sessions.session(setting, call.view)
         if reply is not None:
@@ -111,3 +123,27 @@ def _buffer(call: Call, limit: BufferLimit) -> Reply | None:
     """Return the reply to a request that has more bytes than may be buffered."""
     size = call.view.whole("content-length") or 0
     return replies.too_large(call.record, limit.max_bytes) if size > limit.max_bytes else None
+
+
+def _make_metadata(call: Call, config: HeaderToMetadata) -> None:
+    """Make dynamic metadata of headers; a header that is there and empty makes none."""
+    view = call.view
+    for rule in config.rules:
+        value = view.cookie(rule.cookie) if rule.cookie else ",".join(view.values(rule.header)) or None
+        there = value is not None or (bool(rule.header) and bool(view.values(rule.header)))
+        chosen = rule.present if there else rule.missing
+        if chosen is not None:
+            _set_metadata(call, chosen, value or "")
+        if there and rule.remove:
+            call.removed |= {rule.header}
+
+
+def _set_metadata(call: Call, chosen: MetadataValue, value: str) -> None:
+    made: object = chosen.value or (chosen.rewrite.replace(value) if chosen.rewrite else value)
+    if chosen.number and isinstance(made, str):
+        try:
+            made = float(made)
+        except ValueError:
+            return
+    if made != "":
+        call.record.metadata.setdefault(chosen.namespace, {})[chosen.key] = made

@@ -74,7 +74,9 @@ class CallFacts:
         return _first(self.response, name)
 
     def metadata(self, of: str) -> Metadata | None:
-        """Return the metadata of a cluster, route, virtual host or upstream host."""
+        """Return the metadata of a cluster, route, virtual host or upstream host, or what filters made."""
+        if of == "DYNAMIC":
+            return self.record.metadata
         if of == "CLUSTER":
             return self.record.cluster.metadata if self.record.cluster is not None else None
         if of == "UPSTREAM_HOST":

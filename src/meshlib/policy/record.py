@@ -95,6 +95,7 @@ class CallRecord:
         cluster_name: its name, also where the cluster does not exist.
         attempts: every attempt, in order; after an internal redirect those since the last.
         redirects: the internal redirects that were followed, in order.
+        metadata: dynamic metadata by namespace, as filters made it.
         mirrors: the clusters that copies of the request were made for.
         flags: response flags as an int; :attr:`response_flags` names them.
         status: HTTP status of the call, or of the reply an Envoy would have made.
@@ -118,6 +119,7 @@ class CallRecord:
         "flags",
         "grpc_status",
         "listener",
+        "metadata",
         "mirrors",
         "protocol",
         "redirects",
@@ -142,6 +144,7 @@ class CallRecord:
         self.attempts: list[AttemptRecord] = []
         self.redirects: list[RedirectRecord] = []
         self.mirrors: list[str] = []
+        self.metadata: dict[str, dict[str, object]] = {}
         self.flags = 0
         self.status: int | None = None
         self.grpc_status: int | None = None

@@ -120,6 +120,7 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
         if not (yield from filtering.run(call, choice, target)):
             call.steering = steering.headers(view)
             action = steering.obeyed(route.action, view, call.steering) if call.steering else route.action
+            call.steering |= call.removed
             return "" if (yield from _forward(call, choice, action, target)) else None
     return None
 

@@ -1,4 +1,4 @@
-"""The local rate limit, buffer and stateful session filters: their configuration, and what routes say to them."""
+"""Filters that are run here besides faults and header mutations: their configuration, and what routes say to them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,21 @@ from typing import Any
 
 from meshlib.model.filters import (
     BufferLimit,
-    Descriptor,
-    DescriptorAction,
     Disabled,
-    From,
-    LocalRateLimit,
-    RateLimitRule,
-    RouteLimits,
+    HeaderToMetadata,
+    MetadataRule,
+    MetadataValue,
     Setting,
     Settings,
     StatefulSession,
-    TokenBucket,
-    VirtualHostLimits,
 )
-from meshlib.model.headers import HeaderMutations, MutationStep
 from meshlib.model.traffic import CookieToMake
-from meshlib.xds.decode_headers import header_to_add
-from meshlib.xds.decode_matchers import header_match, query_match
-from meshlib.xds.decode_values import any_type, choice, flag, fraction, number, seconds, unpack
+from meshlib.xds.decode_headers import regex_rewrite
+from meshlib.xds.decode_rate_limits import local_rate_limit, rate_limit_of_route
+from meshlib.xds.decode_values import any_type, choice, demand, number, seconds, unpack
 from meshlib.xds.protos import (
     buffer_pb2,
+    header_to_metadata_pb2,
     local_rate_limit_pb2,
     route_components_pb2,
     session_cookie_pb2,
@@ -36,9 +31,6 @@ from meshlib.xds.protos import (
 from meshlib.xds.scope import Scope
 
 _FILTER_CONFIG = route_components_pb2.FilterConfig.DESCRIPTOR.full_name
-_LEAST_INTERVAL = 0.05  # "local rate limit token bucket fill timer must be >= 50ms"
-_LEAST_STATUS = 400  # LocalRateLimit.status: "Only values of 400 or greater are considered"
-_LAST_STAGE = 10
 
 
 def filter_setting(scope: Scope, packed: Any) -> Setting | Disabled | None:
@@ -81,141 +73,6 @@ def in_force(above: Settings, own: Settings) -> Settings:
     return tuple((dict(above) | dict(own)).items()) if own else above
 
 
-def route_limits(scope: Scope, action: Any, host: tuple[RateLimitRule, ...]) -> RouteLimits | None:
-    """Return the ``rate_limits`` of a route and its virtual host, None where there are none."""
-    own = rate_limits(scope, action)
-    return RouteLimits(own, host, action.include_vh_rate_limits.value) if own or host else None
-
-
-def rate_limits(scope: Scope, level: Any) -> tuple[RateLimitRule, ...]:
-    """Return the ``rate_limits`` of a level."""
-    return tuple(_rule(scope.at("rate_limits", i), rule) for i, rule in enumerate(level.rate_limits))
-
-
-def _rule(scope: Scope, rule: Any) -> RateLimitRule:
-    scope.audit(rule)
-    if not rule.actions:
-        scope.fault("actions", "must not be empty")
-    actions = (_action(scope.at("actions", i), action) for i, action in enumerate(rule.actions))
-    stage = number(scope, rule, "stage", 0, maximum=_LAST_STAGE)
-    return RateLimitRule(tuple(action for action in actions if action is not None), stage)
-
-
-def _action(scope: Scope, action: Any) -> DescriptorAction | None:
-    scope.audit(action)
-    kind = action.WhichOneof("action_specifier")
-    if kind is None:
-        scope.fault("action_specifier", "is missing")
-        return None
-    part, place = getattr(action, kind), scope.at(kind)
-    place.audit(part)
-    if kind == "generic_key":
-        _demand(place, part, "descriptor_value")
-        return DescriptorAction(From.CONSTANT, part.descriptor_key or "generic_key", part.descriptor_value)
-    if kind == "request_headers":
-        _demand(place, part, "header_name", "descriptor_key")
-        return DescriptorAction(
-            From.HEADER, part.descriptor_key, name=part.header_name.lower(), skip_if_absent=part.skip_if_absent
-        )
-    if kind == "query_parameters":
-        _demand(place, part, "query_parameter_name", "descriptor_key")
-        return DescriptorAction(
-            From.QUERY, part.descriptor_key, name=part.query_parameter_name, skip_if_absent=part.skip_if_absent
-        )
-    if kind == "header_value_match":
-        _demand(place, part, "descriptor_value", "headers")
-        headers = tuple(header_match(place.at("headers", i), m) for i, m in enumerate(part.headers))
-        key, expect = part.descriptor_key or "header_match", flag(part, "expect_match", default=True)
-        return DescriptorAction(From.HEADERS_MATCH, key, part.descriptor_value, expect=expect, headers=headers)
-    if kind == "query_parameter_value_match":
-        _demand(place, part, "descriptor_value", "query_parameters")
-        query = tuple(query_match(place.at("query_parameters", i), m) for i, m in enumerate(part.query_parameters))
-        key, expect = part.descriptor_key or "query_match", flag(part, "expect_match", default=True)
-        return DescriptorAction(From.QUERY_MATCH, key, part.descriptor_value, expect=expect, query=query)
-    if kind == "dynamic_metadata":
-        scope.fault(kind, "is gone from Envoy: expected metadata")
-    if kind == "remote_address":
-        return DescriptorAction(From.ADDRESS, "remote_address")
-    if kind == "destination_cluster":
-        return DescriptorAction(From.CLUSTER, "destination_cluster")
-    # Noted by the audit. As where the value is missing, there is no descriptor.
-    return DescriptorAction(From.QUERY, kind, name="")
-
-
-def _demand(scope: Scope, message: Any, *fields: str) -> None:
-    for field in fields:
-        if not getattr(message, field):
-            scope.fault(field, "must not be empty")
-
-
-def _local_rate_limit(scope: Scope, config: Any) -> LocalRateLimit:
-    scope.audit(config)
-    _demand(scope, config, "stat_prefix")
-    bucket = _bucket(scope.at("token_bucket"), config.token_bucket) if config.HasField("token_bucket") else None
-    shares = {}
-    for field in ("filter_enabled", "filter_enforced"):
-        share = getattr(config, field)
-        if config.HasField(field) and not share.HasField("default_value"):
-            scope.at(field).fault("default_value", "is missing")
-        shares[field] = fraction(scope.at(field), share, "default_value")
-    listed = [tuple((entry.key, entry.value) for entry in each.entries) for each in config.descriptors]
-    if len(set(listed)) < len(listed):
-        scope.fault("descriptors", "has the same entries twice")
-    if config.stage > _LAST_STAGE:
-        scope.fault("stage", f"{config.stage} is not in 0 to {_LAST_STAGE}")
-    return LocalRateLimit(
-        place=f"{scope.resource}:{scope.path()}",
-        status=config.status.code if config.status.code >= _LEAST_STATUS else 429,
-        bucket=bucket,
-        enabled=shares["filter_enabled"],
-        enforced=shares["filter_enforced"],
-        response_headers=_added(scope, config, "response_headers_to_add"),
-        request_headers=_added(scope, config, "request_headers_to_add_when_not_enforced"),
-        descriptors=tuple(_descriptor(scope.at("descriptors", i), d) for i, d in enumerate(config.descriptors)),
-        rules=rate_limits(scope, config),
-        stage=config.stage,
-        virtual_host=VirtualHostLimits(choice(scope, config, "vh_rate_limits")),
-        tells=choice(scope, config, "enable_x_ratelimit_headers") == 1,
-        always_default=flag(config, "always_consume_default_token_bucket", default=True),
-        resource_exhausted=config.rate_limited_as_resource_exhausted,
-        most_values=number(scope, config, "max_dynamic_descriptors", 20),
-    )
-
-
-def _of_route(scope: Scope, config: Any) -> LocalRateLimit:
-    if not config.HasField("token_bucket"):
-        scope.fault("token_bucket", "is missing: a route must have one")
-    return _local_rate_limit(scope, config)
-
-
-def _added(scope: Scope, config: Any, field: str) -> HeaderMutations:
-    options = (header_to_add(scope.at(field, i), option) for i, option in enumerate(getattr(config, field)))
-    added = tuple(header for header in options if header is not None)
-    return HeaderMutations((MutationStep(add=added),)) if added else HeaderMutations()
-
-
-def _descriptor(scope: Scope, descriptor: Any) -> Descriptor:
-    scope.audit(descriptor)
-    _demand(scope, descriptor, "entries")
-    if not descriptor.HasField("token_bucket"):
-        scope.fault("token_bucket", "is missing")
-    for i, entry in enumerate(descriptor.entries):
-        scope.at("entries", i).audit(entry)
-        _demand(scope.at("entries", i), entry, "key")
-    entries = tuple((entry.key, entry.value) for entry in descriptor.entries)
-    return Descriptor(entries, _bucket(scope.at("token_bucket"), descriptor.token_bucket))
-
-
-def _bucket(scope: Scope, bucket: Any) -> TokenBucket:
-    scope.audit(bucket)
-    per_fill = number(scope, bucket, "tokens_per_fill", 1, minimum=1)
-    interval = seconds(scope, bucket, "fill_interval", 0.0)
-    if interval < _LEAST_INTERVAL:
-        scope.fault("fill_interval", f"{interval:g}s is less than {_LEAST_INTERVAL:g}s")
-        interval = _LEAST_INTERVAL
-    return TokenBucket(bucket.max_tokens, per_fill / interval)
-
-
 def _buffer(scope: Scope, config: Any) -> BufferLimit:
     scope.audit(config)
     if not config.HasField("max_request_bytes"):
@@ -247,7 +104,7 @@ def _session(scope: Scope, config: Any) -> StatefulSession | None:
         if state is None:
             return None
         place.at("typed_config").audit(state)
-        _demand(place.at("typed_config"), state, "name")
+        demand(place.at("typed_config"), state, "name")
         return StatefulSession(state.name.lower(), strict=config.strict)
     if kind == _COOKIE_STATE:
         state = unpack(place, packed, "typed_config", session_cookie_pb2.CookieBasedSessionState)
@@ -257,7 +114,7 @@ def _session(scope: Scope, config: Any) -> StatefulSession | None:
         inner.audit(state)
         cookie, inner = state.cookie, inner.at("cookie")
         inner.audit(cookie)
-        _demand(inner, cookie, "name")
+        demand(inner, cookie, "name")
         attributes = tuple((each.name, each.value) for each in cookie.attributes)
         made = CookieToMake(int(seconds(inner, cookie, "ttl", 0.0)), cookie.path, attributes)
         return StatefulSession(cookie.name, made, config.strict)
@@ -277,19 +134,66 @@ def _session_per_route(scope: Scope, config: Any) -> StatefulSession | Disabled 
     return Disabled.HERE
 
 
+def _header_to_metadata(scope: Scope, config: Any) -> HeaderToMetadata:
+    scope.audit(config)
+    if not config.request_rules and not config.response_rules:
+        scope.fault("request_rules", "must not be empty, nor response_rules")
+    return HeaderToMetadata(
+        tuple(_metadata_rule(scope.at("request_rules", i), rule) for i, rule in enumerate(config.request_rules))
+    )
+
+
+def _metadata_rule(scope: Scope, rule: Any) -> MetadataRule:
+    scope.audit(rule)
+    if bool(rule.header) == bool(rule.cookie):
+        scope.fault("header", "must be set, or cookie, and not both")
+    if rule.cookie and rule.remove:
+        scope.fault("remove", "cannot go with cookie")
+    present, missing = (
+        _metadata_value(scope.at(field), getattr(rule, field)) if rule.HasField(field) else None
+        for field in ("on_header_present", "on_header_missing")
+    )
+    if present is None and missing is None:
+        scope.fault("on_header_present", "is missing, and so is on_header_missing")
+    if missing is not None and not missing.value:
+        scope.fault("on_header_missing.value", "must not be empty")
+    return MetadataRule(rule.header.lower(), rule.cookie, present, missing, rule.remove)
+
+
+def _metadata_value(scope: Scope, pair: Any) -> MetadataValue:
+    scope.audit(pair)
+    demand(scope, pair, "key")
+    if pair.value and pair.HasField("regex_value_rewrite"):
+        scope.fault("value", "cannot go with regex_value_rewrite")
+    rewrite = None
+    if pair.HasField("regex_value_rewrite"):
+        rewrite = regex_rewrite(scope.at("regex_value_rewrite"), pair.regex_value_rewrite)
+    kind = choice(scope, pair, "type")
+    if kind == _PROTOBUF_VALUE:
+        scope.note("type", "PROTOBUF_VALUE is not decoded: the text itself is the value")
+    return MetadataValue(pair.metadata_namespace or _OWN_NAMESPACE, pair.key, pair.value, rewrite, kind == _NUMBER)
+
+
+_OWN_NAMESPACE = "envoy.filters.http.header_to_metadata"
+_NUMBER, _PROTOBUF_VALUE = 1, 2  # header_to_metadata.v3.Config.ValueType
 _HEADER_STATE = session_header_pb2.HeaderBasedSessionState.DESCRIPTOR.full_name
 _COOKIE_STATE = session_cookie_pb2.CookieBasedSessionState.DESCRIPTOR.full_name
 _FILTERS: dict[str, tuple[Any, Callable[[Scope, Any], Setting | Disabled]]] = {
-    local_rate_limit_pb2.LocalRateLimit.DESCRIPTOR.full_name: (local_rate_limit_pb2.LocalRateLimit, _local_rate_limit),
+    local_rate_limit_pb2.LocalRateLimit.DESCRIPTOR.full_name: (local_rate_limit_pb2.LocalRateLimit, local_rate_limit),
     buffer_pb2.Buffer.DESCRIPTOR.full_name: (buffer_pb2.Buffer, _buffer),
+    header_to_metadata_pb2.Config.DESCRIPTOR.full_name: (header_to_metadata_pb2.Config, _header_to_metadata),
     stateful_session_pb2.StatefulSession.DESCRIPTOR.full_name: (
         stateful_session_pb2.StatefulSession,
         lambda scope, config: _session(scope, config) or Disabled.HERE,
     ),
 }
 _ROUTES: dict[str, tuple[Any, Callable[[Scope, Any], Setting | Disabled | None]]] = {
-    local_rate_limit_pb2.LocalRateLimit.DESCRIPTOR.full_name: (local_rate_limit_pb2.LocalRateLimit, _of_route),
+    local_rate_limit_pb2.LocalRateLimit.DESCRIPTOR.full_name: (
+        local_rate_limit_pb2.LocalRateLimit,
+        rate_limit_of_route,
+    ),
     buffer_pb2.BufferPerRoute.DESCRIPTOR.full_name: (buffer_pb2.BufferPerRoute, _buffer_per_route),
+    header_to_metadata_pb2.Config.DESCRIPTOR.full_name: (header_to_metadata_pb2.Config, _header_to_metadata),
     stateful_session_pb2.StatefulSessionPerRoute.DESCRIPTOR.full_name: (
         stateful_session_pb2.StatefulSessionPerRoute,
         _session_per_route,

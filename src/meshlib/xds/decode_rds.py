@@ -26,12 +26,13 @@ from meshlib.model.traffic import FaultInjection, MirrorPolicy, RetryPolicy
 from meshlib.model.uri_template import UriTemplate
 from meshlib.xds.decode_body import body_format, data_source
 from meshlib.xds.decode_fault import per_filter_fault
-from meshlib.xds.decode_filters import in_force, rate_limits, route_limits, route_settings
+from meshlib.xds.decode_filters import in_force, route_settings
 from meshlib.xds.decode_hash_policy import hash_policies
 from meshlib.xds.decode_headers import header_mutations, per_filter_mutations, regex_rewrite, template, template_rewrite
 from meshlib.xds.decode_matcher_tree import matcher_tree
 from meshlib.xds.decode_matchers import route_match
 from meshlib.xds.decode_mirror import internal_redirects, mirror_policies
+from meshlib.xds.decode_rate_limits import rate_limits, route_limits
 from meshlib.xds.decode_retry import retry_policy
 from meshlib.xds.decode_subsets import metadata_match
 from meshlib.xds.decode_values import UINT32_MAX, choice, number, plain_metadata, seconds, source

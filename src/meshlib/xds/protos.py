@@ -33,6 +33,7 @@ try:
     from envoy.extensions.filters.http.buffer.v3 import buffer_pb2
     from envoy.extensions.filters.http.fault.v3 import fault_pb2
     from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2
+    from envoy.extensions.filters.http.header_to_metadata.v3 import header_to_metadata_pb2
     from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2
     from envoy.extensions.filters.http.router.v3 import router_pb2
     from envoy.extensions.filters.http.stateful_session.v3 import stateful_session_pb2
@@ -106,6 +107,7 @@ __all__ = [
     "fault_pb2",
     "file_based_metadata_pb2",
     "header_mutation_pb2",
+    "header_to_metadata_pb2",
     "http_connection_manager_pb2",
     "http_inputs_pb2",
     "http_protocol_options_pb2",

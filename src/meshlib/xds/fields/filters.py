@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from meshlib.xds.fields.table import ACCESS_LOG, RUNTIME, STATS, TRACE, Fields, alike, fields
 
 _MUTATION = "envoy.extensions.filters.http.header_mutation.v3."
+_METADATA = "envoy.extensions.filters.http.header_to_metadata.v3."
 _SESSION = "envoy.extensions.filters.http.stateful_session.v3."
 _LIMIT = "envoy.extensions.filters.http.local_ratelimit.v3."
 _FAULT = "envoy.extensions.filters.http.fault.v3."
@@ -56,6 +57,13 @@ FIELDS: Mapping[str, Fields] = {
         approximated={"max_request_bytes": "a body whose length is not known beforehand is not counted"}
     ),
     "envoy.extensions.filters.http.buffer.v3.BufferPerRoute": fields("disabled buffer"),
+    _METADATA + "Config": fields(
+        "request_rules", {"stat_prefix": STATS}, unsupported={"response_rules": "responses make no metadata"}
+    ),
+    _METADATA + "Config.Rule": fields("header cookie on_header_present on_header_missing remove"),
+    _METADATA + "Config.KeyValuePair": fields(
+        "metadata_namespace key value regex_value_rewrite type", unsupported={"encode": "the value is taken as it is"}
+    ),
     _SESSION + "StatefulSession": fields("session_state strict", {"stat_prefix": STATS}),
     _SESSION + "StatefulSessionPerRoute": fields("disabled stateful_session"),
     "envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState": fields("cookie"),
