@@ -209,6 +209,13 @@ def _forwarding(
         notes.append(
             f"perTryTimeout {action.retry.per_try_timeout:g}s is ignored: not below the timeout {action.timeout:g}s"
         )
+    for mirror in action.mirrors:
+        share = "a copy" if mirror.percentage >= 100 else f"a copy of {mirror.percentage:g} % of the requests"
+        notes.append(f"{share} goes to {mirror.cluster or f'the cluster that {mirror.header} names'}")
+    redirects = action.internal_redirects
+    if redirects is not None:
+        codes = ", ".join(map(str, sorted(redirects.codes)))
+        notes.append(f"up to {redirects.limit} redirect(s) ({codes}) are followed here")
     return replace(base, timeout=action.timeout, retries=_retries(action), clusters=clusters, notes=tuple(notes))
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from meshlib.explain import explain
 from meshlib.model.cluster import Thresholds
 from meshlib.model.headers import HeaderMutations, HeaderToAdd, MutationStep
 from meshlib.model.rewrite import RegexRewrite
 from meshlib.model.template import Template
-from meshlib.model.traffic import MirrorPolicy
+from meshlib.model.traffic import InternalRedirects, MirrorPolicy
 from meshlib.policy.effects import Attempt, Mirror, Outcome
 from meshlib.policy.mirroring import dropped, shadowed
 from meshlib.policy.stack import mirrored
@@ -71,6 +72,16 @@ def test_a_copy_is_what_is_sent():
 def test_the_host_of_a_copy(policy, host):
     (copy,) = copies(lab(policy).run())
     assert copy.call.view.authority == host
+
+
+def test_explain_says_where_copies_go():
+    policies = TO_M, MirrorPolicy(header="x-m", percentage=5.0)
+    mesh = lab(*policies, internal_redirects=InternalRedirects(limit=2))
+    assert explain(mesh.live, request(), mesh.chance).notes == (
+        "a copy goes to m",
+        "a copy of 5 % of the requests goes to the cluster that x-m names",
+        "up to 2 redirect(s) (302) are followed here",
+    )
 
 
 def test_one_copy_however_often_it_is_tried():

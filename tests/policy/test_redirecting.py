@@ -75,6 +75,7 @@ def test_what_is_not_followed_is_the_applications(policy, response):
         ({"cross_scheme": True}, elsewhere("https://catalog/to")),
         ({"cross_scheme": True, "safe_cross_scheme": True}, elsewhere()),
         ({"allowed_routes": (frozenset({"to"}),)}, elsewhere("HTTP://catalog/to")),
+        ({}, elsewhere("http://user:secret@catalog/to")),
     ],
     ids=str,
 )

@@ -45,7 +45,7 @@ def followed(call: Call, policy: InternalRedirects, outcome: Outcome, sent: Atte
     if outcome.status not in policy.codes:
         return None
     record, view = call.record, call.view
-    location = _parsed(outcome.headers.get("location"))
+    location = _parsed(next(iter(outcome.values("location")), ""))
     if location is None or (location.scheme != view.scheme and not policy.cross_scheme):
         return None
     if len(record.redirects) >= policy.limit:
@@ -74,9 +74,9 @@ def followed(call: Call, policy: InternalRedirects, outcome: Outcome, sent: Atte
     return Restart(outcome, _request(view, location, headers, method), body=body)
 
 
-def _parsed(location: str | None) -> _Location | None:
-    match = _URL.fullmatch(location.partition("#")[0]) if location else None
-    return _Location(match[1].lower(), match[2], match[3]) if match else None
+def _parsed(location: str) -> _Location | None:
+    match = _URL.fullmatch(location.partition("#")[0])
+    return _Location(match[1].lower(), match[2].rpartition("@")[2], match[3]) if match else None
 
 
 def _request(
