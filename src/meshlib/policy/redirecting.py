@@ -45,7 +45,7 @@ def followed(call: Call, policy: InternalRedirects, outcome: Outcome, sent: Atte
     if outcome.status not in policy.codes:
         return None
     record, view = call.record, call.view
-    location = _parsed(next(iter(outcome.values("location")), ""))
+    location = _parsed(",".join(outcome.values("location")))
     if location is None or (location.scheme != view.scheme and not policy.cross_scheme):
         return None
     if len(record.redirects) >= policy.limit:
