@@ -58,7 +58,7 @@ def test_a_copy_is_what_is_sent():
         "x-copy": "2 c",
     }
     assert copy.action.timeout == 3.0
-    assert run.record.mirrors == ["m"]
+    assert run.record.mirrors == ("m",)
 
 
 @pytest.mark.parametrize(

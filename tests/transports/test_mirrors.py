@@ -64,7 +64,7 @@ def test_a_copy_goes_beside_the_request(caller, upstreams):
     made = caller(mesh(main, shadow, watching))
     response = made.request("POST", content=b"hello", headers={"x-a": "1"})
     assert response.status_code == 200
-    assert response.extensions["meshlib"].mirrors == ["m"]
+    assert response.extensions["meshlib"].mirrors == ("m",)
     (record,) = watching.wait(1, turn(made))
     assert (record.status, record.cluster_name) == (200, "m")
     (seen,) = shadow.seen

@@ -333,13 +333,14 @@ class Attempts:
             return None
         return headers.response_edit(mutations, self._facts(), status, first, added)
 
-    def _told(self) -> list[tuple[str, str]]:
+    def _told(self) -> Sequence[tuple[str, str]]:
         """Return what the router itself adds to a response, before the route's mutations."""
-        told = [("set-cookie", cookie) for cookie in self.call.cookies] if self.call.cookies else []
         host = self.choice.virtual_host
-        if host is not None and host.attempt_count_in_response:
-            told.append((headers.ATTEMPT_COUNT, str(len(self.record.attempts))))
-        return told
+        counts = host is not None and host.attempt_count_in_response
+        if not (counts or self.call.cookies):
+            return ()
+        told = [("set-cookie", cookie) for cookie in self.call.cookies]
+        return [*told, (headers.ATTEMPT_COUNT, str(len(self.record.attempts)))] if counts else told
 
     def _local(self, reply: Reply) -> Reply:
         host = self.choice.virtual_host

@@ -15,7 +15,7 @@ from meshlib.policy.effects import (
     Effect,
 )
 from meshlib.policy.events import Observer
-from meshlib.policy.record import CallRecord
+from meshlib.policy.record import NO_METADATA, CallRecord
 from meshlib.policy.retrying import PlanFor, plan_for
 from meshlib.policy.sessions import Session
 from meshlib.policy.state import LiveSnapshot
@@ -77,7 +77,7 @@ class Call:
     def restart(self, view: RequestView) -> None:
         """Go on with another request, after an internal redirect; the record goes on with it."""
         self.view = self.record.request = view
-        self.record.attempts, self.record.metadata = [], {}
+        self.record.attempts, self.record.metadata = [], NO_METADATA
         self.record.cluster, self.record.cluster_name = None, ""
         self.forget()
 

@@ -22,6 +22,12 @@ from meshlib.policy.effects import Answer, Effect, Reply, Sleep
 from meshlib.policy.headers import CallFacts
 
 
+def needed(choice: routing.Choice) -> bool:
+    """Tell whether there are filters to run; the cheap question."""
+    http = choice.destination.http if choice.destination else None
+    return http is not None and bool(http.filters or http.fault_filter)
+
+
 def run(call: Call, choice: routing.Choice, target: WeightedCluster | None) -> Generator[Effect, Answer, bool]:
     """Run the filters; returns whether one of them answered the call.
 
@@ -146,4 +152,5 @@ def _set_metadata(call: Call, chosen: MetadataValue, value: str) -> None:
         except ValueError:
             return
     if made != "":
-        call.record.metadata.setdefault(chosen.namespace, {})[chosen.key] = made
+        record, space = call.record, call.record.metadata.get(chosen.namespace, {})
+        record.metadata = {**record.metadata, chosen.namespace: {**space, chosen.key: made}}

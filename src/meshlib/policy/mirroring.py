@@ -46,7 +46,7 @@ def mirrors(call: Call, action: RouteAction, authority: str, target: str, header
         record.listener, record.route_config = call.record.listener, call.record.route_config
         record.virtual_host, record.route = call.record.virtual_host, call.record.route
         record.cluster_name = name
-        call.record.mirrors.append(name)
+        call.record.mirrors = (*call.record.mirrors, name)
         alone = RouteAction((WeightedCluster(name),), timeout=action.timeout)
         yield Mirror(call.copied(view, record, MirrorObserver(call.observer)), alone)
 

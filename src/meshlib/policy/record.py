@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from meshlib.model.cluster import Cluster
@@ -60,6 +61,9 @@ class AttemptRecord:
     def __repr__(self) -> str:
         outcome = self.error or self.status or "running"
         return f"<attempt {self.number} {self.endpoint} {outcome} {1000 * (self.ended - self.started):.1f}ms>"
+
+
+NO_METADATA: Mapping[str, Mapping[str, object]] = {}
 
 
 class RedirectRecord(NamedTuple):
@@ -142,9 +146,9 @@ class CallRecord:
         self.cluster: Cluster | None = None
         self.cluster_name = ""
         self.attempts: list[AttemptRecord] = []
-        self.redirects: list[RedirectRecord] = []
-        self.mirrors: list[str] = []
-        self.metadata: dict[str, dict[str, object]] = {}
+        self.redirects: Sequence[RedirectRecord] = ()
+        self.mirrors: Sequence[str] = ()
+        self.metadata: Mapping[str, Mapping[str, object]] = NO_METADATA
         self.flags = 0
         self.status: int | None = None
         self.grpc_status: int | None = None

@@ -68,9 +68,10 @@ def followed(call: Call, policy: InternalRedirects, outcome: Outcome, sent: Atte
         headers = [pair for pair in headers if pair[0] not in ("content-length", "transfer-encoding")]
     url = f"{view.scheme}://{sent.authority}{sent.target}"
     headers = [pair for pair in headers if pair[0] != ORIGINAL_URL] + [(ORIGINAL_URL, url)]
-    record.redirects.append(
-        RedirectRecord(url, outcome.status or 0, record.route, record.cluster_name, target.route.name, record.attempts)
+    hop = RedirectRecord(
+        url, outcome.status or 0, record.route, record.cluster_name, target.route.name, record.attempts
     )
+    record.redirects = (*record.redirects, hop)
     return Restart(outcome, _request(view, location, headers, method), body=body)
 
 

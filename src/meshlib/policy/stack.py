@@ -117,7 +117,7 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
         record.cluster_name = routing.cluster_of(target, view)
         if record.cluster_name in snapshot.dormant:
             return record.cluster_name
-        if not (yield from filtering.run(call, choice, target)):
+        if not (filtering.needed(choice) and (yield from filtering.run(call, choice, target))):
             call.steering = steering.headers(view)
             action = steering.obeyed(route.action, view, call.steering) if call.steering else route.action
             call.steering |= call.removed
