@@ -116,12 +116,23 @@ def test_query_matchers(matcher, expected):
     assert first(table(route(match=match))).match.query == (expected,)
 
 
-@pytest.mark.parametrize("field", ["connect_matcher", "tls_context"])
-def test_a_route_no_call_can_meet_is_left_out_and_noted(field):
-    match = {field: {}} if field == "connect_matcher" else {"prefix": "/", field: {"presented": True}}
-    data = table(route(match=match, name="never"), route(name="next"))
-    assert [r.name for r in value(ROUTE, data).virtual_hosts[0].routes] == ["next"]
-    assert list(noted(ROUTE, data)) == [f"virtual_hosts[0].routes[0].match.{field}"]
+METADATA = {"filter": "f", "path": [{"key": "k"}], "value": {"string_match": {"exact": "v"}}}
+
+
+@pytest.mark.parametrize(
+    ("field", "match", "names"),
+    [
+        ("connect_matcher", {"connect_matcher": {}}, ["next"]),
+        ("", {"prefix": "/", "tls_context": {"presented": True}}, ["next"]),
+        ("", {"prefix": "/", "tls_context": {"presented": False}}, ["first", "next"]),
+        ("dynamic_metadata", {"prefix": "/", "dynamic_metadata": [METADATA]}, ["next"]),
+        ("dynamic_metadata", {"prefix": "/", "dynamic_metadata": [{**METADATA, "invert": True}]}, ["first", "next"]),
+    ],
+)
+def test_a_route_no_call_can_meet_is_left_out(field, match, names):
+    data = table(route(match=match, name="first"), route(name="next"))
+    assert [r.name for r in value(ROUTE, data).virtual_hosts[0].routes] == names
+    assert list(noted(ROUTE, data)) == ([f"virtual_hosts[0].routes[0].match.{field}"] if field else [])
 
 
 @pytest.mark.parametrize(
@@ -132,7 +143,7 @@ def test_a_route_no_call_can_meet_is_left_out_and_noted(field):
     ],
 )
 def test_an_action_that_is_not_done_leads_nowhere_rather_than_elsewhere(action, name):
-    data = table({"match": {"prefix": "/"}, **action})
+    data = table({"match": {"prefix": "/"}, **action}, cluster_specifier_plugins=[{"extension": {"name": "p"}}])
     assert [target.name for target in first(data).action.clusters] == [name]
     assert list(noted(ROUTE, data).values()) == ["leads nowhere: a call that matches meets NC"]
 
