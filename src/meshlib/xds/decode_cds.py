@@ -12,7 +12,11 @@ from meshlib.model.cluster import (
     RetryBudget,
     ServiceRef,
     Thresholds,
+    TransportSocket,
+    TransportSocketMatch,
+    UpstreamHttpProtocolOptions,
 )
+from meshlib.xds.config_source import qualified
 from meshlib.xds.decode_eds import load_assignment
 from meshlib.xds.decode_lb_policy import lb_policy
 from meshlib.xds.decode_transport_socket import transport_socket, transport_socket_matches
@@ -53,7 +57,8 @@ def cluster(scope: Scope, message: Any) -> Cluster:
     _note_filters(scope, message.filters)
     _check_load_assignment(scope, discovery, message)
     has_assignment = message.HasField("load_assignment") and discovery is not Discovery.ORIGINAL_DST
-    socket = message.HasField("transport_socket")
+    http2, upstream_http = _http(scope, message)
+    socket, matches = _sockets(scope, message)
     return Cluster(
         name=message.name,
         discovery=discovery,
@@ -67,9 +72,10 @@ def cluster(scope: Scope, message: Any) -> Cluster:
         if message.HasField("outlier_detection")
         else None,
         panic_threshold=_panic_threshold(scope.at("common_lb_config"), message.common_lb_config),
-        http2=_http2(scope, message),
-        transport_socket=transport_socket(scope.at("transport_socket"), message.transport_socket) if socket else None,
-        transport_socket_matches=transport_socket_matches(scope, message.transport_socket_matches),
+        http2=http2,
+        transport_socket=socket,
+        transport_socket_matches=matches,
+        upstream_http=upstream_http,
         eds_name=_eds_name(scope.at("eds_cluster_config"), message) if discovery is Discovery.EDS else "",
         service=_service(message.metadata),
         source=source(message.metadata),
@@ -92,17 +98,19 @@ def _eds_name(scope: Scope, message: Any) -> str:
     scope.audit(message.eds_cluster_config)
     if not message.eds_cluster_config.HasField("eds_config"):
         scope.fault("eds_config", "is missing; an EDS cluster needs it")
-    else:
-        check_config_source(scope, "eds_config", message.eds_cluster_config.eds_config)
-    return str(message.eds_cluster_config.service_name or message.name)
+        return ""
+    name = message.eds_cluster_config.service_name or message.name
+    return qualified(scope, "eds_config", message.eds_cluster_config.eds_config, name)
 
 
-def check_config_source(scope: Scope, field: str, config: Any) -> None:
-    """Fault a ``ConfigSource`` that is not the stream the resource came by."""
-    scope.at(field).audit(config)
-    kind = config.WhichOneof("config_source_specifier")
-    if kind not in ("ads", "self"):
-        scope.fault(field, f"{kind or 'nothing'} is not supported: expected ads")
+def _sockets(scope: Scope, message: Any) -> tuple[TransportSocket | None, tuple[TransportSocketMatch, ...]]:
+    matches = transport_socket_matches(scope, message.transport_socket_matches)
+    socket = None
+    if message.HasField("transport_socket"):
+        socket = transport_socket(scope.at("transport_socket"), message.transport_socket)
+    if message.HasField("transport_socket_matcher"):  # which of them would count is not known: none does
+        return TransportSocket("transport_socket_matcher", secure=True, detail="a socket picked by a matcher"), ()
+    return socket, matches
 
 
 def _check_load_assignment(scope: Scope, discovery: Discovery, message: Any) -> None:
@@ -193,8 +201,9 @@ def _panic_threshold(scope: Scope, config: Any) -> float:
     return percent(scope, config, "healthy_panic_threshold", 50.0)
 
 
-def _http2(scope: Scope, message: Any) -> bool:
-    """Tell whether HTTP/2 is asked for by prior knowledge."""
+def _http(scope: Scope, message: Any) -> tuple[bool, UpstreamHttpProtocolOptions]:
+    """Return whether HTTP/2 is asked for by prior knowledge, and what TLS takes from the request."""
+    upstream = _upstream_http(scope, message)
     chosen: bool = message.HasField("http2_protocol_options")
     scope.at("http2_protocol_options").audit(message.http2_protocol_options)
     _audit_common(scope, message)
@@ -209,7 +218,17 @@ def _http2(scope: Scope, message: Any) -> bool:
             place.audit(options)
             _audit_common(place, options)
             chosen = _explicit_http2(place, options)
-    return chosen
+            upstream = _upstream_http(place, options)
+    return chosen, upstream
+
+
+def _upstream_http(scope: Scope, message: Any) -> UpstreamHttpProtocolOptions:
+    options = message.upstream_http_protocol_options
+    scope.at("upstream_http_protocol_options").audit(options)
+    header = options.override_auto_sni_header.lower()
+    if header and not (options.auto_sni or options.auto_san_validation):
+        return UpstreamHttpProtocolOptions()
+    return UpstreamHttpProtocolOptions(options.auto_sni, options.auto_san_validation, header)
 
 
 def _audit_common(scope: Scope, message: Any) -> None:

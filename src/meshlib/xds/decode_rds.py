@@ -174,7 +174,7 @@ def host_of(host: Any, routes: Sequence[Route]) -> VirtualHost:
     """Return a ``VirtualHost`` with ``routes`` in it; whether it is valid is for :func:`virtual_host` to say."""
     return VirtualHost(
         name=host.name,
-        domains=tuple(host.domains),
+        domains=tuple(host.domains[:]),  # a slice is one call, not one for each
         routes=routes,
         attempt_count=host.include_request_attempt_count,
         attempt_count_in_response=host.include_attempt_count_in_response,

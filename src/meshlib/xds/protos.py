@@ -70,7 +70,7 @@ try:
     from envoy.extensions.path.rewrite.uri_template.v3 import uri_template_rewrite_pb2
     from envoy.extensions.retry.host.omit_host_metadata.v3 import omit_host_metadata_config_pb2
     from envoy.extensions.transport_sockets.tls.v3 import common_pb2 as tls_common_pb2
-    from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
+    from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
     from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
     from envoy.service.discovery.v3 import discovery_pb2
     from envoy.type.matcher.v3 import http_inputs_pb2, string_pb2
@@ -133,6 +133,7 @@ __all__ = [
     "router_pb2",
     "runtime_fraction_pb2",
     "safe_cross_scheme_pb2",
+    "secret_pb2",
     "session_cookie_pb2",
     "session_header_pb2",
     "stateful_session_pb2",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from meshlib.xds.fields import balancing, cluster, core, endpoint, filters, listener, matcher, protocols, route
+from meshlib.xds.fields import balancing, cluster, core, endpoint, filters, listener, matcher, protocols, route, tls
 from meshlib.xds.fields.table import NOT_HONOURED, Fields
 
 __all__ = ["FIELDS", "NOTHING_KNOWN", "NOT_HONOURED", "Fields"]
@@ -27,4 +27,5 @@ FIELDS: Mapping[str, Fields] = {
     **endpoint.FIELDS,
     **listener.FIELDS,
     **filters.FIELDS,
+    **tls.FIELDS,
 }
