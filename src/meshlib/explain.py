@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 
 from meshlib.clock import Randomness
 from meshlib.model.cluster import ServiceRef
@@ -171,13 +172,14 @@ def _explain(
         return replace(base, notes=("no virtual host takes this authority: NR, 404",))
     base = replace(base, virtual_host=host.name)
     if route is None:
-        skipped = tuple(_named(r) for r in host.routes)
+        skipped = tuple(_named(r) for r in host.candidates(view))
         return replace(base, skipped=skipped, notes=("no route matches: NR, 404",))
+    tried = host.candidates(view)
     base = replace(
         base,
         route=route.name,
         matched=str(route.match),
-        skipped=tuple(_named(r) for r in host.routes[: host.routes.index(route)]) if route in host.routes else (),
+        skipped=tuple(_named(r) for r in takewhile(lambda each: each is not route, tried)) if route in tried else (),
         source=route.source,
         action=_action(route),
         fault=_fault(route.fault or (destination.http.fault if destination.http else None), destination.http),
@@ -209,6 +211,13 @@ def _forwarding(
         notes.append(
             f"perTryTimeout {action.retry.per_try_timeout:g}s is ignored: not below the timeout {action.timeout:g}s"
         )
+    for mirror in action.mirrors:
+        share = "a copy" if mirror.percentage >= 100 else f"a copy of {mirror.percentage:g} % of the requests"
+        notes.append(f"{share} goes to {mirror.cluster or f'the cluster that {mirror.header} names'}")
+    redirects = action.internal_redirects
+    if redirects is not None:
+        codes = ", ".join(map(str, sorted(redirects.codes)))
+        notes.append(f"up to {redirects.limit} redirect(s) ({codes}) are followed here")
     return replace(base, timeout=action.timeout, retries=_retries(action), clusters=clusters, notes=tuple(notes))
 
 

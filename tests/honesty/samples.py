@@ -48,13 +48,112 @@ FAULT_BY_HEADER: Json = typed(
 FAULT_GRPC: Json = typed(
     "extensions.filters.http.fault.v3.HTTPFault", abort={"grpc_status": 14, "percentage": {"numerator": 10}}
 )
+BUCKET: Json = {"max_tokens": 3, "tokens_per_fill": 2, "fill_interval": "2s"}
+RATE_LIMITS: Json = {
+    "rate_limits": [
+        {
+            "stage": 1,
+            "actions": [
+                {"generic_key": {"descriptor_key": "k", "descriptor_value": "v"}},
+                {"request_headers": {"header_name": "x-u", "descriptor_key": "u", "skip_if_absent": True}},
+                {"query_parameters": {"query_parameter_name": "q", "descriptor_key": "q", "skip_if_absent": True}},
+                {"remote_address": {}},
+                {"destination_cluster": {}},
+                {
+                    "header_value_match": {
+                        "descriptor_key": "m",
+                        "descriptor_value": "v",
+                        "expect_match": False,
+                        "headers": [{"name": "x-f", "string_match": {"exact": "1"}}],
+                    }
+                },
+                {
+                    "query_parameter_value_match": {
+                        "descriptor_key": "m",
+                        "descriptor_value": "v",
+                        "expect_match": False,
+                        "query_parameters": [{"name": "q", "string_match": {"exact": "1"}}],
+                    }
+                },
+            ],
+        }
+    ]
+}
+LOCAL_RATE_LIMIT: Json = typed(
+    "extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+    stat_prefix="s",
+    status={"code": "ServiceUnavailable"},
+    token_bucket=BUCKET,
+    filter_enabled={"default_value": HALF},
+    filter_enforced={"default_value": HALF},
+    request_headers_to_add_when_not_enforced=[HEADER],
+    response_headers_to_add=[HEADER],
+    descriptors=[{"entries": [{"key": "k", "value": "v"}], "token_bucket": BUCKET}],
+    stage=1,
+    enable_x_ratelimit_headers="DRAFT_VERSION_03",
+    vh_rate_limits="INCLUDE",
+    always_consume_default_token_bucket=False,
+    rate_limited_as_resource_exhausted=True,
+    max_dynamic_descriptors=7,
+    **RATE_LIMITS,
+)
+HEADER_TO_METADATA: Json = typed(
+    "extensions.filters.http.header_to_metadata.v3.Config",
+    request_rules=[
+        {
+            "header": "x-version",
+            "on_header_present": {
+                "metadata_namespace": "envoy.lb",
+                "key": "version",
+                "regex_value_rewrite": {"pattern": {"regex": "^v-"}, "substitution": "v"},
+                "type": "NUMBER",
+            },
+            "on_header_missing": {"metadata_namespace": "envoy.lb", "key": "version", "value": "1"},
+            "remove": True,
+        },
+        {"cookie": "c", "on_header_present": {"key": "k"}},
+    ],
+)
+SESSION: Json = typed(
+    "extensions.filters.http.stateful_session.v3.StatefulSession",
+    session_state={
+        "name": "cookie",
+        "typed_config": typed(
+            "extensions.http.stateful_session.cookie.v3.CookieBasedSessionState",
+            cookie={"name": "s", "ttl": "5s", "path": "/", "attributes": [{"name": "SameSite", "value": "Lax"}]},
+        ),
+    },
+    strict=True,
+)
+BUFFER: Json = {"max_request_bytes": 100}
+_BUFFER: Json = typed("extensions.filters.http.buffer.v3.Buffer", **BUFFER)
 FILTER_MUTATIONS: Json = {
-    "request_mutations": [{"remove": "x-m"}, {"append": HEADER}],
+    "request_mutations": [
+        {"remove": "x-m"},
+        {"append": HEADER},
+        {"remove_on_match": {"key_matcher": {"prefix": "x-rm"}}},
+    ],
+    "query_parameter_mutations": [
+        {"remove": "q"},
+        {"append": {"record": {"key": "k", "value": "v"}, "action": "ADD_IF_ABSENT"}},
+    ],
     "response_mutations": [{"remove": "x-m"}, {"append": HEADER}],
 }
 PER_ROUTE: Json = {
     "envoy.filters.http.fault": FAULT,
     "mutation": typed("extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute", mutations=FILTER_MUTATIONS),
+    "limit": LOCAL_RATE_LIMIT,
+    "session": typed(
+        "extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute",
+        stateful_session={
+            "strict": True,
+            "session_state": {
+                "name": "header",
+                "typed_config": typed("extensions.http.stateful_session.header.v3.HeaderBasedSessionState", name="x-s"),
+            },
+        },
+    ),
+    "buffer": typed("extensions.filters.http.buffer.v3.BufferPerRoute", buffer=BUFFER),
 }
 REWRITE: Json = {"pattern": {"regex": "^/a"}, "substitution": "/b"}
 RETRY: Json = {
@@ -108,7 +207,7 @@ _MATCHES: list[Json] = [
         "grpc": {},
         "runtime_fraction": {"default_value": HALF, "runtime_key": "k"},
     },
-    {"path": "/b"},
+    {"path": "/b", "tls_context": {"presented": False, "validated": False}},
     {"safe_regex": {"regex": "/c/[0-9]+"}},
     {"path_separated_prefix": "/d"},
 ]
@@ -137,8 +236,48 @@ _ACTIONS: list[Json] = [
         "retry_policy": RETRY,
         "hash_policy": [
             {"header": {"header_name": "x-h", "regex_rewrite": REWRITE}, "terminal": True},
-            {"cookie": {"name": "c", "path": "/"}},
+            {
+                "cookie": {
+                    "name": "c",
+                    "path": "/",
+                    "ttl": "5s",
+                    "attributes": [{"name": "SameSite", "value": "Lax"}],
+                }
+            },
             {"query_parameter": {"name": "q"}},
+        ],
+        "internal_redirect_policy": {
+            "max_internal_redirects": 3,
+            "redirect_response_codes": [302, 303],
+            "predicates": [
+                {
+                    "name": "allowed",
+                    "typed_config": typed(
+                        "extensions.internal_redirect.allow_listed_routes.v3.AllowListedRoutesConfig",
+                        allowed_route_names=["r1"],
+                    ),
+                },
+                {
+                    "name": "previous",
+                    "typed_config": typed("extensions.internal_redirect.previous_routes.v3.PreviousRoutesConfig"),
+                },
+                {
+                    "name": "safe",
+                    "typed_config": typed("extensions.internal_redirect.safe_cross_scheme.v3.SafeCrossSchemeConfig"),
+                },
+            ],
+            "allow_cross_scheme_redirect": True,
+            "response_headers_to_copy": ["x-copied"],
+        },
+        "request_mirror_policies": [
+            {
+                "cluster": "c",
+                "runtime_fraction": {"default_value": HALF},
+                "trace_sampled": True,
+                "disable_shadow_host_suffix_append": True,
+                "request_headers_mutations": [{"remove": "x-m"}, {"append": HEADER}],
+            },
+            {"cluster_header": "x-mirror", "host_rewrite_literal": "shadows"},
         ],
         "prefix_rewrite": "/z",
         "host_rewrite_literal": "elsewhere",
@@ -150,10 +289,30 @@ _ACTIONS: list[Json] = [
         "host_rewrite_header": "x-host",
         "metadata_match": {"filter_metadata": {"envoy.lb": {"version": "v1"}}},
     },
-    {"cluster": "c", "path_rewrite": "/p", "auto_host_rewrite": True},
+    {"cluster": "c", "path_rewrite": "/p", "auto_host_rewrite": True, "append_x_forwarded_host": True},
     {"cluster_header": "x-cluster", "host_rewrite_path_regex": REWRITE},
 ]
 _OTHERS: list[Json] = [
+    {
+        "match": {
+            "path_match_policy": {
+                "name": "template",
+                "typed_config": typed(
+                    "extensions.path.match.uri_template.v3.UriTemplateMatchConfig", path_template="/q/{one}/{two=**}"
+                ),
+            }
+        },
+        "route": {
+            "cluster": "c",
+            "path_rewrite_policy": {
+                "name": "template",
+                "typed_config": typed(
+                    "extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig",
+                    path_template_rewrite="/{two}/{one}",
+                ),
+            },
+        },
+    },
     {
         "match": {"prefix": "/r"},
         "redirect": {
@@ -169,7 +328,27 @@ _OTHERS: list[Json] = [
     {"match": {"prefix": "/t"}, "redirect": {"regex_rewrite": REWRITE}},
     {"match": {"prefix": "/u"}, "direct_response": {"status": 418, "body": {"inline_string": "teapot"}}},
     {"match": {"prefix": "/v"}, "direct_response": {"status": 418, "body": {"inline_bytes": "dGVh"}}},
-    {"match": {"prefix": "/w"}, "route": {"cluster": "c"}, "typed_per_filter_config": {"f": FAULT_BY_HEADER}},
+    {"match": {"prefix": "/v1"}, "direct_response": {"status": 418, "body": {"filename": "/dev/null"}}},
+    {"match": {"prefix": "/v2"}, "direct_response": {"status": 418, "body": {"environment_variable": "HOME"}}},
+    *(
+        {"match": {"prefix": f"/v3{i}"}, "direct_response": {"status": 418, "body_format": body}}
+        for i, body in enumerate(
+            [
+                {"text_format": "%REQ(x-a)%", "omit_empty_values": True},
+                {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"}, "content_type": "text/x"},
+                {"json_format": {"code": "%RESPONSE_CODE%", "list": [1, True]}},
+            ]
+        )
+    ),
+    {
+        "match": {"prefix": "/w"},
+        "route": {"cluster": "c", "include_vh_rate_limits": True, **RATE_LIMITS},
+        "typed_per_filter_config": {
+            "f": FAULT_BY_HEADER,
+            "b": typed("extensions.filters.http.buffer.v3.BufferPerRoute", disabled=True),
+            "s": typed("extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute", disabled=True),
+        },
+    },
     {
         "match": {"prefix": "/x"},
         "route": {"cluster": "c"},
@@ -180,6 +359,101 @@ _OTHERS: list[Json] = [
         },
     },
 ]
+
+
+def _input(kind: str = "type.matcher.v3.HttpRequestHeaderMatchInput", **fields: object) -> Json:
+    return {"name": "input", "typed_config": typed(kind, **fields)}
+
+
+def _custom(kind: str, **fields: object) -> Json:
+    return {"name": "custom", "typed_config": typed(f"extensions.matching.input_matchers.{kind}", **fields)}
+
+
+def _leads_to(name: str) -> Json:
+    route = {"name": name, "match": {"prefix": "/"}, "route": {"cluster": "c"}}
+    return {"action": {"name": "route", "typed_config": typed("config.route.v3.Route", **route)}}
+
+
+def _when(**predicate: object) -> Json:
+    return {"single_predicate": {"input": _input(header_name="x-m"), **predicate}}
+
+
+_RANGE: Json = {"address_prefix": "10.0.0.0", "prefix_len": 8}
+_IN_RANGE: Json = _custom("ip.v3.Ip", cidr_ranges=[_RANGE], stat_prefix="s")
+_LISTED: Json = {"action": {"name": "l", "typed_config": typed("config.route.v3.RouteList", routes=[_OTHERS[0]])}}
+_XDS = "type.googleapis.com/xds.type.matcher.v3."
+_TREES: list[Json] = [
+    {"input": _input(header_name="x-t"), "exact_match_map": {"map": {"a": _leads_to("a"), "b": _LISTED}}},
+    {
+        "input": _input("extensions.matching.common_inputs.environment_variable.v3.Config", name="HOME"),
+        "prefix_match_map": {"map": {"a": _leads_to("b")}},
+    },
+    {
+        "input": _input(header_name="x-ip"),
+        "custom_match": {
+            "name": "ip",
+            "typed_config": {
+                "@type": _XDS + "IPMatcher",
+                "range_matchers": [{"ranges": [_RANGE], "on_match": _leads_to("ip")}],
+            },
+        },
+    },
+    {
+        "input": _input("extensions.matching.common_inputs.network.v3.FilterStateInput", key="k"),
+        "custom_match": {
+            "name": "names",
+            "typed_config": {
+                "@type": _XDS + "ServerNameMatcher",
+                "domain_matchers": [{"domains": ["*.a"], "on_match": _leads_to("name")}],
+            },
+        },
+    },
+]
+_MATCHED: Json = {
+    "name": "tree",
+    "domains": ["tree.example"],
+    "matcher": {
+        "matcher_list": {
+            "matchers": [
+                {
+                    "predicate": {
+                        "and_matcher": {
+                            "predicate": [
+                                {"not_matcher": _when(value_match={"exact": "A", "ignore_case": True})},
+                                {
+                                    "or_matcher": {
+                                        "predicate": [
+                                            _when(custom_match=_IN_RANGE),
+                                            _when(value_match={"safe_regex": {"regex": "a+", "google_re2": {}}}),
+                                            _when(
+                                                custom_match=_custom(
+                                                    "consistent_hashing.v3.ConsistentHashing",
+                                                    threshold=2,
+                                                    modulo=4,
+                                                    seed=3,
+                                                )
+                                            ),
+                                            _when(
+                                                custom_match=_custom(
+                                                    "runtime_fraction.v3.RuntimeFraction",
+                                                    runtime_fraction={"default_value": HALF},
+                                                    seed=3,
+                                                )
+                                            ),
+                                        ]
+                                    }
+                                },
+                            ]
+                        }
+                    },
+                    "on_match": {"matcher": {"matcher_tree": tree, "on_no_match": _leads_to("otherwise")}},
+                }
+                for tree in _TREES
+            ]
+        },
+        "on_no_match": _leads_to("no"),
+    },
+}
 ROUTES: Json = {
     "name": "rich",
     "virtual_hosts": [
@@ -199,13 +473,19 @@ ROUTES: Json = {
             ]
             + _OTHERS,
             "include_request_attempt_count": True,
+            "include_attempt_count_in_response": True,
+            "include_is_timeout_retry_header": True,
             "require_tls": "EXTERNAL_ONLY",
+            **RATE_LIMITS,
+            "request_mirror_policies": [{"cluster": "c2"}],
             "retry_policy": {"retry_on": "5xx"},
             "typed_per_filter_config": PER_ROUTE,
             **MUTATIONS,
-        }
+        },
+        _MATCHED,
     ],
     "ignore_port_in_host_matching": True,
+    "request_mirror_policies": [{"cluster": "c3"}],
     "max_direct_response_body_size_bytes": 100,
     "most_specific_header_mutations_wins": True,
     "typed_per_filter_config": PER_ROUTE,
@@ -675,6 +955,13 @@ LISTENERS: list[Json] = [
                         rds=_RDS,
                         http_filters=[
                             {"name": "fault", "typed_config": FAULT},
+                            {"name": "limit", "typed_config": LOCAL_RATE_LIMIT},
+                            {"name": "session", "typed_config": SESSION},
+                            {"name": "metadata", "typed_config": HEADER_TO_METADATA},
+                            {
+                                "name": "buffer",
+                                "typed_config": _BUFFER,
+                            },
                             {
                                 "name": "mutation",
                                 "typed_config": typed(

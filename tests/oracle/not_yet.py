@@ -38,10 +38,6 @@ NOT_YET: dict[str, Reasons] = {
     },
     "resilience/timeout-grpc": every("the grpc-timeout header over HTTP", "honoured", "capped", "old-honoured"),
     "resilience/x-envoy-timeout-headers": every("max_stream_duration", "stream-duration"),
-    "routing/header-cookies": "RouteMatch.cookies: the installed xds-protos does not have the field",
-    "routing/internal-redirect": "internal_redirect_policy",
-    "routing/matcher-tree": "VirtualHost.matcher",
-    "routing/mirror": "request_mirror_policies",
     "routing/path-merge-only": "merge_slashes of the HttpConnectionManager",
     "routing/path-normalize": {
         **every(_UNSENDABLE, "dotdot", "dotdot-end", "dot", "root-escape", "query-untouched", "tail-dot"),

@@ -6,12 +6,13 @@ from google.protobuf import any_pb2, json_format, wrappers_pb2
 from meshlib.model.balancing import ConsistentHashing, HashFunction, LbPolicy
 from meshlib.model.cluster import OutlierDetection, RetryBudget
 from meshlib.model.endpoint import HealthStatus, Workload
-from meshlib.model.headers import AppendAction
+from meshlib.model.headers import AppendAction, FilterMutations
 from meshlib.model.match import HeaderMatch, QueryMatch, StringMatch, StringOp
 from meshlib.model.rewrite import RegexRewrite
 from meshlib.model.route import DirectResponse, Redirect, WeightedCluster
 from meshlib.model.template import Template
 from meshlib.model.traffic import (
+    CookieToMake,
     FaultAbort,
     FaultDelay,
     FaultInjection,
@@ -117,12 +118,23 @@ def test_query_matchers(matcher, expected):
     assert first(table(route(match=match))).match.query == (expected,)
 
 
-@pytest.mark.parametrize("field", ["connect_matcher", "tls_context"])
-def test_a_route_no_call_can_meet_is_left_out_and_noted(field):
-    match = {field: {}} if field == "connect_matcher" else {"prefix": "/", field: {"presented": True}}
-    data = table(route(match=match, name="never"), route(name="next"))
-    assert [r.name for r in value(ROUTE, data).virtual_hosts[0].routes] == ["next"]
-    assert list(noted(ROUTE, data)) == [f"virtual_hosts[0].routes[0].match.{field}"]
+METADATA = {"filter": "f", "path": [{"key": "k"}], "value": {"string_match": {"exact": "v"}}}
+
+
+@pytest.mark.parametrize(
+    ("field", "match", "names"),
+    [
+        ("connect_matcher", {"connect_matcher": {}}, ["next"]),
+        ("", {"prefix": "/", "tls_context": {"presented": True}}, ["next"]),
+        ("", {"prefix": "/", "tls_context": {"presented": False}}, ["first", "next"]),
+        ("dynamic_metadata", {"prefix": "/", "dynamic_metadata": [METADATA]}, ["next"]),
+        ("dynamic_metadata", {"prefix": "/", "dynamic_metadata": [{**METADATA, "invert": True}]}, ["first", "next"]),
+    ],
+)
+def test_a_route_no_call_can_meet_is_left_out(field, match, names):
+    data = table(route(match=match, name="first"), route(name="next"))
+    assert [r.name for r in value(ROUTE, data).virtual_hosts[0].routes] == names
+    assert list(noted(ROUTE, data)) == ([f"virtual_hosts[0].routes[0].match.{field}"] if field else [])
 
 
 @pytest.mark.parametrize(
@@ -133,7 +145,7 @@ def test_a_route_no_call_can_meet_is_left_out_and_noted(field):
     ],
 )
 def test_an_action_that_is_not_done_leads_nowhere_rather_than_elsewhere(action, name):
-    data = table({"match": {"prefix": "/"}, **action})
+    data = table({"match": {"prefix": "/"}, **action}, cluster_specifier_plugins=[{"extension": {"name": "p"}}])
     assert [target.name for target in first(data).action.clusters] == [name]
     assert list(noted(ROUTE, data).values()) == ["leads nowhere: a call that matches meets NC"]
 
@@ -492,8 +504,8 @@ def test_consistent_hashing(fields, hashing):
         ({"cookie": {"name": "Sid", "path": "/"}}, HashPolicy(HashOn.COOKIE, "Sid"), {}),
         (
             {"cookie": {"name": "sid", "ttl": "60s"}},
-            HashPolicy(HashOn.COOKIE, "sid"),
-            {"cookie.ttl": "no cookie is made: a request without it goes to an endpoint at random"},
+            HashPolicy(HashOn.COOKIE, "sid", cookie=CookieToMake(60)),
+            {},
         ),
         (
             {"connection_properties": {"source_ip": True}},
@@ -693,8 +705,8 @@ def test_a_filter_configuration_in_its_wrapper():
     assert made.notes == ()
     assert made.value.virtual_hosts[0].routes[0].filter_mutations
     disabled = decoded_route(disabled=True)
-    assert disabled.value.virtual_hosts[0].routes[0].filter_mutations == ()
-    assert [note.field_path.rpartition(".")[2] for note in disabled.notes] == ["disabled"]
+    assert disabled.value.virtual_hosts[0].routes[0].filter_mutations == (FilterMutations(disabled=True),)
+    assert disabled.notes == ()
 
 
 def tls_of(**context):

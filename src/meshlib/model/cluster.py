@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from meshlib.model.balancing import ROUND_ROBIN, Balancing, LbPolicy
@@ -200,6 +201,7 @@ class Cluster:
             checks find it healthy.
         service: the service it belongs to.
         source: where its policy was configured (``dr.yaml:3``), for ``explain``.
+        metadata: as configured, for commands in headers.
     """
 
     name: str
@@ -223,6 +225,7 @@ class Cluster:
     ignore_health_on_removal: bool = False
     service: ServiceRef = ServiceRef()
     source: str = ""
+    metadata: Mapping[str, Mapping[str, object]] = field(default_factory=dict, hash=False)
 
     @property
     def lb_policy(self) -> LbPolicy:

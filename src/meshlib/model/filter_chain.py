@@ -15,6 +15,7 @@ from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
+from meshlib.model.filters import Filters
 from meshlib.model.headers import FilterMutations
 from meshlib.model.route import RouteConfiguration, WeightedCluster
 from meshlib.model.traffic import FaultInjection
@@ -32,6 +33,7 @@ class HttpConnectionManager:
         fault_filter: whether the fault filter is in the chain; per-route faults need it.
         fault: the filter's own fault, for routes that set none.
         header_mutation: the header_mutation filter, None where it is not in the chain.
+        filters: the chain of filters that may answer; empty where the fault filter is the only one.
     """
 
     route_name: str = ""
@@ -39,6 +41,7 @@ class HttpConnectionManager:
     fault_filter: bool = False
     fault: FaultInjection | None = None
     header_mutation: FilterMutations | None = None
+    filters: Filters = ()
 
 
 @dataclass(frozen=True, slots=True)

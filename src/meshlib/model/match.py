@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import re2
 
 from meshlib.model.request import RequestView
+from meshlib.model.uri_template import UriTemplate
 
 
 class HeaderValues(Protocol):
@@ -86,13 +87,15 @@ def full_match(pattern: str) -> Test:
 class PathMatch:
     """The path specifier of ``RouteMatch``: exactly one way to look at the path.
 
-    ``separated`` is ``path_separated_prefix``. The query never takes part.
+    ``separated`` is ``path_separated_prefix``. ``template`` is the URI template (``path_match_policy``)
+    that a regular expression was made of. The query never takes part.
     """
 
     op: StringOp
     value: str
     case_sensitive: bool = True
     separated: bool = False
+    template: UriTemplate | None = None
 
     def compile(self) -> Test:
         """Return the closure over the path without query."""
@@ -103,6 +106,8 @@ class PathMatch:
         return lambda path: test(path) and (len(path) == length or path[length] == "/")
 
     def __str__(self) -> str:
+        if self.template is not None:
+            return f"path_match_policy {self.template}"
         kind = "path_separated_prefix" if self.separated else {"exact": "path"}.get(self.op.value, self.op.value)
         return f"{kind} {self.value}" + ("" if self.case_sensitive else " (ignoring case)")
 
@@ -196,8 +201,30 @@ class QueryMatch:
 
 
 @dataclass(frozen=True, slots=True)
+class CookieMatch:
+    """``CookieMatcher``: looks at the first cookie of the name; one that is missing matches only inverted."""
+
+    name: str
+    string: StringMatch
+    invert: bool = False
+
+    def compile(self) -> Predicate:
+        """Return the closure over the request."""
+        name, invert, test = self.name, self.invert, self.string.compile()
+
+        def matches(view: RequestView) -> bool:
+            value = view.cookie(name)
+            return (value is not None and test(value)) is not invert
+
+        return matches
+
+    def __str__(self) -> str:
+        return f"{self.name} {'not ' if self.invert else ''}{self.string}"
+
+
+@dataclass(frozen=True, slots=True)
 class RouteMatch:
-    """``envoy.config.route.v3.RouteMatch``: path and headers and query, all of them.
+    """``envoy.config.route.v3.RouteMatch``: path, headers, query and cookies, all of them.
 
     Attributes:
         grpc: only gRPC requests (content-type ``application/grpc``).
@@ -207,6 +234,7 @@ class RouteMatch:
     path: PathMatch
     headers: tuple[HeaderMatch, ...] = ()
     query: tuple[QueryMatch, ...] = ()
+    cookies: tuple[CookieMatch, ...] = ()
     grpc: bool = False
     runtime_fraction: float | None = None
 
@@ -215,6 +243,7 @@ class RouteMatch:
         path = self.path.compile()
         checks: list[Predicate] = [m.compile() for m in self.headers]
         checks += [m.compile() for m in self.query]
+        checks += [m.compile() for m in self.cookies]
         if self.grpc:
             checks.append(is_grpc)
         if not checks:
@@ -224,6 +253,7 @@ class RouteMatch:
 
     def __str__(self) -> str:
         parts = [str(self.path), *(f"header {m}" for m in self.headers), *(f"query {m}" for m in self.query)]
+        parts += [f"cookie {m}" for m in self.cookies]
         return " and ".join([*parts, *(["gRPC"] if self.grpc else [])])
 
 

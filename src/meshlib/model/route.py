@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, cast
 
+from meshlib.model.body_format import BodyFormat
+from meshlib.model.filters import RouteLimits, Settings
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
 from meshlib.model.match import Predicate, RouteMatch
 from meshlib.model.metadata import Criteria
 from meshlib.model.request import RequestView
 from meshlib.model.rewrite import RegexRewrite
-from meshlib.model.template import Template
-from meshlib.model.traffic import FaultInjection, HashPolicy, RetryPolicy
+from meshlib.model.template import Metadata, Template
+from meshlib.model.traffic import FaultInjection, HashPolicy, InternalRedirects, MirrorPolicy, RetryPolicy
 
 DEFAULT_ROUTE_TIMEOUT = 15.0  # RouteAction.timeout: "If not specified, the default is 15s."
 
@@ -27,6 +30,7 @@ class WeightedCluster:
         host_rewrite: the authority when this target is drawn, before the route's own rewrites.
         request_headers, response_headers: applied before the route's.
         filter_mutations: for the header_mutation filter, when this target is drawn.
+        filters: what is said to other filters, when this target is drawn.
         subset: what is asked of its endpoints (``metadata_match``): the route's, and its own before that.
     """
 
@@ -38,6 +42,7 @@ class WeightedCluster:
     request_headers: HeaderMutations = NO_MUTATIONS
     response_headers: HeaderMutations = NO_MUTATIONS
     filter_mutations: FilterMutations | None = None
+    filters: Settings = ()
     subset: Criteria = ()
 
 
@@ -56,10 +61,13 @@ class RouteAction:
         host_rewrite_header: the request header whose value replaces the authority, when it is there.
         host_rewrite_path_regex: makes the authority out of the path.
         auto_host_rewrite: the authority is the endpoint's host name, where it has one.
+        append_forwarded_host: whether a rewrite of the authority keeps what it was in ``x-forwarded-host``.
         cluster_not_found_code: status when the cluster does not exist.
         timeout_status: status when the timeout passes; only a request asks for another than 504.
         hash_policies: what of the request finds its endpoint, for RING_HASH and MAGLEV clusters.
         weights_by_hash: ``use_hash_policy``: that hash, where there is one, draws the cluster as well.
+        internal_redirects: which redirects are followed here, None = none.
+        mirrors: copies of requests that are sent elsewhere (the route's, else the virtual host's, else the table's).
     """
 
     clusters: tuple[WeightedCluster, ...]
@@ -73,17 +81,21 @@ class RouteAction:
     host_rewrite_header: str = ""
     host_rewrite_path_regex: RegexRewrite | None = None
     auto_host_rewrite: bool = False
+    append_forwarded_host: bool = False
     timeout_status: int = 504
     hash_policies: tuple[HashPolicy, ...] = ()
     weights_by_hash: bool = False
+    internal_redirects: InternalRedirects | None = None
+    mirrors: tuple[MirrorPolicy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class DirectResponse:
-    """``DirectResponseAction``: the configuration itself answers."""
+    """``DirectResponseAction``: the configuration itself answers; ``format`` makes something of the body."""
 
     status: int
     body: str = ""
+    format: BodyFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,9 @@ class Route:
         fault: fault injection in force here (route, else virtual host, else filter).
         request_headers, response_headers: of route, virtual host and table, in the order they apply.
         filter_mutations: for the header_mutation filter: the route's, the virtual host's, the table's.
+        filters: what is said to other filters here (route, else virtual host, else table).
+        metadata: of the route, for commands in headers.
+        limits: its ``rate_limits`` and the virtual host's, None where there are none.
         source: where it was configured (``catalog-vs.yaml:7``).
         unsupported: fields received that meshlib does not honour, for the capability report.
         matches: the compiled ``match``.
@@ -129,6 +144,9 @@ class Route:
     request_headers: HeaderMutations = NO_MUTATIONS
     response_headers: HeaderMutations = NO_MUTATIONS
     filter_mutations: tuple[FilterMutations, ...] = ()
+    filters: Settings = ()
+    limits: RouteLimits | None = None
+    metadata: Metadata = field(default_factory=dict, hash=False)
     matches: Predicate = field(init=False, compare=False, repr=False)
     rewrites: bool = field(init=False, compare=False, repr=False)
 
@@ -153,14 +171,34 @@ class VirtualHost:
     Attributes:
         routes: in order; of a large table they may be decoded when they are first read.
         attempt_count: ``include_request_attempt_count``: send ``x-envoy-attempt-count``.
+        attempt_count_in_response: ``include_attempt_count_in_response``: say it in the response as well.
+        timeout_retry: ``include_is_timeout_retry_header``: send ``x-envoy-is-timeout-retry`` with retries.
         require_tls: "", "ALL" or "EXTERNAL_ONLY".
+        metadata: of the virtual host, for commands in headers.
+        by_tree: whether a matcher tree finds the routes for a request; they are :class:`Routes` then.
     """
 
     name: str
     domains: tuple[str, ...]
     routes: Sequence[Route] = ()
     attempt_count: bool = False
+    attempt_count_in_response: bool = False
+    timeout_retry: bool = False
     require_tls: str = ""
+    by_tree: bool = False
+    metadata: Metadata = field(default_factory=dict, hash=False)
+
+    def candidates(self, view: RequestView) -> Sequence[Route]:
+        """Return the routes that may take a request, in order."""
+        return cast("Routes", self.routes).of(view) if self.by_tree else self.routes
+
+
+class Routes(Protocol):
+    """Routes that a matcher tree leads to."""
+
+    def of(self, view: RequestView) -> Sequence[Route]:
+        """Return those for a request, in order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from meshlib.model.headers import NO_MUTATIONS, HeaderMutations
 from meshlib.model.match import HeaderMatch
 from meshlib.model.rewrite import RegexRewrite
 
@@ -126,6 +127,31 @@ class HashOn(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class CookieToMake:
+    """``HashPolicy.Cookie`` with a ``ttl``: what is set for a request that lacks it.
+
+    Attributes:
+        ttl: seconds; 0 makes a session cookie.
+        path: of the cookie, empty for none.
+        attributes: names and values, an empty value for a flag.
+    """
+
+    ttl: int
+    path: str = ""
+    attributes: tuple[tuple[str, str], ...] = ()
+
+    def header(self, name: str, value: str) -> str:
+        """Return the ``set-cookie`` header, as Envoy writes it."""
+        parts = [f'{name}="{value}"']
+        if self.ttl:
+            parts.append(f"Max-Age={self.ttl}")
+        if self.path:
+            parts.append(f"Path={self.path}")
+        parts += [f"{key}={text}" if text else key for key, text in self.attributes]
+        return "; ".join([*parts, "HttpOnly"])
+
+
+@dataclass(frozen=True, slots=True)
 class HashPolicy:
     """``RouteAction.HashPolicy``: hash a part of the request to find its endpoint.
 
@@ -134,13 +160,59 @@ class HashPolicy:
         name: of the header (lower case), cookie or query parameter.
         terminal: whether the policies behind it are passed over once there is a hash.
         rewrite: changes a header's value before it is hashed.
+        cookie: makes a cookie for a request without it, so that the next one finds the same endpoint.
     """
 
     on: HashOn
     name: str = ""
     terminal: bool = False
     rewrite: RegexRewrite | None = None
+    cookie: CookieToMake | None = None
 
     def rewritten(self, value: str) -> str:
         """Return what is hashed of a header's value."""
         return self.rewrite.replace(value) if self.rewrite else value
+
+
+@dataclass(frozen=True, slots=True)
+class InternalRedirects:
+    """``InternalRedirectPolicy``: redirects that are followed here and never shown to the application.
+
+    Attributes:
+        codes: the statuses that are followed, of 301, 302, 303, 307 and 308; Envoy's default 302.
+        limit: how many a call follows (``max_internal_redirects``); Envoy's default 1.
+        cross_scheme: whether ``https://`` may follow from ``http://`` and the other way round.
+        safe_cross_scheme: whether a predicate forbids ``https://`` to follow from ``http://``.
+        allowed_routes: the names of routes that may be led to, of each ``allow_listed_routes`` predicate.
+        previous_routes: whether a predicate forbids a route to lead to the same route twice.
+        copied: response headers, in lower case, that the next request takes over.
+    """
+
+    codes: frozenset[int] = frozenset({302})
+    limit: int = 1
+    cross_scheme: bool = False
+    safe_cross_scheme: bool = False
+    allowed_routes: tuple[frozenset[str], ...] = ()
+    previous_routes: bool = False
+    copied: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorPolicy:
+    """``RouteAction.RequestMirrorPolicy``: send a copy of a request to another cluster, and forget it.
+
+    Attributes:
+        cluster: where to.
+        header: the request header that names the cluster in its place (``cluster_header``).
+        percentage: 0 to 100, of requests that are mirrored.
+        suffix: whether ``-shadow`` is appended to the host, before its port.
+        host_rewrite: the host of the copy, as it is, in place of that.
+        request_headers: made to the headers of the copy alone.
+    """
+
+    cluster: str = ""
+    header: str = ""
+    percentage: float = 100.0
+    suffix: bool = True
+    host_rewrite: str = ""
+    request_headers: HeaderMutations = NO_MUTATIONS

@@ -6,8 +6,9 @@ from collections.abc import Generator, Iterator, Sequence
 
 from meshlib.model.discovery import Discovery, address_in
 from meshlib.model.match import is_grpc
+from meshlib.model.metadata import criteria, merged
 from meshlib.model.route import RouteAction, WeightedCluster
-from meshlib.policy import aggregate, flags, headers, replies, routing
+from meshlib.policy import aggregate, flags, headers, mirroring, redirecting, replies, routing
 from meshlib.policy.balancing.hashing import request_key
 from meshlib.policy.call import Call, Policy
 from meshlib.policy.cluster_state import ClusterState, EndpointState
@@ -19,10 +20,12 @@ from meshlib.policy.effects import (
     Discard,
     Effect,
     ErrorKind,
+    Mirror,
     Outcome,
     Park,
     Reply,
     Respond,
+    Restart,
     Sleep,
 )
 from meshlib.policy.headers import CallFacts, Edit, RequestHead
@@ -52,6 +55,7 @@ class Attempts:
         "head",
         "named",
         "record",
+        "restarted",
         "retrying",
         "state",
         "tried",
@@ -73,6 +77,7 @@ class Attempts:
         self.failed: bool | None = None  # None while nothing is known, for the breaker
         self.verdict: Verdict | None = None  # on the last attempt
         self.retrying = False
+        self.restarted = False  # by an internal redirect: the call begins anew
         self.state: EndpointState | None = None  # of the last attempt
         self.named: Iterator[str] | None = None  # endpoints the request names, those not tried yet
 
@@ -137,9 +142,12 @@ class Attempts:
             if not begun:
                 yield self._local(self._overflow("max_requests", cluster.limits.thresholds.max_requests))
                 return None
-            outcome = yield from self._send(state)
+            outcome, sent = yield from self._send(state)
             wait = self._retry(outcome)
-            if wait is None:
+            if wait is None and (restart := self._redirected(outcome, sent)) is not None:
+                yield restart
+                self.call.restart(restart.view)
+            elif wait is None:
                 yield from self._finish(outcome, state)
             elif outcome.response is not None:
                 yield Discard(outcome)
@@ -168,10 +176,16 @@ class Attempts:
             key = request_key(balancing.hashing.hash_policies, call.view)
         if cluster.config.discovery is Discovery.ORIGINAL_DST:
             return cluster.original(*self._original())
+        subset, dynamic = self.drawn.subset, self.record.metadata.get("envoy.lb")
+        if dynamic:
+            subset = merged(subset, criteria(dynamic))
+        now, session = call.clock(), call.session
+        if session is not None and session.endpoint is not None and not tried and not cluster.config.members:
+            strict = session.config.strict
+            return cluster.pick(now, key=key, subset=subset, override=session.endpoint, strict=strict)
         avoid, tries, retry = None, 1, self.action.retry
         if tried and retry is not None:
             avoid, tries = avoided(retry, tried), retry.host_selection_max_attempts
-        now, subset = call.clock(), self.drawn.subset
         if cluster.config.members:
             clusters = call.live.clusters
             return aggregate.pick(cluster, clusters, call.chance, now, avoid=avoid, tries=tries, key=key, subset=subset)
@@ -193,7 +207,16 @@ class Attempts:
             host, port = named
         return host, port if instead.port is None else instead.port
 
-    def _send(self, state: EndpointState) -> Generator[Effect, Answer, Outcome]:
+    def _redirected(self, outcome: Outcome, sent: Attempt) -> Restart | None:
+        """Return the request that an internal redirect leads to, None for none."""
+        policy = self.action.internal_redirects
+        restart = redirecting.followed(self.call, policy, outcome, sent) if policy is not None else None
+        if restart is not None:
+            self._release_retry()
+            self.failed, self.restarted = False, True
+        return restart
+
+    def _send(self, state: EndpointState) -> Generator[Effect, Answer, tuple[Outcome, Attempt]]:
         call, record = self.call, self.record
         now = call.clock()
         self.state = state
@@ -203,8 +226,13 @@ class Attempts:
         attempt = AttemptRecord(len(record.attempts) + 1, endpoint, now, timeout)
         record.attempts.append(attempt)
         added = call.observer.attempt_started(record, attempt)
+        if call.added:
+            added = [*call.added, *added]
         try:
-            answer = yield self._effect(attempt, state, added)
+            effect = self._effect(attempt, state, added)
+            if self.action.mirrors and attempt.number == 1:
+                yield from self._mirrors(attempt, added)
+            answer = yield effect
             if not isinstance(answer, Outcome):
                 raise TypeError(f"the driver answered an Attempt with {answer!r}")
             self.deadlines.uploaded(answer.upload)
@@ -226,7 +254,13 @@ class Attempts:
         verdict = self.verdict = self._judge(answer)
         if verdict is not None:
             state.cluster.observe(state, verdict, attempt.ended)
-        return answer
+        return answer, effect
+
+    def _mirrors(self, attempt: AttemptRecord, added: Sequence[tuple[str, str]]) -> Iterator[Mirror]:
+        assert self.head is not None
+        set_ = self.head.for_attempt(attempt.number, self._own_headers(attempt), added)
+        merged = headers.merged(self.call.view, set_, self.call.steering | self.head.removed)
+        return mirroring.mirrors(self.call, self.action, self.head.authority, self.head.target, merged)
 
     def _effect(self, attempt: AttemptRecord, state: EndpointState, added: Sequence[tuple[str, str]]) -> Attempt:
         cluster, endpoint = state.cluster, state.endpoint
@@ -240,6 +274,10 @@ class Attempts:
         host = headers.endpoint_authority(cluster.config, endpoint) if self.action.auto_host_rewrite else ""
         if host:
             sent = [*(pair for pair in sent if pair[0] != headers.ORIGINAL_HOST), (headers.ORIGINAL_HOST, authority)]
+            if self.action.append_forwarded_host:
+                before = headers.merged(self.call.view, sent, self.call.steering)
+                sent = [pair for pair in sent if pair[0] != headers.FORWARDED_HOST]
+                sent.append((headers.FORWARDED_HOST, headers.forwarded_host(before, authority)))
             authority = host
         return Attempt(
             number=attempt.number,
@@ -259,8 +297,12 @@ class Attempts:
         told = attempt.timeout if attempt.number > 1 else self.deadlines.configured
         if told is not None:
             own.append(("x-envoy-expected-rq-timeout-ms", str(round(told * 1000))))
-        if self.choice.virtual_host is not None and self.choice.virtual_host.attempt_count:
-            own.append(("x-envoy-attempt-count", str(attempt.number)))
+        host = self.choice.virtual_host
+        if host is not None and host.attempt_count:
+            own.append((headers.ATTEMPT_COUNT, str(attempt.number)))
+        if host is not None and host.timeout_retry and attempt.number > 1:
+            late = self.record.attempts[-2].error_kind is ErrorKind.TIMEOUT
+            own.append(("x-envoy-is-timeout-retry", "true" if late else "false"))
         return own
 
     def _retry(self, outcome: Outcome) -> float | None:
@@ -319,14 +361,31 @@ class Attempts:
 
     def _edit(self, status: int) -> Edit | None:
         mutations = headers.response_mutations(self.choice, self.drawn)
-        return headers.response_edit(mutations, self._facts(), status) if mutations else None
+        first, added = self._told(), self.call.answered
+        if self.call.session is not None:
+            added = [*added, *self.call.session.told(self.record.endpoint)]
+        if not (mutations or first or added):
+            return None
+        return headers.response_edit(mutations, self._facts(), status, first, added)
+
+    def _told(self) -> Sequence[tuple[str, str]]:
+        """Return what the router itself adds to a response, before the route's mutations."""
+        host = self.choice.virtual_host
+        counts = host is not None and host.attempt_count_in_response
+        if not (counts or self.call.cookies):
+            return ()
+        told = [("set-cookie", cookie) for cookie in self.call.cookies]
+        return [*told, (headers.ATTEMPT_COUNT, str(len(self.record.attempts)))] if counts else told
 
     def _local(self, reply: Reply) -> Reply:
+        host = self.choice.virtual_host
+        if host is not None and host.attempt_count_in_response:
+            reply.headers = ((headers.ATTEMPT_COUNT, str(len(self.record.attempts))), *reply.headers)
         mutations = headers.response_mutations(self.choice, self.drawn)
-        return headers.edit_reply(reply, mutations, self._facts()) if mutations else reply
+        return headers.edit_reply(reply, mutations, self._facts(), self.call.answered)
 
     def _facts(self) -> CallFacts:
-        return (self.head.facts if self.head else None) or CallFacts(self.record)
+        return (self.head.facts if self.head else None) or CallFacts(self.record, choice=self.choice)
 
     def _error_reply(self, outcome: Outcome) -> Reply:
         if outcome.error is ErrorKind.TIMEOUT:

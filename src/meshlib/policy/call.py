@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
 
 from meshlib.clock import Clock, Randomness
+from meshlib.model.headers import Pair
 from meshlib.model.request import RequestView
+from meshlib.model.traffic import HashPolicy
 from meshlib.policy import routing, steering
 from meshlib.policy.effects import (
     Answer,
     Effect,
 )
 from meshlib.policy.events import Observer
-from meshlib.policy.record import CallRecord
+from meshlib.policy.record import NO_METADATA, CallRecord
 from meshlib.policy.retrying import PlanFor, plan_for
+from meshlib.policy.sessions import Session
 from meshlib.policy.state import LiveSnapshot
 
 Policy = Generator[Effect, Answer, None]
@@ -35,6 +38,11 @@ class Call:
         hint: words for a call that found no route ("did you mean …?").
         steering: names of the request headers that steer the call; found out as it goes.
         key: the request's hash, by the route's hash policies; found out as it goes.
+        added: headers that filters add to the request.
+        answered: headers that filters add to the response.
+        cookies: ``set-cookie`` headers that hash policies make.
+        removed: headers of the request that filters take off.
+        session: which endpoint a stateful session asks for, None without one.
     """
 
     view: RequestView
@@ -47,3 +55,34 @@ class Call:
     hint: Hint = field(default=lambda view, _choice: f"no route for {view.authority}")
     steering: frozenset[str] = steering.NOTHING
     key: int | None = None
+    added: Sequence[Pair] = ()
+    answered: Sequence[Pair] = ()
+    cookies: Sequence[str] = ()
+    removed: frozenset[str] = frozenset()
+    session: Session | None = None
+
+    def copied(self, view: RequestView, record: CallRecord, observer: Observer) -> Call:
+        """Return a call of ``view`` under the same configuration: a copy of the request."""
+        call = replace(self, view=view, record=record, observer=observer)
+        call.forget()
+        return call
+
+    def make_cookie(self, policy: HashPolicy) -> str:
+        """Make the cookie of a hash policy for a request without it; returns its value."""
+        value = f"{int(self.chance.random() * 2**64):016x}"
+        if policy.cookie is not None:
+            self.cookies = [*self.cookies, policy.cookie.header(policy.name, value)]
+        return value
+
+    def restart(self, view: RequestView) -> None:
+        """Go on with another request, after an internal redirect; the record goes on with it."""
+        self.view = self.record.request = view
+        self.record.attempts, self.record.metadata = [], NO_METADATA
+        self.record.cluster, self.record.cluster_name = None, ""
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what was found out of another request."""
+        self.steering, self.key = steering.NOTHING, None
+        self.added = self.answered = self.cookies = ()
+        self.session, self.removed = None, frozenset()

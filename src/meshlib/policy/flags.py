@@ -47,6 +47,32 @@ SHORT_NAMES: tuple[tuple[int, str], ...] = (
 )
 
 
+_LONG_NAMES = {
+    "DI": "DelayInjected",
+    "FI": "FaultInjected",
+    "RL": "RateLimited",
+    "NR": "NoRouteFound",
+    "NC": "NoClusterFound",
+    "URX": "UpstreamRetryLimitExceeded",
+    "UH": "NoHealthyUpstream",
+    "UO": "UpstreamOverflow",
+    "UF": "UpstreamConnectionFailure",
+    "UC": "UpstreamConnectionTermination",
+    "UR": "UpstreamRemoteReset",
+    "LR": "LocalReset",
+    "UT": "UpstreamRequestTimeout",
+    "UPE": "UpstreamProtocolError",
+    "DT": "DurationTimeout",
+    "UDO": "UnconditionalDropOverload",
+    "DC": "DownstreamConnectionTermination",
+}
+
+
+def long_names(flags: int) -> str:
+    """Return Envoy's long names joined by commas, or ``-`` for none."""
+    return ",".join(_LONG_NAMES.get(name, name) for name in names(flags).split(","))
+
+
 def names(flags: int) -> str:
     """Return the short names joined by commas, or ``-`` for none, as Envoy's access log does."""
     if not flags:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from meshlib.model.filters import LocalRateLimit
 from meshlib.model.match import is_grpc
 from meshlib.model.route import DirectResponse
 from meshlib.model.traffic import FaultAbort
 from meshlib.policy import flags
 from meshlib.policy.effects import ErrorKind, Outcome, Reply, ReplyKind
+from meshlib.policy.headers import CallFacts
 from meshlib.policy.record import CallRecord
 
 TEXT = (("content-type", "text/plain"),)
@@ -150,12 +152,33 @@ def fault_abort(record: CallRecord, abort: FaultAbort) -> Reply:
     return _finish(record, reply, flags.FAULT_INJECTED, "fault_filter_abort")
 
 
+def rate_limited(record: CallRecord, limit: LocalRateLimit) -> Reply:
+    """429 RL, or the status configured: the local rate limit is reached."""
+    where = f"route {record.route!r}" if record.route else "this listener"
+    reply = Reply(ReplyKind.CONFIGURED, limit.status, "local_rate_limited", TEXT, f"the local rate limit of {where}")
+    if is_grpc(record.request) and limit.resource_exhausted:
+        reply.grpc_status = 8
+    return _finish(record, reply, flags.RATE_LIMITED, "local_rate_limited")
+
+
+def too_large(record: CallRecord, limit: int) -> Reply:
+    """413: the request has more bytes than the buffer filter takes."""
+    message = f"the request has more than the {limit} bytes of the buffer filter's max_request_bytes"
+    reply = Reply(ReplyKind.CONFIGURED, 413, "Payload Too Large", TEXT, message)
+    return _finish(record, reply, 0, "request_payload_too_large")
+
+
 def direct(record: CallRecord, action: DirectResponse, location: str) -> Reply:
     """The response that the route itself gives; 201 and 3xx say where, as in Envoy."""
-    headers = TEXT if action.body else ()
+    body, content_type = action.body, "text/plain"
+    if action.format is not None:
+        facts = CallFacts(record)
+        facts.body = body
+        body, content_type = action.format.render(facts), action.format.content_type
+    headers: tuple[tuple[str, str], ...] = (("content-type", content_type),) if body else ()
     if action.status == 201 or 300 <= action.status < 400:
         headers = (("location", location), *headers)
-    reply = Reply(ReplyKind.CONFIGURED, action.status, action.body, headers, "direct response")
+    reply = Reply(ReplyKind.CONFIGURED, action.status, body, headers, "direct response")
     return _finish(record, reply, 0, "direct_response")
 
 

@@ -43,9 +43,7 @@ TO_TLS = Route(RouteMatch(path=PathMatch(StringOp.PREFIX, "")), Redirect(scheme=
 
 def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
     """Return the destination, virtual host and route of a request; first match wins."""
-    destination = snapshot.destination(
-        view.host, view.port, tls=view.scheme == "https", http2=is_grpc(view), chance=chance
-    )
+    destination = snapshot.destination(view.host, view.port, tls=view.tls, http2=is_grpc(view), chance=chance)
     if destination is None or destination.routes is None:
         return Choice(destination)
     host = destination.routes.virtual_host(view)
@@ -53,7 +51,7 @@ def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
         return Choice(destination)
     if host.require_tls == "ALL" and view.scheme != "https":
         return Choice(destination, host, TO_TLS)
-    for route in host.routes:
+    for route in host.candidates(view) if host.by_tree else host.routes:
         if route.matches(view) and _drawn(route, chance):
             return Choice(destination, host, route)
     return Choice(destination, host)

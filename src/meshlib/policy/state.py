@@ -16,6 +16,7 @@ from meshlib.policy.balancing.hosts import HostSet, host_sets
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.cluster_state import ClusterState, EndpointState, Surroundings
 from meshlib.policy.limits import mutex
+from meshlib.policy.ratelimit import RateLimits
 from meshlib.policy.upkeep import Keeping, no_upkeep
 
 _Default = TypeVar("_Default")
@@ -69,10 +70,12 @@ class LiveSnapshot:
     Attributes:
         snapshot: the configuration.
         clusters: live state by cluster name.
+        rate_limits: the token buckets of local rate limits.
     """
 
     snapshot: Snapshot
     clusters: LiveClusters
+    rate_limits: RateLimits
 
     def has_endpoint(self, cluster: str, address: tuple[str, int]) -> bool:
         """Tell whether connections to ``address`` for ``cluster`` still have a use."""
@@ -103,6 +106,7 @@ class MeshState:
         self.chance = chance
         self._keeping = keeping
         self._breaker = breaker or (lambda _name: None)
+        self._rate_limits = RateLimits(clock)
         self._peak_ewma = peak_ewma or (lambda _name: None)
         self.forked()
 
@@ -110,6 +114,7 @@ class MeshState:
         """Forget all live state: in a forked child it counts the parent's calls, and may be locked by them."""
         # Guards the rest but for reading _states, which is one look-up.
         self._lock = mutex()
+        self._rate_limits.forked()
         self._states: dict[str, ClusterState] = {}
         self._by_assignment: dict[str, set[str]] = {}  # EDS name -> clusters that have state
         self._snapshot: Snapshot | None = None
@@ -134,7 +139,7 @@ class MeshState:
             if before is not None and _local_cluster(before) is not _local_cluster(snapshot):
                 for state in self._states.values():
                     state.refresh()
-        return LiveSnapshot(snapshot, LiveClusters(snapshot, self, self._states))
+        return LiveSnapshot(snapshot, LiveClusters(snapshot, self, self._states), self._rate_limits)
 
     def _affected(self, before: Snapshot | None, snapshot: Snapshot) -> list[str]:
         """Return the clusters with state whose configuration may have changed."""

@@ -29,6 +29,7 @@ from meshlib.xds.decode_values import (
     flag,
     number,
     percent,
+    plain_metadata,
     seconds,
     source,
     unpack,
@@ -87,6 +88,7 @@ def cluster(scope: Scope, message: Any) -> Cluster:
         ignore_health_on_removal=message.ignore_health_on_host_removal,
         service=_service(message.metadata),
         source=source(message.metadata),
+        metadata=plain_metadata(message.metadata) if message.HasField("metadata") else {},
     )
 
 

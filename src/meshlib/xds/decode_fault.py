@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshlib.model.traffic import FaultAbort, FaultDelay, FaultInjection
+from meshlib.xds.decode_filters import ROUTE_SETTINGS
 from meshlib.xds.decode_headers import HEADER_MUTATION_PER_ROUTE
 from meshlib.xds.decode_matchers import header_match
 from meshlib.xds.decode_values import any_type, fraction, fraction_unit, seconds, unpack
@@ -15,10 +16,10 @@ from meshlib.xds.scope import Scope
 
 HTTP_FAULT = fault_pb2.HTTPFault.DESCRIPTOR.full_name
 _FILTER_CONFIG = route_components_pb2.FilterConfig.DESCRIPTOR.full_name
+_ELSEWHERE = ROUTE_SETTINGS | {HEADER_MUTATION_PER_ROUTE}  # decoded elsewhere
 # What a filter that is disabled without a configuration must be, by its customary name.
 _DEFAULT_TYPES = {
     "envoy.filters.http.fault": HTTP_FAULT,
-    "envoy.filters.http.header_mutation": HEADER_MUTATION_PER_ROUTE,
 }
 
 
@@ -77,8 +78,6 @@ def per_filter_fault(scope: Scope, configs: Any) -> FaultInjection | None:
         if HTTP_FAULT in (kind, _DEFAULT_TYPES.get(name) if disabled else ""):
             fault = None if disabled else unpack(place, packed, "", fault_pb2.HTTPFault)
             found = FaultInjection() if fault is None else fault_injection(place, fault)
-        elif disabled and HEADER_MUTATION_PER_ROUTE in (kind, _DEFAULT_TYPES.get(name)):
-            scope.at("typed_per_filter_config", name).note("disabled", "the listener's header mutations are made")
-        elif not disabled and kind not in IRRELEVANT_FILTER_CONFIGS and kind != HEADER_MUTATION_PER_ROUTE:
+        elif not disabled and kind not in IRRELEVANT_FILTER_CONFIGS and kind not in _ELSEWHERE:
             place.note("", f"{kind or 'the filter configuration'} {NOT_HONOURED}")
     return found

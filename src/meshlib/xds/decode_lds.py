@@ -13,11 +13,13 @@ from meshlib.model.filter_chain import (
     SourceType,
     TcpProxy,
 )
+from meshlib.model.filters import Disabled, Faults, Setting
 from meshlib.model.listener import Listener
 from meshlib.model.route import WeightedCluster
 from meshlib.xds.config_source import qualified
 from meshlib.xds.decode_eds import socket_address
 from meshlib.xds.decode_fault import HTTP_FAULT, fault_injection
+from meshlib.xds.decode_filters import FILTERS, filter_setting
 from meshlib.xds.decode_headers import HEADER_MUTATION, mutation_filter
 from meshlib.xds.decode_rds import route_configuration
 from meshlib.xds.decode_values import UINT32_MAX, any_type, choice, number, unpack
@@ -215,11 +217,13 @@ def _http(scope: Scope, hcm: Any) -> HttpConnectionManager:
     if choice(scope, hcm, "path_with_escaped_slashes_action") not in _KEEP_SLASHES:
         scope.note("path_with_escaped_slashes_action", "escaped slashes in paths are kept")
     has_fault, fault, mutations = False, None, None
+    filters: list[tuple[str, Setting | Disabled | Faults]] = []
     for i, filter_ in enumerate(hcm.http_filters):
         place = scope.at("http_filters", i)
         place.audit(filter_)
         if any_type(filter_.typed_config) == HTTP_FAULT and not filter_.disabled:
             has_fault = True
+            filters.append((filter_.name, Faults.HERE))
             config = unpack(place, filter_.typed_config, "typed_config", fault_pb2.HTTPFault)
             if config is not None and config.ListFields():
                 fault = fault_injection(place.at("typed_config"), config)
@@ -227,8 +231,13 @@ def _http(scope: Scope, hcm: Any) -> HttpConnectionManager:
             config = unpack(place, filter_.typed_config, "typed_config", header_mutation_pb2.HeaderMutation)
             if config is not None:
                 mutations = mutation_filter(place.at("typed_config"), config)
+        elif any_type(filter_.typed_config) in FILTERS:
+            setting = filter_setting(place.at("typed_config"), filter_.typed_config)
+            if setting is not None:
+                filters.append((filter_.name, Disabled.HERE if filter_.disabled else setting))
         else:
             _note_filter(place, filter_)
+    chain = tuple(filters) if any(each is not Faults.HERE for _, each in filters) else ()
     kind = hcm.WhichOneof("route_specifier")
     if kind == "rds":
         return HttpConnectionManager(
@@ -236,11 +245,14 @@ def _http(scope: Scope, hcm: Any) -> HttpConnectionManager:
             fault_filter=has_fault,
             fault=fault,
             header_mutation=mutations,
+            filters=chain,
         )
     if kind != "route_config":
         scope.fault(kind or "rds", "is not supported: expected rds or route_config" if kind else "is missing")
     table = route_configuration(scope.at("route_config"), hcm.route_config)
-    return HttpConnectionManager(route_config=table, fault_filter=has_fault, fault=fault, header_mutation=mutations)
+    return HttpConnectionManager(
+        route_config=table, fault_filter=has_fault, fault=fault, header_mutation=mutations, filters=chain
+    )
 
 
 def _route_name(scope: Scope, rds: Any) -> str:
