@@ -64,7 +64,11 @@ def routes(*, mutating: bool) -> tuple[Route, ...]:
         RouteMatch(PathMatch(StringOp.PREFIX, f"/other-{n}" if n % 2 else "/items"), (tester,) if not n % 2 else ())
         for n in range(ROUTES - 1)
     ]
-    added = HeaderMutations((MutationStep(add=(HeaderToAdd("x-added", Template("yes")),)),)) if mutating else HeaderMutations()
+    added = (
+        HeaderMutations((MutationStep(add=(HeaderToAdd("x-added", Template("yes")),)),))
+        if mutating
+        else HeaderMutations()
+    )
     action = RouteAction((WeightedCluster("v1", 90), WeightedCluster("v2", 10)), retry=RETRY)
     taken = Route(RouteMatch(PathMatch(StringOp.PREFIX, "/items")), action, "items", request_headers=added)
     return (*(Route(match, RouteAction((WeightedCluster("v1"),))) for match in misses), taken)

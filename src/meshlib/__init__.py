@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from meshlib.deadline import deadline
 from meshlib.errors import (
     BootstrapError,
     BreakerOpen,
@@ -60,6 +61,7 @@ __all__ = [
     "UpstreamConnectFailed",
     "UpstreamReset",
     "__version__",
+    "deadline",
 ]
 
 _LAZY = {

@@ -94,15 +94,24 @@ def test_the_retry_slot_is_free_once_the_retry_has_its_response():
     assert [len(run.attempts) for run in runs] == [2] * 5
 
 
+def test_a_streamed_body_is_sent_again_as_far_as_it_was_kept():
+    test = lab(retry("5xx", num_retries=3))
+    run = test.run(Met(503, sent=b"x" * 1024), 200, view=request("/", method="POST", replayable=False))
+    assert (run.status, len(run.attempts), run.record.retry_skipped) == (200, 2, "")
+    assert test.call.kept.parts == [b"x" * 1024, b""]
+
+
 def test_a_body_that_cannot_be_sent_again():
     test = lab(retry("5xx", num_retries=3))
-    run = test.run(503, 200, view=request("/", method="POST", replayable=False))
+    too_much = Met(503, sent=b"x" * (1024 * 1024 + 1))
+    run = test.run(too_much, 200, view=request("/", method="POST", replayable=False))
     assert (run.status, len(run.attempts)) == (503, 1)
-    assert run.record.retry_skipped == "body not replayable"
+    assert run.record.retry_skipped == "body not replayable: over the buffer limit of 1048576"
     assert "URX" not in run.flags
-    failed = test.run(ErrorKind.RESET, 200, view=request("/", method="POST", replayable=False))
+    reset = Met(error=ErrorKind.RESET, sent=too_much.sent)
+    failed = test.run(reset, 200, view=request("/", method="POST", replayable=False))
     assert (failed.status, failed.reply.kind) == (503, ReplyKind.RESET)
-    assert failed.record.retry_skipped == "body not replayable"
+    assert failed.record.retry_skipped.startswith("body not replayable")
     test.assert_idle()
 
 

@@ -1,17 +1,20 @@
-"""The attempts of one call on one cluster: the innermost part of the stack of :mod:`meshlib.policy.stack`."""
+"""The attempts of one call on one cluster: the innermost part of the stack of :mod:`meshlib.policy.stack`.
+
+One after the other here; side by side, where the route hedges, in :mod:`meshlib.policy.hedging`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator
 
 from meshlib.model.cluster import Discovery
-from meshlib.model.endpoint import Endpoint
 from meshlib.model.match import is_grpc
 from meshlib.model.route import RouteAction, WeightedCluster
-from meshlib.policy import flags, headers, replies, routing
+from meshlib.policy import flags, hedging, replies, routing, timing
+from meshlib.policy.balancing.previous_priorities import PreviousPriorities
 from meshlib.policy.call import Call, Policy
 from meshlib.policy.cluster_state import ClusterState, EndpointState
-from meshlib.policy.deadlines import Deadlines
+from meshlib.policy.deadlines import BLAMED, FINAL, Expiry
 from meshlib.policy.effects import (
     Answer,
     Attempt,
@@ -25,18 +28,25 @@ from meshlib.policy.effects import (
     Respond,
     Sleep,
 )
-from meshlib.policy.headers import CallFacts, Edit, RequestHead
 from meshlib.policy.limits import ConnectionTicket
 from meshlib.policy.outlier import GATEWAY_STATUSES, Verdict
 from meshlib.policy.record import AttemptRecord
+from meshlib.policy.replaying import KeptBody, body_limit, hindrance
 from meshlib.policy.retrying import RetryState, avoided, wanted
+from meshlib.policy.safety import STRICT_RETRY_AFTER_MAX, retry_after, risk
+from meshlib.policy.sending import Sending
 
 # gRPC status -> HTTP status for outlier detection, as Envoy's Grpc::Utility::grpcToHttpStatus.
 GRPC_TO_HTTP = {2: 500, 4: 504, 12: 501, 13: 500, 14: 503, 15: 500}
 
 
 class Attempts:
-    """Tries endpoints until an outcome is final; :attr:`failed` tells the breaker."""
+    """Tries endpoints until an outcome is final.
+
+    Attributes:
+        failed: whether the call failed, for the breaker; None while nothing is known.
+        refused: whether the retry wanted last was refused: no retries left, a limit, the body.
+    """
 
     __slots__ = (
         "action",
@@ -44,11 +54,13 @@ class Attempts:
         "choice",
         "cluster",
         "deadlines",
-        "drawn",
         "failed",
-        "head",
+        "limits",
         "record",
+        "refused",
         "retrying",
+        "sending",
+        "spent",
         "tried",
         "verdict",
     )
@@ -59,18 +71,31 @@ class Attempts:
         self.call = call
         self.choice = choice
         self.action = action
-        self.drawn = drawn
         self.cluster = cluster
-        self.head: RequestHead | None = None  # made with the first attempt, the same for all
+        self.limits = cluster.high if action.high_priority else cluster.limits
         self.record = call.record
-        self.deadlines = Deadlines(action, call.clock())
+        self.deadlines = timing.deadlines(call, choice, action, cluster.config)
+        self.sending = Sending(call, choice, action, drawn, cluster, self.deadlines)
         self.tried: set[tuple[str, int]] = set()
-        self.failed: bool | None = None  # None while nothing is known, for the breaker
+        self.failed: bool | None = None
         self.verdict: Verdict | None = None  # on the last attempt
+        self.refused = False
         self.retrying = False
+        self.spent: PreviousPriorities | None = None
+        retry = action.retry
+        if retry is not None:
+            if retry.previous_priorities:
+                self.spent = PreviousPriorities(retry.previous_priorities)
+            if not call.view.replayable and self.record.protocol == "http":
+                call.kept = KeptBody(self._body_limit())
+            if call.strict:
+                cluster.deposit(call.clock())
 
     def run(self) -> Policy:
         """Attempt, back off and attempt again until an outcome is final or the time is over."""
+        if self.sending.hedges:
+            yield from hedging.race(self)
+            return
         try:
             while True:
                 wait = yield from self._one()
@@ -80,222 +105,126 @@ class Attempts:
                 if wait:
                     yield Sleep(wait if remaining is None else min(wait, remaining))
                 if self.deadlines.expired(self.call.clock()):
-                    yield self._local(self._timeout(route=True))
+                    yield self.timed_out()
                     return
         finally:
-            self._release_retry()
+            self.release_retry()
 
     def _one(self) -> Generator[Effect, Answer, float | None]:
         """One attempt; returns the back-off before the next, or None when the call is over."""
-        cluster = self.cluster
-        state = self._pick()
+        cluster, limits = self.cluster, self.limits
+        state = self.pick()
         if state is None:
-            yield self._local(self._no_endpoint())
+            yield self.no_endpoint()
             return None
         ticket: ConnectionTicket | None = None
         begun = False
         try:
-            if cluster.limits.gates_connections and not self._multiplexed():
-                ticket = cluster.limits.connect(state)
+            if limits.gates_connections and not self.sending.multiplexed:
+                ticket = limits.connect(state)
                 if ticket is None:
-                    limit = cluster.limits.thresholds.max_pending_requests
-                    yield self._local(self._overflow("max_pending_requests", limit))
+                    yield self.overflow("max_pending_requests", limits.thresholds.max_pending_requests)
                     return None
                 if not ticket.granted:
-                    if not (yield from self._wait_for(ticket)):
-                        yield self._local(self._timeout(route=True))
+                    yield Park(ticket, self.deadlines.remaining(self.call.clock()))
+                    if not ticket.granted:
+                        self.deadlines.expired(self.call.clock())
+                        yield self.timed_out()
                         return None
                     if not cluster.offers(state):
                         return 0.0  # it was removed while the call waited: pick anew
-            begun = cluster.begin(state)
+            begun = cluster.begin(state, limits)
             if not begun:
-                yield self._local(self._overflow("max_requests", cluster.limits.thresholds.max_requests))
+                yield self.overflow("max_requests", limits.thresholds.max_requests)
                 return None
-            outcome = yield from self._send(state)
-            wait = self._retry(outcome)
+            attempt, effect = self.begin(state)
+            try:
+                outcome = self.met(state, attempt, (yield effect))
+            except BaseException:
+                self.cancelled(attempt)
+                raise
+            wait = self.retry(outcome)
             if wait is None:
-                yield from self._finish(outcome)
+                yield from self.finish(outcome, attempt)
             elif outcome.response is not None:
                 yield Discard(outcome)
             return wait
         finally:
             if begun:
-                cluster.end(state)
+                cluster.end(state, limits)
             if ticket is not None:
-                cluster.limits.disconnect(ticket)
+                limits.disconnect(ticket)
 
-    def _multiplexed(self) -> bool:
-        """Tell whether many requests share a connection, so that max_connections holds none of them up."""
-        return self.cluster.config.http2 or self.record.protocol == "grpc"
+    # ---- one attempt
 
-    def _wait_for(self, ticket: ConnectionTicket) -> Generator[Effect, Answer, bool]:
-        """Wait for a connection slot, for as long as the route's timeout leaves."""
-        yield Park(ticket, self.deadlines.remaining(self.call.clock()))
-        return ticket.granted
-
-    def _pick(self) -> EndpointState | None:
-        cluster, view, tried, key = self.cluster, self.call.view, self.tried, self.call.key
+    def pick(self) -> EndpointState | None:
+        """Return the endpoint of the next attempt, None where there is none."""
+        call, cluster, tried = self.call, self.cluster, self.tried
         if cluster.config.discovery is Discovery.ORIGINAL_DST:
             destination = self.choice.destination
-            return cluster.original(destination.address if destination else view.host, view.port)
+            return cluster.original(destination.address if destination else call.view.host, call.view.port)
         retry = self.action.retry
+        avoid: Callable[[EndpointState], bool] | None = None
+        tries = 1
         if tried and retry is not None:
-            return cluster.pick(self.call.clock(), avoided(retry, tried), retry.host_selection_max_attempts, key)
-        return cluster.pick(self.call.clock(), key=key)
+            avoid, tries = avoided(retry, tried), retry.host_selection_max_attempts
+        if call.trace is not None:
+            avoid = call.trace.picking(cluster, avoid)
+        return cluster.pick(call.clock(), avoid, tries, call.key, self.spent)
 
-    def _send(self, state: EndpointState) -> Generator[Effect, Answer, Outcome]:
+    def begin(self, state: EndpointState, *, soft: bool = False) -> tuple[AttemptRecord, Attempt]:
+        """Return the record of an attempt that begins, and its effect.
+
+        Args:
+            state: its endpoint, counted in.
+            soft: whether it goes on when its per-try timeout passes.
+        """
         call, record = self.call, self.record
         now = call.clock()
         endpoint = state.endpoint
         self.tried.add(endpoint.key)
-        timeout = self.deadlines.attempt_timeout(now)
+        if self.spent is not None:
+            self.spent.attempted(state)
+        timeout = self.deadlines.attempt_timeout(now, soft=soft)
         attempt = AttemptRecord(len(record.attempts) + 1, endpoint, now, timeout)
         record.attempts.append(attempt)
         added = call.observer.attempt_started(record, attempt)
-        try:
-            answer = yield self._effect(attempt, endpoint, added)
-            if not isinstance(answer, Outcome):
-                raise TypeError(f"the driver answered an Attempt with {answer!r}")
-            self.deadlines.uploaded(answer.upload)
-            attempt.status, attempt.grpc_status = answer.status, answer.grpc_status
-            if answer.error is not None:
-                attempt.error = answer.message or answer.error.value
-                attempt.error_kind = answer.error
-        except GeneratorExit:
-            attempt.error = "cancelled"
-            raise
-        finally:
-            attempt.ended = call.clock()
-            call.observer.attempt_ended(record, attempt)
-        verdict = self.verdict = self._judge(answer)
+        if call.trace is not None:
+            call.trace.attempt(attempt, self.deadlines, self.limits)
+        return attempt, self.sending.attempt(attempt, now, added)
+
+    def met(self, state: EndpointState, attempt: AttemptRecord, outcome: Answer) -> Outcome:
+        """Take note of what an attempt met."""
+        if not isinstance(outcome, Outcome):
+            raise TypeError(f"the driver answered an Attempt with {outcome!r}")
+        if outcome.upload:
+            self.deadlines.uploaded(outcome.upload)
+        attempt.status, attempt.grpc_status = outcome.status, outcome.grpc_status
+        if outcome.error is not None:
+            attempt.error = outcome.message or outcome.error.value
+            attempt.error_kind = outcome.error
+        attempt.ended = self.call.clock()
+        self.call.observer.attempt_ended(self.record, attempt)
+        verdict = self.verdict = self._judge(outcome)
         if verdict is not None:
             self.cluster.observe(state, verdict, attempt.ended)
-        return answer
+        return outcome
 
-    def _effect(self, attempt: AttemptRecord, endpoint: Endpoint, added: Sequence[tuple[str, str]]) -> Attempt:
-        own = self._own_headers(attempt)
-        head = self.head
-        if head is None:
-            head = self.head = headers.request_head(
-                self.record, self.choice, self.action, self.drawn, (added, own), self.call.steering
-            )
-        sent, authority = head.for_attempt(attempt.number, own, added), head.authority
-        host = headers.endpoint_authority(self.cluster.config, endpoint) if self.action.auto_host_rewrite else ""
-        if host:
-            sent = [*(pair for pair in sent if pair[0] != headers.ORIGINAL_HOST), (headers.ORIGINAL_HOST, authority)]
-            authority = host
-        return Attempt(
-            number=attempt.number,
-            cluster=self.cluster.config,
-            endpoint=endpoint,
-            transport_socket=self.cluster.transport_socket(endpoint),
-            timeout=attempt.timeout,
-            headers=sent,
-            authority=authority,
-            target=head.target,
-            removed=self.call.steering | head.removed if head.removed else self.call.steering,
-        )
-
-    def _own_headers(self, attempt: AttemptRecord) -> list[tuple[str, str]]:
-        own = []
-        # As Envoy, the first attempt tells what was configured, whatever its wait for a connection took.
-        told = attempt.timeout if attempt.number > 1 else self.deadlines.configured
-        if told is not None:
-            own.append(("x-envoy-expected-rq-timeout-ms", str(round(told * 1000))))
-        if self.choice.virtual_host is not None and self.choice.virtual_host.attempt_count:
-            own.append(("x-envoy-attempt-count", str(attempt.number)))
-        return own
-
-    def _retry(self, outcome: Outcome) -> float | None:
-        """Decide: the seconds to wait before a retry, or None when this outcome is the last."""
-        policy = self.action.retry
-        self._release_retry()  # Envoy: the slot is held from the decision to the next response head
-        if policy is None or not wanted(policy, outcome, self.call.view):
-            return None
-        now = self.call.clock()
-        if outcome.error is ErrorKind.TIMEOUT and self.deadlines.route_fired(now):
-            return None
-        record = self.record
-        plan = self.call.plan_for(policy)
-        state = RetryState(len(record.attempts), now - record.started, outcome)
-        if plan.exhausted(state):
-            record.flags |= flags.UPSTREAM_RETRY_LIMIT_EXCEEDED
-            return None
-        if not self.call.view.replayable:
-            record.retry_skipped = "body not replayable"
-            return None
-        if not self.cluster.limits.try_retry():
-            record.flags |= flags.UPSTREAM_OVERFLOW
-            record.retry_skipped = f"{self.cluster.limits.retry_limit} reached"
-            return None
-        self.retrying = True
-        return plan.back_off(state, self.call.chance)
-
-    def _finish(self, outcome: Outcome) -> Policy:
-        """Hand the final outcome over, holding every slot until its body ends."""
-        record = self.record
-        self._release_retry()
-        if outcome.error is not None or outcome.status is None:
-            self.failed = None if outcome.error is ErrorKind.APPLICATION else True
-            yield self._local(self._error_reply(outcome))
+    def cancelled(self, attempt: AttemptRecord) -> None:
+        """Take note of an attempt that is given up before it met anything."""
+        if attempt.ended:
             return
-        self.failed = self.verdict is not Verdict.SUCCESS
-        record.status, record.grpc_status, record.detail = outcome.status, outcome.grpc_status, "via_upstream"
-        end = yield Respond(outcome, self.deadlines.remaining(self.call.clock()), self._edit(outcome.status))
-        if not isinstance(end, BodyEnd):
-            return
-        record.bytes_received = end.received
-        if end.error is ErrorKind.TIMEOUT:
-            record.flags |= flags.UPSTREAM_REQUEST_TIMEOUT
-            record.detail = "response_timeout"
-        elif end.error is ErrorKind.APPLICATION:
-            record.flags |= flags.DOWNSTREAM_CONNECTION_TERMINATION
-        elif end.error is not None:
-            self.failed = True
-            # Measured: to Envoy's HTTP/1.1 codec a message that is cut short breaks the protocol.
-            http2 = self._multiplexed()
-            record.flags |= flags.UPSTREAM_CONNECTION_TERMINATION if http2 else flags.UPSTREAM_PROTOCOL_ERROR
-            cut = "connection_termination" if http2 else "protocol_error"
-            record.detail = f"upstream_reset_after_response_started{{{cut}}}"
-
-    def _edit(self, status: int) -> Edit | None:
-        mutations = headers.response_mutations(self.choice, self.drawn)
-        return headers.response_edit(mutations, self._facts(), status) if mutations else None
-
-    def _local(self, reply: Reply) -> Reply:
-        mutations = headers.response_mutations(self.choice, self.drawn)
-        return headers.edit_reply(reply, mutations, self._facts()) if mutations else reply
-
-    def _facts(self) -> CallFacts:
-        return (self.head.facts if self.head else None) or CallFacts(self.record)
-
-    def _error_reply(self, outcome: Outcome) -> Reply:
-        if outcome.error is ErrorKind.TIMEOUT:
-            return self._timeout(route=self.deadlines.route_fired(self.call.clock()), cause=outcome.exception)
-        reply = replies.attempt_failed(self.record, outcome)
-        if self.cluster.config.discovery is Discovery.ORIGINAL_DST:
-            # No service has this name, so the call was passed through: perhaps a slip of the pen.
-            reply.message += routing.near_miss(self.call.view, self.choice)
-        return reply
-
-    def _timeout(self, *, route: bool, cause: BaseException | None = None) -> Reply:
-        self.failed = True
-        seconds = self.deadlines.route if route else self.deadlines.per_try
-        status = self.action.timeout_status
-        return replies.timed_out(self.record, route=route, seconds=seconds, cause=cause, status=status)
-
-    def _no_endpoint(self) -> Reply:
-        self.failed = True
-        known = len(self.cluster.endpoints)
-        return replies.no_healthy_upstream(self.record, known, len(self.cluster.outliers.ejected))
-
-    def _overflow(self, threshold: str, limit: int) -> Reply:
-        return replies.overflow(self.record, threshold, limit)
+        attempt.error = "cancelled"
+        attempt.ended = self.call.clock()
+        self.call.observer.attempt_ended(self.record, attempt)
 
     def _judge(self, outcome: Outcome) -> Verdict | None:
         """Return what an outcome says of its endpoint, None when it says nothing."""
-        if outcome.error is not None:
-            silent = outcome.error in (ErrorKind.APPLICATION, ErrorKind.TLS_UNAVAILABLE)
+        error = outcome.error
+        if error is not None:
+            if error is ErrorKind.TIMEOUT:
+                return Verdict.LOCAL_ORIGIN if self.deadlines.expiry in BLAMED else None
+            silent = error in (ErrorKind.APPLICATION, ErrorKind.TLS_UNAVAILABLE)
             return None if silent else Verdict.LOCAL_ORIGIN
         status = outcome.status or 0
         if outcome.grpc_status is not None and (self.record.protocol == "grpc" or is_grpc(self.call.view)):
@@ -304,7 +233,159 @@ class Attempts:
             return Verdict.SUCCESS
         return Verdict.GATEWAY_ERROR if status in GATEWAY_STATUSES else Verdict.SERVER_ERROR
 
-    def _release_retry(self) -> None:
+    # ---- retries
+
+    def retry(self, outcome: Outcome, *, scheduled: int = 0) -> float | None:
+        """Decide: the seconds to wait before a retry, or None when this outcome is the last.
+
+        Args:
+            outcome: what the attempt met.
+            scheduled: retries that are already decided and not begun yet.
+        """
+        policy = self.action.retry
+        self.refused = False
+        if policy is None or not self.wants(outcome):
+            self.release_retry()  # Envoy: the slot is held from the decision to the next response head
+            return None
+        return self.schedule(outcome, scheduled)
+
+    def wants(self, outcome: Outcome) -> bool:
+        """Tell whether ``retry_on`` covers an outcome, whatever the limits say."""
+        policy = self.action.retry
+        if policy is None or not wanted(policy, outcome, self.call.view):
+            return False
+        return outcome.error is not ErrorKind.TIMEOUT or self.deadlines.expiry not in FINAL
+
+    def schedule(self, outcome: Outcome, scheduled: int = 0) -> float | None:
+        """Take a slot for a wanted retry; returns the seconds to wait, or None where it is refused."""
+        self.release_retry()
+        wait = self._schedule(outcome, scheduled)
+        self.refused = wait is None
+        if self.call.trace is not None:
+            self.call.trace.retry(outcome, wait, self.record, self.limits)
+        return wait
+
+    def _schedule(self, outcome: Outcome, scheduled: int) -> float | None:
+        policy, call, record = self.action.retry, self.call, self.record
+        assert policy is not None
+        now = call.clock()
+        plan = call.plan_for(policy)
+        state = RetryState(len(record.attempts) + scheduled, now - record.started, outcome)
+        if plan.exhausted(state):
+            record.flags |= flags.UPSTREAM_RETRY_LIMIT_EXCEEDED
+            return None
+        record.retry_skipped = hindrance(call.view, call.kept, self._body_limit())
+        if not record.retry_skipped and call.strict:
+            record.retry_skipped = risk(call.view, outcome)
+        if record.retry_skipped:
+            return None
+        wait = plan.back_off(state, call.chance)
+        if call.strict and not self._may_come_again(outcome, wait, now):
+            return None
+        if not self.limits.try_retry():
+            record.flags |= flags.UPSTREAM_OVERFLOW
+            record.retry_skipped = f"{self.limits.retry_limit} reached"
+            return None
+        self.retrying = True
+        return max(wait, retry_after(outcome.headers)) if call.strict else wait
+
+    def _may_come_again(self, outcome: Outcome, wait: float, now: float) -> bool:
+        """Tell whether strict mode allows a retry: the server's Retry-After fits, and so does the budget."""
+        asked, left = retry_after(outcome.headers), self._left(now)
+        longest = STRICT_RETRY_AFTER_MAX if left is None else min(left, STRICT_RETRY_AFTER_MAX)
+        if asked > longest:
+            self.record.retry_skipped = f"Retry-After of {asked:g}s is longer than the {longest:.3g}s left"
+            return False
+        if left is not None and wait >= left:
+            self.record.retry_skipped = f"the back-off of {wait:.3g}s is longer than the {left:.3g}s left"
+            return False
+        if not self.cluster.withdraw(now):
+            self.record.flags |= flags.UPSTREAM_OVERFLOW
+            self.record.retry_skipped = "the strict retry budget is spent"
+            return False
+        return True
+
+    def _left(self, now: float) -> float | None:
+        """Return the seconds left of the route's and the application's time, None = no bound."""
+        remaining, deadline = self.deadlines.remaining(now), self.call.deadline
+        if deadline is None:
+            return remaining
+        own = max(0.0, deadline - now)
+        return own if remaining is None else min(own, remaining)
+
+    def _body_limit(self) -> int:
+        destination = self.choice.destination
+        return body_limit(self.action, destination.http if destination is not None else None)
+
+    def release_retry(self) -> None:
+        """Give the retry slot back, where one is held."""
         if self.retrying:
             self.retrying = False
-            self.cluster.limits.release_retry()
+            self.limits.release_retry()
+
+    # ---- the end
+
+    def finish(self, outcome: Outcome, attempt: AttemptRecord) -> Policy:
+        """Hand the final outcome over, holding every slot until its body ends."""
+        record = self.record
+        self.release_retry()
+        if outcome.error is not None or outcome.status is None:
+            self.failed = None if outcome.error is ErrorKind.APPLICATION else True
+            yield self.failure(outcome)
+            return
+        self.failed = self.verdict is not Verdict.SUCCESS
+        record.status, record.grpc_status, record.detail = outcome.status, outcome.grpc_status, "via_upstream"
+        left, gap = self.deadlines.body_timeout(self.call.clock(), attempt.started)
+        end = yield Respond(outcome, left, gap, self.sending.edit(outcome.status))
+        if isinstance(end, BodyEnd):
+            self._body_ended(end, attempt)
+
+    def _body_ended(self, end: BodyEnd, attempt: AttemptRecord) -> None:
+        record = self.record
+        record.bytes_received = end.received
+        if end.error is None:
+            return
+        if end.error is ErrorKind.TIMEOUT:
+            now = self.call.clock()
+            left, gap = self.deadlines.body_timeout(now, attempt.started)
+            # A timer never fires early; its clock may differ a little.
+            silent = gap is not None and (left is None or left > 0.001)
+            expiry = Expiry.IDLE if silent else self.deadlines.expiry
+            _, _, flag, record.detail = replies.TIMEOUTS[expiry]
+            record.flags |= flag
+        elif end.error is ErrorKind.APPLICATION:
+            record.flags |= flags.DOWNSTREAM_CONNECTION_TERMINATION
+        else:
+            self.failed = True
+            # Measured: to Envoy's HTTP/1.1 codec a message that is cut short breaks the protocol.
+            http2 = self.sending.multiplexed
+            record.flags |= flags.UPSTREAM_CONNECTION_TERMINATION if http2 else flags.UPSTREAM_PROTOCOL_ERROR
+            cut = "connection_termination" if http2 else "protocol_error"
+            record.detail = f"upstream_reset_after_response_started{{{cut}}}"
+
+    def failure(self, outcome: Outcome) -> Reply:
+        """Return the reply to an attempt's error."""
+        if outcome.error is ErrorKind.TIMEOUT:
+            return self.timed_out(outcome.exception)
+        reply = replies.attempt_failed(self.record, outcome)
+        if self.cluster.config.discovery is Discovery.ORIGINAL_DST:
+            # No service has this name, so the call was passed through: perhaps a slip of the pen.
+            reply.message += routing.near_miss(self.call.view, self.choice)
+        return self.sending.local(reply)
+
+    def timed_out(self, cause: BaseException | None = None) -> Reply:
+        """Return the reply to the timeout that passed last."""
+        self.failed = True
+        expiry, status = self.deadlines.expiry, self.action.timeout_status
+        seconds = self.deadlines.seconds(expiry)
+        return self.sending.local(replies.timed_out(self.record, expiry, seconds=seconds, cause=cause, status=status))
+
+    def no_endpoint(self) -> Reply:
+        """Return the reply where the cluster has no endpoint to offer."""
+        self.failed = True
+        known = len(self.cluster.endpoints)
+        return self.sending.local(replies.no_healthy_upstream(self.record, known, len(self.cluster.outliers.ejected)))
+
+    def overflow(self, threshold: str, limit: int) -> Reply:
+        """Return the reply where a threshold is reached."""
+        return self.sending.local(replies.overflow(self.record, threshold, limit))

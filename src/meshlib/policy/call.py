@@ -13,9 +13,12 @@ from meshlib.policy.effects import (
     Effect,
 )
 from meshlib.policy.events import Observer
+from meshlib.policy.faults import ActiveFaults
 from meshlib.policy.record import CallRecord
+from meshlib.policy.replaying import KeptBody
 from meshlib.policy.retrying import PlanFor, plan_for
 from meshlib.policy.state import LiveSnapshot
+from meshlib.policy.trace import Trace
 
 Policy = Generator[Effect, Answer, None]
 Hint = Callable[[RequestView, routing.Choice], str]
@@ -35,6 +38,13 @@ class Call:
         hint: words for a call that found no route ("did you mean …?").
         steering: names of the request headers that steer the call; found out as it goes.
         key: the request's hash, by the route's hash policies; found out as it goes.
+        deadline: clock second at which the application's own time for the call is over, None = no bound;
+            the driver keeps to it, policy tells it upstream.
+        strict: ``retry_safety="strict"``.
+        races: whether the driver can make attempts side by side.
+        kept: what went out of a streamed body, where it may be sent again; found out as it goes.
+        trace: takes note of every decision, None for a call that is not traced.
+        fault: where a fault injected into this call is counted; found out as it goes.
     """
 
     view: RequestView
@@ -47,3 +57,9 @@ class Call:
     hint: Hint = field(default=lambda view, _choice: f"no route for {view.authority}")
     steering: frozenset[str] = steering.NOTHING
     key: int | None = None
+    deadline: float | None = None
+    strict: bool = False
+    races: bool = False
+    kept: KeptBody | None = None
+    trace: Trace | None = None
+    fault: ActiveFaults | None = None

@@ -9,9 +9,11 @@ from meshlib.model.cluster import Cluster, Discovery, TransportSocket
 from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint
 from meshlib.policy.balancing import priorities
 from meshlib.policy.balancing.picker import Picker
+from meshlib.policy.balancing.previous_priorities import PreviousPriorities
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.limits import Limits
 from meshlib.policy.outlier import OutlierDetector, Tally, Verdict
+from meshlib.policy.safety import RetryRate
 
 
 class EndpointState:
@@ -63,9 +65,11 @@ class ClusterState:
 
     Attributes:
         config: the cluster as last configured.
-        limits: thresholds and counts; its lock guards everything here.
+        limits: thresholds and counts of the DEFAULT priority; its lock guards everything here.
+        high: those of the HIGH priority, for routes that ask for it.
         outliers: the outlier detector.
         breaker: the opt-in pybreaker gate, None unless asked for.
+        retry_rate: the budget of ``retry_safety="strict"``.
         endpoints: by address.
         touched: whether an endpoint was picked since :meth:`MeshState.used` was last asked.
     """
@@ -78,16 +82,20 @@ class ClusterState:
         "breaker",
         "config",
         "endpoints",
+        "high",
         "limits",
         "outliers",
+        "retry_rate",
         "touched",
     )
 
     def __init__(self, config: Cluster, chance: Randomness, breaker: ClusterBreaker | None = None) -> None:
         self.config = config
         self.limits = Limits(config.thresholds)
+        self.high = Limits(config.high_thresholds, self.limits.lock)
         self.outliers = OutlierDetector(config.outlier)
         self.breaker = breaker
+        self.retry_rate = RetryRate()
         self.endpoints: dict[tuple[str, int], EndpointState] = {}
         self._groups: list[list[EndpointState]] = []
         self._originals: dict[tuple[str, int], EndpointState] = {}
@@ -107,6 +115,7 @@ class ClusterState:
                 self.outliers.reset()
             self._place(config)
         self.limits.configure(config.thresholds)
+        self.high.configure(config.high_thresholds)
 
     def _place(self, config: Cluster) -> None:
         assignment = config.assignment or ClusterLoadAssignment(config.name)
@@ -128,7 +137,12 @@ class ClusterState:
         self._picker = priorities.build(self.config, self._groups, self._chance)
 
     def pick(
-        self, now: float, avoid: Callable[[EndpointState], bool] | None = None, tries: int = 1, key: int | None = None
+        self,
+        now: float,
+        avoid: Callable[[EndpointState], bool] | None = None,
+        tries: int = 1,
+        key: int | None = None,
+        spent: PreviousPriorities | None = None,
     ) -> EndpointState | None:
         """Return an endpoint for an attempt, None when there is none to offer.
 
@@ -138,19 +152,23 @@ class ClusterState:
             tries: further picks before an endpoint to avoid is taken all the same
                 (``host_selection_retry_max_attempts``).
             key: the request's hash, for RING_HASH and MAGLEV; None = at random.
+            spent: ``retry_priority``: the priorities that earlier attempts have used up.
         """
         with self.limits.lock:
             self.touched = True
             if self.outliers.due(now) and self._sweep(now):
                 self._rebuild()
-            if self._picker is None:
+            picker = self._picker
+            if spent is not None:
+                picker = spent.picker(self.config, self._groups, self._chance) or picker
+            if picker is None:
                 return None
-            state = self._picker.pick(self._chance, key)
+            state = picker.pick(self._chance, key)
             if avoid is not None:
                 for turn in range(1, tries + 1):
                     if not avoid(state):
                         break
-                    state = self._picker.pick(self._chance, key, turn)
+                    state = picker.pick(self._chance, key, turn)
             return state
 
     def original(self, host: str, port: int) -> EndpointState:
@@ -168,9 +186,15 @@ class ClusterState:
         """Tell whether an endpoint picked earlier is still one of the cluster's."""
         return self.config.discovery is Discovery.ORIGINAL_DST or self.endpoints.get(state.endpoint.key) is state
 
-    def begin(self, state: EndpointState) -> bool:
-        """Count an attempt in; False when ``max_requests`` are in flight. :meth:`end` counts it out."""
-        limits = self.limits
+    def begin(self, state: EndpointState, limits: Limits | None = None) -> bool:
+        """Count an attempt in; False when ``max_requests`` are in flight. :meth:`end` counts it out.
+
+        Args:
+            state: the endpoint.
+            limits: :attr:`limits` or :attr:`high`; None is the former.
+        """
+        if limits is None:
+            limits = self.limits
         with limits.lock:
             if limits.requests >= limits.thresholds.max_requests:
                 return False
@@ -178,11 +202,23 @@ class ClusterState:
             state.active += 1
             return True
 
-    def end(self, state: EndpointState) -> None:
+    def end(self, state: EndpointState, limits: Limits | None = None) -> None:
         """Count an attempt out."""
-        with self.limits.lock:
-            self.limits.requests -= 1
+        if limits is None:
+            limits = self.limits
+        with limits.lock:
+            limits.requests -= 1
             state.active -= 1
+
+    def deposit(self, now: float) -> None:
+        """Count a call into the budget of strict retries."""
+        with self.limits.lock:
+            self.retry_rate.deposit(now)
+
+    def withdraw(self, now: float) -> bool:
+        """Take a retry from the budget of strict retries; False when it is spent."""
+        with self.limits.lock:
+            return self.retry_rate.withdraw(now)
 
     def observe(self, state: EndpointState, verdict: Verdict, now: float) -> bool:
         """Tell outlier detection what an attempt met; returns whether it ejected the endpoint."""
@@ -204,6 +240,31 @@ class ClusterState:
 
     def _sweep(self, now: float) -> bool:
         return self.outliers.sweep(tuple(self.endpoints.values()), now, self._chance)
+
+    def loads(self) -> list[str]:
+        """Say how the load is shared out among the endpoints now, for the decision trace."""
+        with self.limits.lock:
+            shares = priorities.shares(self.config, self._groups)
+        kinds = [*(f"priority {n}" for n in range(len(self._groups)))]
+        kinds += [f"{kind} degraded" for kind in kinds]
+        return [
+            f"{kind}: {percent:.3g}% over {len(group)} endpoints, {self.config.lb_policy.value}"
+            for kind, (percent, group) in zip(kinds, shares, strict=False)
+            if percent and group
+        ]
+
+    def excluded(self) -> list[tuple[EndpointState, str]]:
+        """Return the endpoints that get nothing now but in panic, and why, for the decision trace."""
+        usable = priorities.HEALTHY | priorities.DEGRADED
+        with self.limits.lock:
+            states = list(self.endpoints.values())
+        found = []
+        for state in states:
+            if state.ejected:
+                found.append((state, f"ejected by outlier detection, {state.times_ejected} time(s) so far"))
+            elif state.endpoint.health not in usable:
+                found.append((state, f"its health is {state.endpoint.health.name}"))
+        return found
 
     def transport_socket(self, endpoint: Endpoint) -> TransportSocket | None:
         """Return the transport socket in force for ``endpoint``, None for plaintext.

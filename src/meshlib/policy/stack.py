@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from meshlib.model.route import DirectResponse, Redirect, RouteAction, WeightedCluster
+from meshlib.model.route import DirectResponse, Redirect, Route, RouteAction, WeightedCluster
+from meshlib.model.traffic import FaultInjection
 from meshlib.policy import faults, flags, headers, replies, routing, steering
 from meshlib.policy.attempts import Attempts
 from meshlib.policy.balancing.hashing import request_key
@@ -34,6 +35,7 @@ from meshlib.policy.effects import (
     Sleep,
 )
 from meshlib.policy.headers import CallFacts
+from meshlib.policy.trace import Listening
 
 
 def execute(call: Call) -> Policy:
@@ -41,20 +43,18 @@ def execute(call: Call) -> Policy:
     record = call.record
     call.observer.call_started(record)
     try:
-        yield from _route(call)
+        # What is chosen is of one snapshot (gRFC A74): after a wait for a cluster, routing begins anew.
+        while (cluster := (yield from _routed(call))) is not None:
+            yield Await(cluster)
     except GeneratorExit:
         record.flags |= flags.DOWNSTREAM_CONNECTION_TERMINATION
         record.detail = record.detail or "downstream_remote_disconnect"
         raise
     finally:
+        if call.fault is not None:
+            call.fault.leave()
         record.ended = call.clock()
         call.observer.call_ended(record)
-
-
-def _route(call: Call) -> Policy:
-    """Route, and again after a wait for a cluster: what is chosen is of one snapshot (gRFC A74)."""
-    while (cluster := (yield from _routed(call))) is not None:
-        yield Await(cluster)
 
 
 def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
@@ -62,41 +62,55 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
     record, view = call.record, call.view
     snapshot = call.live.snapshot
     choice = routing.choose(snapshot, view, call.chance)
-    destination, route = choice.destination, choice.route
+    destination, host, route = choice.destination, choice.virtual_host, choice.route
+    if call.trace is not None:
+        call.trace.routed(destination, host, route, view)
     if destination is not None:
         record.listener = destination.listener
         record.route_config = destination.routes.name if destination.routes else ""
-    if choice.virtual_host is not None:
-        record.virtual_host = choice.virtual_host.name
-    if destination is not None and destination.tcp is not None:
-        # Bytes to a cluster: HTTP policies do not apply (a TCP chain, or TLS of the application's own).
-        action = RouteAction(destination.tcp.clusters, timeout=0.0)
-        target = routing.draw_cluster(action, call.chance)
-        if target.name in snapshot.dormant:
-            return target.name
-        yield from _forward(call, choice, action, target)
-        return None
+        if destination.tcp is not None:
+            # Bytes to a cluster: HTTP policies do not apply (a TCP chain, or TLS of the application's own).
+            action = RouteAction(destination.tcp.clusters, timeout=0.0)
+            target = _draw(call, action)
+            if target.name in snapshot.dormant:
+                return target.name
+            yield from _forward(call, choice, action, target)
+            return None
+    if host is not None:
+        record.virtual_host = host.name
     if route is None:
         yield _local(call, choice, replies.no_route(record, call.hint(view, choice)))
         return None
     record.route, record.source = route.name, route.source
-    if isinstance(route.action, DirectResponse):
-        yield _local(call, choice, replies.direct(record, route.action, routing.location(Redirect(), route, view)))
-    elif isinstance(route.action, Redirect):
-        location = routing.location(route.action, route, view)
-        yield _local(call, choice, replies.redirect(record, route.action.status, location))
-    else:
-        if route.action.hash_policies:
-            call.key = request_key(route.action.hash_policies, view)
-        target = routing.draw_cluster(route.action, call.chance, call.key)
+    action = route.action
+    if isinstance(action, RouteAction):
+        if action.hash_policies:
+            call.key = request_key(action.hash_policies, view)
+        target = _draw(call, action)
         record.cluster_name = routing.cluster_of(target, view)
         if record.cluster_name in snapshot.dormant:
             return record.cluster_name
-        if not (yield from _inject_faults(call, choice, target)):
+        fault = _fault(choice, route, target)
+        if fault is None or not (yield from _inject(call, choice, target, fault)):
             call.steering = steering.headers(view)
-            action = steering.obeyed(route.action, view, call.steering) if call.steering else route.action
+            if call.steering:
+                action = steering.obeyed(action, view, call.steering)
             yield from _forward(call, choice, action, target)
+    elif isinstance(action, DirectResponse):
+        yield _local(call, choice, replies.direct(record, action, routing.location(Redirect(), route, view)))
+    else:
+        yield _local(call, choice, replies.redirect(record, action.status, routing.location(action, route, view)))
     return None
+
+
+def _draw(call: Call, action: RouteAction) -> WeightedCluster:
+    trace = call.trace
+    if trace is None:
+        return routing.draw_cluster(action, call.chance, call.key)
+    chance = Listening(call.chance)
+    target = routing.draw_cluster(action, chance, call.key)
+    trace.weights(action, target, chance.last)
+    return target
 
 
 def _local(call: Call, choice: routing.Choice, reply: Reply, target: WeightedCluster | None = None) -> Reply:
@@ -105,25 +119,40 @@ def _local(call: Call, choice: routing.Choice, reply: Reply, target: WeightedClu
     return headers.edit_reply(reply, mutations, CallFacts(call.record)) if mutations else reply
 
 
-def _inject_faults(call: Call, choice: routing.Choice, target: WeightedCluster) -> Generator[Effect, Answer, bool]:
-    """Delay, then abort; returns whether the call was answered here."""
+def _fault(choice: routing.Choice, route: Route, target: WeightedCluster) -> FaultInjection | None:
+    """Return the fault in force: the drawn cluster's, the route's, the filter's; None for none."""
     http = choice.destination.http if choice.destination else None
-    if http is None or not http.fault_filter or choice.route is None:
-        return False
-    fault = target.fault or choice.route.fault or http.fault
-    if fault is None or not faults.applies(fault, call.view, call.record.cluster_name):
+    if http is None or not http.fault_filter:
+        return None
+    return target.fault or route.fault or http.fault
+
+
+def _inject(
+    call: Call, choice: routing.Choice, target: WeightedCluster, fault: FaultInjection
+) -> Generator[Effect, Answer, bool]:
+    """Delay, then abort; returns whether the call was answered here."""
+    if not faults.applies(fault, call.view, call.record.cluster_name):
         return False
     seconds = faults.draw_delay(fault, call.view, call.chance)
-    if seconds:
+    if seconds and _counted(call, fault):
         call.record.flags |= flags.DELAY_INJECTED
         yield Sleep(seconds)
     abort = faults.draw_abort(fault, call.view, call.chance)
-    if abort is None:
+    if abort is None or not _counted(call, fault):
         return False
     reply = replies.fault_abort(call.record, abort)
     mutations = headers.filter_response_mutations(choice, target)  # the router, below, never sees this reply
     yield headers.edit_reply(reply, mutations, CallFacts(call.record)) if mutations else reply
     return True
+
+
+def _counted(call: Call, fault: FaultInjection) -> bool:
+    """Count the call as a faulty one, once, until it is over; False at ``max_active_faults``."""
+    if call.fault is None and call.live.faults.enter(fault.max_active):
+        call.fault = call.live.faults
+    if call.trace is not None:
+        call.trace.note("fault", "injected" if call.fault is not None else "not injected: max_active_faults")
+    return call.fault is not None
 
 
 def _forward(call: Call, choice: routing.Choice, action: RouteAction, target: WeightedCluster) -> Policy:

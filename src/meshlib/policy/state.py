@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar, overload
 
 from meshlib.clock import Clock, Randomness
@@ -11,6 +11,7 @@ from meshlib.model.cluster import Discovery
 from meshlib.model.snapshot import Snapshot
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.cluster_state import ClusterState
+from meshlib.policy.faults import ActiveFaults
 from meshlib.policy.limits import mutex
 
 _Default = TypeVar("_Default")
@@ -64,10 +65,12 @@ class LiveSnapshot:
     Attributes:
         snapshot: the configuration.
         clusters: live state by cluster name.
+        faults: calls with a fault injected.
     """
 
     snapshot: Snapshot
     clusters: LiveClusters
+    faults: ActiveFaults = field(default_factory=ActiveFaults)
 
     def has_endpoint(self, cluster: str, address: tuple[str, int]) -> bool:
         """Tell whether connections to ``address`` for ``cluster`` still have a use."""
@@ -98,6 +101,7 @@ class MeshState:
         self._lock = mutex()
         self._states: dict[str, ClusterState] = {}
         self._by_assignment: dict[str, set[str]] = {}  # EDS name -> clusters that have state
+        self._faults = ActiveFaults()
         self._snapshot: Snapshot | None = None
 
     def bind(self, snapshot: Snapshot) -> LiveSnapshot:
@@ -114,7 +118,7 @@ class MeshState:
                     self._by_assignment.get(gone.config.eds_name, set()).discard(name)
                 else:
                     self._states[name].configure(config)
-        return LiveSnapshot(snapshot, LiveClusters(snapshot, self, self._states))
+        return LiveSnapshot(snapshot, LiveClusters(snapshot, self, self._states), self._faults)
 
     def _affected(self, before: Snapshot | None, snapshot: Snapshot) -> list[str]:
         """Return the clusters with state whose configuration may have changed."""
@@ -150,7 +154,7 @@ class MeshState:
         names = set()
         for name, state in states:
             with state.limits.lock:
-                if state.touched or state.limits.requests or state.limits.pending:
+                if state.touched or any(each.requests or each.pending for each in (state.limits, state.high)):
                     names.add(name)
                 state.touched = False
         return frozenset(names)

@@ -23,6 +23,7 @@ from meshlib.policy.effects import (
     ErrorKind,
     Outcome,
     Park,
+    Race,
     Reply,
     Respond,
     Sleep,
@@ -37,6 +38,7 @@ from meshlib.transports.driving import conclude, insecure
 from meshlib.transports.httpx_engine import AsyncEngine, async_mocked
 from meshlib.transports.httpx_errors import BODY_LATE, DEADLINE_LATE, MeshNotReady, RouteTimeout
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
+from meshlib.transports.httpx_race import AsyncRacers
 from meshlib.transports.options import TransportOptions
 from meshlib.upstream.clock import AttemptClock, attempt_clock
 from meshlib.upstream.failure import AttemptFailed
@@ -73,6 +75,7 @@ class AsyncCallStream(httpx.AsyncByteStream):
         self._end(None)
 
     async def _next(self, parts: AsyncIterator[bytes]) -> bytes | None:
+        self._clock.next_part()
         left = self._clock.left()
         if left is None:
             return await anext(parts, None)
@@ -124,7 +127,7 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         if live is None:
             live = await self._wait(view, timeouts, request)
         loop = await self._loop(live)
-        call = self._runtime.call(view, live)
+        call = self._runtime.call(view, live, deadline=timeouts.deadline, races=True, traced=timeouts.traced)
         policy = execute(call)
         try:
             return await self._drive(policy, Exchange(call, request, timeouts), loop)
@@ -152,6 +155,9 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         clock: AttemptClock | None = None
         while True:
             answer: Answer = None
+            if isinstance(effect, Race):
+                effect, clock = await self._race(effect, policy, exchange, loop)
+                continue
             if isinstance(effect, Attempt):
                 clock = exchange.clock(effect)
                 answer = await self._attempt(effect, exchange, clock, loop)
@@ -170,6 +176,28 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
             elif isinstance(effect, Discard):
                 await cast("httpx.Response", effect.outcome.response).aclose()
             effect = policy.send(answer)
+
+    async def _race(
+        self, effect: Effect, policy: Policy, exchange: Exchange, loop: _Loop
+    ) -> tuple[Effect, AttemptClock | None]:
+        """Make attempts side by side until policy asks for something else; returns that, and the winner's clock."""
+
+        async def send(attempt: Attempt, exchange: Exchange, clock: AttemptClock) -> Outcome:
+            return await self._attempt(attempt, exchange, clock, loop)
+
+        failure: Exception | None = None
+        async with anyio.create_task_group() as group:
+            racers = AsyncRacers(send, exchange, group)
+            try:
+                while isinstance(effect, Race):
+                    effect = policy.send(await racers.go(effect))
+            except Exception as error:  # noqa: BLE001  raised below: a task group would wrap it
+                failure = error
+            finally:
+                await racers.end()
+        if failure is not None:
+            raise failure
+        return effect, racers.clock
 
     async def _attempt(
         self,
@@ -207,7 +235,7 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         if response.is_stream_consumed:  # a mock's: nothing left to read
             conclude(policy, BodyEnd(None, len(response.content)))
             return response
-        clock.turn_to_body(effect.timeout, exchange.timeouts.total_deadline)
+        clock.turn_to_body(effect.timeout, exchange.timeouts.total_deadline, effect.gap)
         response.stream = AsyncCallStream(cast("httpx.AsyncByteStream", response.stream), policy, exchange.call, clock)
         return response
 

@@ -19,7 +19,7 @@ import httpcore
 import httpx
 import sniffio
 
-from meshlib.policy.effects import Attempt
+from meshlib.policy.effects import Attempt, ErrorKind
 from meshlib.transports.httpx_exchange import Exchange
 from meshlib.transports.httpx_failures import to_httpx
 from meshlib.transports.httpx_translate import attempt_headers, attempt_stream
@@ -112,7 +112,10 @@ class Engine:
         message = outgoing(exchange, effect, clock)
         pool = self._pool(effect, exchange.tls)
         connection = pool.acquire(clock, timeouts.to_connect(effect), timeouts.left_to_wait())
+        clock.on_cancel = connection.abort
         try:
+            if clock.cancelled:
+                raise AttemptFailed(ErrorKind.APPLICATION, "the attempt was given up", phase="connect")
             reader = connection.request(message, clock, timeouts.write)
         except BaseException:
             pool.release(connection)

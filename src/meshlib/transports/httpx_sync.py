@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import httpx
@@ -22,6 +23,7 @@ from meshlib.policy.effects import (
     ErrorKind,
     Outcome,
     Park,
+    Race,
     Reply,
     Respond,
     Sleep,
@@ -35,6 +37,7 @@ from meshlib.transports.driving import conclude, insecure
 from meshlib.transports.httpx_engine import Engine, mocked
 from meshlib.transports.httpx_errors import BODY_LATE, DEADLINE_LATE, MeshNotReady, RouteTimeout
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
+from meshlib.transports.httpx_race import MOST_THREADS, Racers
 from meshlib.transports.options import TransportOptions
 from meshlib.upstream.clock import AttemptClock, attempt_clock
 from meshlib.upstream.failure import AttemptFailed
@@ -71,6 +74,7 @@ class CallStream(httpx.SyncByteStream):
         self._end(None)
 
     def _next(self, parts: Iterator[bytes]) -> bytes | None:
+        self._clock.next_part()
         token = attempt_clock.set(self._clock)  # it bounds the network stream that is read below
         try:
             return next(parts, None)
@@ -116,6 +120,8 @@ class MeshTransport(httpx.BaseTransport):
             raise TypeError(f"inner of a blocking transport is an httpx.BaseTransport, not {inner!r}")
         self._carrier = inner or Carrier(self._pools)
         self._seen: object = None
+        self._threads: ThreadPoolExecutor | None = None  # for hedging; made when a call first hedges
+        self._lock = threading.Lock()
         runtime.on_fork(self)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -129,7 +135,7 @@ class MeshTransport(httpx.BaseTransport):
             self._seen = live
             self._engine.retire(live.has_endpoint)
             self._pools.retire(live.has_endpoint)
-        call = self._runtime.call(view, live)
+        call = self._runtime.call(view, live, deadline=timeouts.deadline, races=True, traced=timeouts.traced)
         policy = execute(call)
         try:
             return self._drive(policy, Exchange(call, request, timeouts))
@@ -142,6 +148,9 @@ class MeshTransport(httpx.BaseTransport):
         clock: AttemptClock | None = None
         while True:
             answer: Answer = None
+            if isinstance(effect, Race):
+                effect, clock = self._race(effect, policy, exchange)
+                continue
             if isinstance(effect, Attempt):
                 clock = exchange.clock(effect)
                 answer = self._attempt(effect, exchange, clock)
@@ -160,6 +169,19 @@ class MeshTransport(httpx.BaseTransport):
             elif isinstance(effect, Discard):
                 cast("httpx.Response", effect.outcome.response).close()
             effect = policy.send(answer)
+
+    def _race(self, effect: Effect, policy: Policy, exchange: Exchange) -> tuple[Effect, AttemptClock | None]:
+        """Make attempts side by side until policy asks for something else; returns that, and the winner's clock."""
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="meshlib-hedge")
+            racers = Racers(self._attempt, exchange, self._threads)
+        try:
+            while isinstance(effect, Race):
+                effect = policy.send(racers.go(effect))
+        finally:
+            racers.end()
+        return effect, racers.clock
 
     def _attempt(self, effect: Attempt, exchange: Exchange, clock: AttemptClock) -> Outcome:
         refused = insecure(effect)
@@ -190,7 +212,7 @@ class MeshTransport(httpx.BaseTransport):
         if response.is_stream_consumed:  # a mock's: nothing left to read
             conclude(policy, BodyEnd(None, len(response.content)))
             return response
-        clock.turn_to_body(effect.timeout, exchange.timeouts.total_deadline)
+        clock.turn_to_body(effect.timeout, exchange.timeouts.total_deadline, effect.gap)
         response.stream = CallStream(cast("httpx.SyncByteStream", response.stream), policy, exchange.call, clock)
         return response
 
@@ -221,8 +243,14 @@ class MeshTransport(httpx.BaseTransport):
         """Close the connections; the mesh stays open."""
         self._engine.close()
         self._pools.close()
+        with self._lock:
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=False)
 
     def forked(self) -> None:
-        """Leave the connections to the parent process."""
+        """Leave the connections, and the threads, to the parent process."""
+        self._threads = None
+        self._lock = threading.Lock()
         self._engine.forget()
         self._pools.forget()

@@ -10,7 +10,6 @@ import httpx
 from meshlib.model.request import RequestView
 from meshlib.policy.effects import Attempt, Outcome, Reply, ReplyKind
 from meshlib.policy.headers import Edit
-from meshlib.policy.record import CallRecord
 from meshlib.transports import httpx_errors
 from meshlib.transports.httpx_exchange import Exchange, with_record
 from meshlib.upstream.clock import AttemptClock
@@ -37,22 +36,43 @@ def view_of(request: httpx.Request) -> RequestView:
 
 
 class Upload(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A streamed request body that starts the attempt's timeouts when it has been produced."""
+    """A streamed request body for one attempt: first what earlier attempts sent, then what is left of it.
 
-    def __init__(self, inner: Any, clock: AttemptClock, record: CallRecord) -> None:
-        self._inner = inner
+    It starts the attempt's timeouts when the whole body has been produced.
+
+    Args:
+        exchange: the call; its body is begun once, whatever the attempts.
+        clock: the attempt's.
+    """
+
+    def __init__(self, exchange: Exchange, clock: AttemptClock) -> None:
+        self._exchange = exchange
         self._clock = clock
-        self._record = record
 
     def __iter__(self) -> Iterator[bytes]:
-        for part in self._inner:
-            self._record.bytes_sent += len(part)
+        exchange = self._exchange
+        kept, record = exchange.call.kept, exchange.call.record
+        yield from () if kept is None else tuple(kept.parts)
+        if exchange.body is None:
+            exchange.body = iter(exchange.request.stream)  # type: ignore[arg-type]  # a blocking client's
+        for part in exchange.body:
+            record.bytes_sent += len(part)
+            if kept is not None:
+                kept.add(part)
             yield part
         self._clock.start()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for part in self._inner:
-            self._record.bytes_sent += len(part)
+        exchange = self._exchange
+        kept, record = exchange.call.kept, exchange.call.record
+        for part in () if kept is None else tuple(kept.parts):
+            yield part
+        if exchange.body is None:
+            exchange.body = aiter(exchange.request.stream)  # type: ignore[arg-type]  # an async client's
+        async for part in exchange.body:
+            record.bytes_sent += len(part)
+            if kept is not None:
+                kept.add(part)
             yield part
         self._clock.start()
 
@@ -76,7 +96,7 @@ def attempt_stream(exchange: Exchange, clock: AttemptClock) -> Any:
     if view.replayable:
         record.bytes_sent = int(view.header("content-length") or 0)
         return exchange.request.stream
-    return Upload(exchange.request.stream, clock, record)
+    return Upload(exchange, clock)
 
 
 def attempt_request(exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Request:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from meshlib.model.cluster import (
+    UINT32_MAX,
     Cluster,
+    ConnectionLife,
     Discovery,
     LbPolicy,
     OutlierDetection,
@@ -17,14 +20,14 @@ from meshlib.xds.decode_eds import load_assignment
 from meshlib.xds.decode_lb_policy import lb_policy
 from meshlib.xds.decode_transport_socket import transport_socket, transport_socket_matches
 from meshlib.xds.decode_values import any_type, choice, number, percent, seconds, source, unpack
-from meshlib.xds.faults import Status
 from meshlib.xds.fields import NOT_HONOURED
 from meshlib.xds.filters import IRRELEVANT_NETWORK_FILTERS
 from meshlib.xds.protos import cluster_pb2, http_protocol_options_pb2
 from meshlib.xds.scope import Scope
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_IDLE_KEPT = 30.0  # seconds a transport keeps idle connections by default: no longer idle_timeout shows
+_DEFAULT, _HIGH = 0, 1  # core.v3.RoutingPriority
+_NOT_PER_HOST = ("max_pending_requests", "max_requests", "max_retries", "max_connection_pools", "retry_budget")
 _DNS = (Discovery.STRICT_DNS, Discovery.LOGICAL_DNS)
 
 
@@ -42,6 +45,8 @@ def cluster(scope: Scope, message: Any) -> Cluster:
     _check_load_assignment(scope, discovery, message)
     has_assignment = message.HasField("load_assignment") and discovery is not Discovery.ORIGINAL_DST
     socket = message.HasField("transport_socket")
+    thresholds = _thresholds(scope.at("circuit_breakers"), message.circuit_breakers)
+    http = _http_options(scope, message)
     return Cluster(
         name=message.name,
         discovery=discovery,
@@ -50,14 +55,17 @@ def cluster(scope: Scope, message: Any) -> Cluster:
         else None,
         lb_policy=policy,
         connect_timeout=seconds(scope, message, "connect_timeout", 5.0, positive=True),
-        thresholds=_thresholds(scope.at("circuit_breakers"), message.circuit_breakers),
+        thresholds=thresholds[_DEFAULT],
+        high_thresholds=thresholds[_HIGH],
         outlier=_outlier(scope.at("outlier_detection"), message.outlier_detection)
         if message.HasField("outlier_detection")
         else None,
         panic_threshold=_panic_threshold(scope.at("common_lb_config"), message.common_lb_config),
         choice_count=balancing.choices,
         hashing=balancing.hashing,
-        http2=_http2(scope, message),
+        http2=http.http2,
+        max_stream_duration=http.max_stream_duration,
+        connections=http.connections,
         transport_socket=transport_socket(scope.at("transport_socket"), message.transport_socket) if socket else None,
         transport_socket_matches=transport_socket_matches(scope, message.transport_socket_matches),
         eds_name=_eds_name(scope.at("eds_cluster_config"), message) if discovery is Discovery.EDS else "",
@@ -103,16 +111,18 @@ def _check_load_assignment(scope: Scope, discovery: Discovery, message: Any) -> 
         scope.fault("load_assignment.endpoints", "must have one locality with one endpoint in a LOGICAL_DNS cluster")
 
 
-def _thresholds(scope: Scope, breakers: Any) -> Thresholds:
+def _thresholds(scope: Scope, breakers: Any) -> dict[int, Thresholds]:
+    """Return the thresholds by priority."""
     scope.audit(breakers)
-    found = None
+    hosts = _per_host(scope, breakers)
+    found: dict[int, Thresholds] = {}
     for i, thresholds in enumerate(breakers.thresholds):
         place = scope.at("thresholds", i)
         place.audit(thresholds)
-        if choice(place, thresholds, "priority"):
-            place.note("", "the thresholds of the DEFAULT priority count", Status.APPROXIMATED)
-        elif found is None:  # Envoy takes the first of a priority
-            found = Thresholds(
+        # Envoy takes the first of a priority.
+        found.setdefault(
+            choice(place, thresholds, "priority"),
+            Thresholds(
                 max_connections=number(place, thresholds, "max_connections", 1024),
                 max_pending_requests=number(place, thresholds, "max_pending_requests", 1024),
                 max_requests=number(place, thresholds, "max_requests", 1024),
@@ -120,8 +130,25 @@ def _thresholds(scope: Scope, breakers: Any) -> Thresholds:
                 retry_budget=_retry_budget(place.at("retry_budget"), thresholds.retry_budget)
                 if thresholds.HasField("retry_budget")
                 else None,
-            )
-    return found or Thresholds()
+            ),
+        )
+    return {
+        priority: replace(found.get(priority, Thresholds()), max_connections_per_host=hosts.get(priority, UINT32_MAX))
+        for priority in (_DEFAULT, _HIGH)
+    }
+
+
+def _per_host(scope: Scope, breakers: Any) -> dict[int, int]:
+    """Return the ``max_connections`` of ``per_host_thresholds`` by priority; Envoy takes no other limit there."""
+    found: dict[int, int] = {}
+    for i, thresholds in enumerate(breakers.per_host_thresholds):
+        place = scope.at("per_host_thresholds", i)
+        for field in _NOT_PER_HOST:
+            if thresholds.HasField(field):
+                place.fault(field, "cannot be limited per host: only max_connections can")
+        if thresholds.HasField("max_connections"):
+            found.setdefault(choice(place, thresholds, "priority"), thresholds.max_connections.value)
+    return found
 
 
 def _retry_budget(scope: Scope, budget: Any) -> RetryBudget:
@@ -174,11 +201,20 @@ def _panic_threshold(scope: Scope, config: Any) -> float:
     return percent(scope, config, "healthy_panic_threshold", 50.0)
 
 
-def _http2(scope: Scope, message: Any) -> bool:
-    """Tell whether HTTP/2 is asked for by prior knowledge."""
-    chosen: bool = message.HasField("http2_protocol_options")
+class _HttpOptions(NamedTuple):
+    """How a cluster speaks HTTP."""
+
+    http2: bool
+    max_stream_duration: float
+    connections: ConnectionLife
+
+
+def _http_options(scope: Scope, message: Any) -> _HttpOptions:
+    http2: bool = message.HasField("http2_protocol_options")
     scope.at("http2_protocol_options").audit(message.http2_protocol_options)
-    _audit_common(scope, message)
+    duration, life = _common(scope, message)
+    if life.requests is None and message.HasField("max_requests_per_connection"):  # where it was in older versions
+        life = replace(life, requests=message.max_requests_per_connection.value or None)
     for name in sorted(message.typed_extension_protocol_options):
         packed = message.typed_extension_protocol_options[name]
         place = scope.at("typed_extension_protocol_options", name)
@@ -188,17 +224,21 @@ def _http2(scope: Scope, message: Any) -> bool:
         options = unpack(place, packed, "", http_protocol_options_pb2.HttpProtocolOptions)
         if options is not None:
             place.audit(options)
-            _audit_common(place, options)
-            chosen = _explicit_http2(place, options)
-    return chosen
+            duration, life = _common(place, options)
+            http2 = _explicit_http2(place, options)
+    return _HttpOptions(http2, duration, life)
 
 
-def _audit_common(scope: Scope, message: Any) -> None:
+def _common(scope: Scope, message: Any) -> tuple[float, ConnectionLife]:
+    """Return the max stream duration and the life of connections that ``common_http_protocol_options`` give."""
     place, options = scope.at("common_http_protocol_options"), message.common_http_protocol_options
     place.audit(options)
-    if 0.0 < seconds(place, options, "idle_timeout", 0.0) < _IDLE_KEPT:
-        kept = f"idle connections are kept for the transport's keepalive_expiry, {_IDLE_KEPT:g}s"
-        place.note("idle_timeout", kept, Status.APPROXIMATED)
+    life = ConnectionLife(
+        idle_timeout=seconds(place, options, "idle_timeout", 0.0) or None,
+        longest=seconds(place, options, "max_connection_duration", 0.0) or None,
+        requests=options.max_requests_per_connection.value or None,
+    )
+    return seconds(place, options, "max_stream_duration", 0.0), life
 
 
 def _explicit_http2(scope: Scope, options: Any) -> bool:

@@ -28,7 +28,14 @@ def fault_injection(scope: Scope, fault: Any) -> FaultInjection:
     delay = _delay(scope.at("delay"), fault.delay) if fault.HasField("delay") else None
     abort = _abort(scope.at("abort"), fault.abort) if fault.HasField("abort") else None
     headers = tuple(header_match(scope.at("headers", i), m) for i, m in enumerate(fault.headers))
-    return FaultInjection(delay, abort, headers, fault.upstream_cluster)
+    return FaultInjection(
+        delay,
+        abort,
+        headers,
+        fault.upstream_cluster,
+        frozenset(fault.downstream_nodes),
+        fault.max_active_faults.value if fault.HasField("max_active_faults") else None,
+    )
 
 
 def _delay(scope: Scope, delay: Any) -> FaultDelay | None:

@@ -10,10 +10,12 @@ from meshlib.model.route import (
     DEFAULT_ROUTE_TIMEOUT,
     Action,
     DirectResponse,
+    GrpcTimeout,
     Redirect,
     Route,
     RouteAction,
     RouteConfiguration,
+    StreamDuration,
     VirtualHost,
     WeightedCluster,
 )
@@ -34,6 +36,8 @@ _NOT_FOUND_CODES = {0: 503, 1: 404, 2: 500}
 # RedirectAction.RedirectResponseCode
 _REDIRECT_CODES = {0: 301, 1: 302, 2: 303, 3: 307, 4: 308}
 
+_HIGH = 1  # core.v3.RoutingPriority
+
 # VirtualHost.TlsRequirementType
 _REQUIRE_TLS = {1: "EXTERNAL_ONLY", 2: "ALL"}
 
@@ -53,6 +57,8 @@ def table_level(scope: Scope, table: Any) -> Inherited:
         fault=per_filter_fault(scope, table.typed_per_filter_config),
         retry=None,
         body_limit=number(scope, table, "max_direct_response_body_size_bytes", _DEFAULT_BODY_LIMIT),
+        hedge=False,
+        buffers=(None, None),
         headers=_Headers.none(most_specific_wins=table.most_specific_header_mutations_wins).below(scope, table),
     )
 
@@ -60,15 +66,37 @@ def table_level(scope: Scope, table: Any) -> Inherited:
 class Inherited:
     """What a route has of the levels above it."""
 
-    __slots__ = ("body_limit", "fault", "headers", "retry")
+    __slots__ = ("body_limit", "buffers", "fault", "headers", "hedge", "retry")
 
     def __init__(
-        self, fault: FaultInjection | None, retry: RetryPolicy | None, body_limit: int, headers: _Headers
+        self,
+        fault: FaultInjection | None,
+        retry: RetryPolicy | None,
+        body_limit: int,
+        headers: _Headers,
+        *,
+        hedge: bool,
+        buffers: _Buffers,
     ) -> None:
         self.fault = fault
         self.retry = retry
         self.body_limit = body_limit
         self.headers = headers
+        self.hedge = hedge
+        self.buffers = buffers
+
+
+# Bytes of a request body that are kept: ``request_body_buffer_limit``, ``per_request_buffer_limit_bytes``.
+_Buffers = tuple[int | None, int | None]
+
+
+def _buffers(scope: Scope, level: Any, above: _Buffers) -> _Buffers:
+    """Return the buffer limits in force at a level; what it sets itself takes the place of what is above."""
+    fields = ("request_body_buffer_limit", "per_request_buffer_limit_bytes")
+    if level.HasField(fields[0]) and level.HasField(fields[1]):
+        scope.fault(fields[0], f"cannot go with {fields[1]}")
+    whole, lowering = (getattr(level, field).value if level.HasField(field) else None for field in fields)
+    return above if whole is None and lowering is None else (whole, lowering)
 
 
 class _Headers(NamedTuple):
@@ -125,7 +153,14 @@ def virtual_host(scope: Scope, host: Any, above: Inherited) -> VirtualHost:
     scope.audit(host)
     retry = retry_policy(scope.at("retry_policy"), host.retry_policy) if host.HasField("retry_policy") else None
     fault = per_filter_fault(scope, host.typed_per_filter_config)
-    inherited = Inherited(fault or above.fault, retry, above.body_limit, above.headers.below(scope, host))
+    inherited = Inherited(
+        fault or above.fault,
+        retry,
+        above.body_limit,
+        above.headers.below(scope, host),
+        hedge=_hedges(scope.at("hedge_policy"), host.hedge_policy) if host.HasField("hedge_policy") else False,
+        buffers=_buffers(scope, host, above.buffers),
+    )
     routes = (_route(scope.at("routes", i), route, inherited) for i, route in enumerate(host.routes))
     choice(scope, host, "require_tls")
     return host_of(host, tuple(route for route in routes if route is not None))
@@ -169,7 +204,7 @@ def _route(scope: Scope, route: Any, above: Inherited) -> Route | None:
 def _action(scope: Scope, route: Any, above: Inherited) -> Action:
     kind = route.WhichOneof("action")
     if kind == "route":
-        return _forward(scope.at("route"), route.route, above)
+        return _forward(scope.at("route"), route.route, above, _buffers(scope, route, above.buffers))
     if kind == "redirect":
         return _redirect(scope.at("redirect"), route.redirect)
     if kind == "direct_response":
@@ -185,19 +220,54 @@ def _nowhere(reason: str) -> RouteAction:
     return RouteAction((WeightedCluster(f"({reason} is not supported)"),))
 
 
-def _forward(scope: Scope, action: Any, above: Inherited) -> RouteAction:
+def _forward(scope: Scope, action: Any, above: Inherited, buffers: _Buffers) -> RouteAction:
     scope.audit(action)
-    _check_unused(scope, action)
     own = retry_policy(scope.at("retry_policy"), action.retry_policy) if action.HasField("retry_policy") else None
     return RouteAction(
         clusters=_clusters(scope, action),
-        timeout=seconds(scope, action, "timeout", DEFAULT_ROUTE_TIMEOUT),
+        **_timeouts(scope, action),
         retry=own or above.retry,  # the route's policy replaces the virtual host's whole (semantics 4.4)
         **_rewrites(scope, action),
         cluster_not_found_code=_NOT_FOUND_CODES[choice(scope, action, "cluster_not_found_response_code")],
         hash_policies=hash_policies(scope, action),
         weights_by_hash=action.weighted_clusters.use_hash_policy.value,
+        hedge=_hedges(scope.at("hedge_policy"), action.hedge_policy)
+        if action.HasField("hedge_policy")
+        else above.hedge,
+        high_priority=choice(scope, action, "priority") == _HIGH,
+        body_limit=buffers[0],
+        body_limit_min=buffers[1],
     )
+
+
+def _timeouts(scope: Scope, action: Any) -> dict[str, Any]:
+    """Return the fields of a :class:`RouteAction` about time; ``max_stream_duration`` does away with ``timeout``."""
+    route = seconds(scope, action, "timeout", DEFAULT_ROUTE_TIMEOUT)
+    found: dict[str, Any] = {"timeout": route}
+    if action.HasField("idle_timeout"):
+        found["idle_timeout"] = seconds(scope, action, "idle_timeout", 0.0)
+    offset = seconds(scope, action, "grpc_timeout_offset", 0.0)
+    if action.HasField("max_grpc_timeout"):
+        found["grpc_timeout"] = GrpcTimeout(seconds(scope, action, "max_grpc_timeout", 0.0), offset)
+    if action.HasField("max_stream_duration"):
+        place, limit = scope.at("max_stream_duration"), action.max_stream_duration
+        place.audit(limit)
+
+        def given(field: str) -> float | None:
+            return seconds(place, limit, field, 0.0) if limit.HasField(field) else None
+
+        found["stream_duration"] = StreamDuration(
+            given("max_stream_duration"), given("grpc_timeout_header_max"), given("grpc_timeout_header_offset") or 0.0
+        )
+        found.update(timeout=0.0, grpc_timeout=None)
+    return found
+
+
+def _hedges(scope: Scope, policy: Any) -> bool:
+    scope.audit(policy)
+    if policy.HasField("initial_requests") and policy.initial_requests.value < 1:
+        scope.fault("initial_requests", "must be at least 1")
+    return bool(policy.hedge_on_per_try_timeout)
 
 
 def _rewrites(scope: Scope, action: Any) -> dict[str, Any]:
@@ -219,19 +289,6 @@ def _rewrites(scope: Scope, action: Any) -> dict[str, Any]:
         "auto_host_rewrite": action.auto_host_rewrite.value,
         **regexes,
     }
-
-
-def _check_unused(scope: Scope, action: Any) -> None:
-    """Check what is not honoured but would make Envoy refuse the table, and zeros that mean "off"."""
-    hedge = action.hedge_policy
-    if hedge.HasField("initial_requests") and hedge.initial_requests.value < 1:
-        scope.fault("hedge_policy.initial_requests", "must be at least 1")
-    durations = scope.at("max_stream_duration")
-    for field, value in action.max_stream_duration.ListFields():
-        seconds(durations, action.max_stream_duration, field.name, 0.0)
-        # Zero leaves the application's own deadline as it is (gRFC A31). Istio writes zero or the timeout again.
-        if (value.seconds or value.nanos) and value != action.timeout:
-            durations.note(field.name, "the route's timeout and the application's count")
 
 
 def _clusters(scope: Scope, action: Any) -> tuple[WeightedCluster, ...]:

@@ -42,6 +42,7 @@ try:
     from envoy.extensions.load_balancing_policies.round_robin.v3 import round_robin_pb2
     from envoy.extensions.load_balancing_policies.wrr_locality.v3 import wrr_locality_pb2
     from envoy.extensions.retry.host.omit_host_metadata.v3 import omit_host_metadata_config_pb2
+    from envoy.extensions.retry.priority.previous_priorities.v3 import previous_priorities_config_pb2
     from envoy.extensions.transport_sockets.tls.v3 import common_pb2 as tls_common_pb2
     from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
     from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
@@ -82,6 +83,7 @@ __all__ = [
     "otlp_conflict",
     "outlier_detection_pb2",
     "percent_pb2",
+    "previous_priorities_config_pb2",
     "random_pb2",
     "ring_hash_pb2",
     "round_robin_pb2",

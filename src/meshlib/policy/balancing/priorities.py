@@ -10,7 +10,7 @@ goes by their number of endpoints.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -48,9 +48,16 @@ class PriorityPicker:
         return self._pickers[min(index, len(self._pickers) - 1)].pick(chance, key, turn)
 
 
-def build(cluster: Cluster, groups: Sequence[Group], chance: Randomness) -> Picker | None:
-    """Return the picker over the endpoints of each priority, or None when nothing can be picked."""
-    live = [(load, hosts) for load, hosts in shares(cluster, groups) if load > 0.0 and hosts]
+def build(cluster: Cluster, groups: Sequence[Group], chance: Randomness, spent: Container[int] = ()) -> Picker | None:
+    """Return the picker over the endpoints of each priority, or None when nothing can be picked.
+
+    Args:
+        cluster: its configuration.
+        groups: the endpoints of each priority, from the first.
+        chance: where randomness comes from.
+        spent: indexes of priorities that get no load.
+    """
+    live = [(load, hosts) for load, hosts in shares(cluster, groups, spent) if load > 0.0 and hosts]
     if not live:
         return None
     pickers = [
@@ -60,15 +67,15 @@ def build(cluster: Cluster, groups: Sequence[Group], chance: Randomness) -> Pick
     return PriorityPicker([load for load, _ in live], pickers)
 
 
-def shares(cluster: Cluster, groups: Sequence[Group]) -> list[Share]:
-    """Return how the load is shared out, in percent."""
+def shares(cluster: Cluster, groups: Sequence[Group], spent: Container[int] = ()) -> list[Share]:
+    """Return how the load is shared out, in percent; priorities that are ``spent`` get none."""
     factor = cluster.assignment.overprovisioning_factor if cluster.assignment else 140
     healthy = [_usable(group, HEALTHY) for group in groups]
     degraded = [_usable(group, DEGRADED) for group in groups]
     scores = [
-        min(100.0, factor * len(up) / len(group)) if group else 0.0
+        min(100.0, factor * len(up) / len(group)) if group and index not in spent else 0.0
         for ups in (healthy, degraded)
-        for up, group in zip(ups, groups, strict=True)
+        for index, (up, group) in enumerate(zip(ups, groups, strict=True))
     ]
     total = min(100.0, sum(scores))
     if total >= 100.0:
@@ -78,13 +85,19 @@ def shares(cluster: Cluster, groups: Sequence[Group]) -> list[Share]:
         for up, down, group in zip(healthy, degraded, groups, strict=True)
     ]
     if all(panics):
-        return [(float(len(group)), group) for group in groups]
+        return [(float(len(group)), group) for index, group in enumerate(groups) if index not in spent]
     takers = [
         group if panic else up
         for ups in (healthy, degraded)
         for up, group, panic in zip(ups, groups, panics, strict=True)
     ]
     return list(zip(_loads(scores, total), takers, strict=True))
+
+
+def available(groups: Sequence[Group], spent: Container[int] = ()) -> bool:
+    """Tell whether a priority that is not ``spent`` has an endpoint that may be used without panic."""
+    usable = HEALTHY | DEGRADED
+    return any(index not in spent and _usable(group, usable) for index, group in enumerate(groups))
 
 
 def _usable(group: Group, healths: frozenset[HealthStatus]) -> Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import ssl
@@ -120,6 +121,11 @@ class Connection:
         """Send bytes on an upgraded connection; raises ``OSError``."""
         self._sock.settimeout(timeout)
         self._sock.sendall(data)
+
+    def abort(self) -> None:
+        """Cut the connection from another thread: whoever reads or writes on it fails at once."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # not TLS's own, which would say good-bye first
 
     def close(self) -> None:
         """Close the connection."""

@@ -23,7 +23,7 @@ FIELDS: Mapping[str, Fields] = {
         "name type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers "
         "http2_protocol_options common_http_protocol_options typed_extension_protocol_options outlier_detection "
         "least_request_lb_config ring_hash_lb_config maglev_lb_config common_lb_config transport_socket "
-        "transport_socket_matches metadata filters load_balancing_policy",
+        "transport_socket_matches metadata filters load_balancing_policy max_requests_per_connection",
         {
             **alike("alt_stat_name track_cluster_stats track_timeout_budgets", STATS),
             "http_protocol_options": "HTTP/1.1 is what is spoken unless HTTP/2 is asked for",
@@ -47,7 +47,6 @@ FIELDS: Mapping[str, Fields] = {
             "preconnect_policy": "no connection is made ahead",
             "upstream_config": "the pool is meshlib's",
             "upstream_http_protocol_options": "SNI is the Host header's name",
-            "max_requests_per_connection": "connections are reused without counting",
             "connection_pool_per_downstream_connection": "connections are shared",
         },
         approximated={
@@ -116,9 +115,7 @@ FIELDS: Mapping[str, Fields] = {
     ),
     _LB + "wrr_locality.v3.WrrLocality": fields("endpoint_picking_policy"),
     _CLUSTER + "Cluster.TransportSocketMatch": fields("name match transport_socket"),
-    _CLUSTER + "CircuitBreakers": fields(
-        "thresholds", unsupported={"per_host_thresholds": "there is no limit an endpoint"}
-    ),
+    _CLUSTER + "CircuitBreakers": fields("thresholds per_host_thresholds"),
     _CLUSTER + "CircuitBreakers.Thresholds": fields(
         "priority max_connections max_pending_requests max_requests max_retries retry_budget",
         {"track_remaining": STATS},

@@ -12,7 +12,7 @@ _COMMON_FAULT = "envoy.extensions.filters.common.fault.v3."
 
 FIELDS: Mapping[str, Fields] = {
     "envoy.extensions.filters.http.router.v3.Router": fields(
-        "",
+        "respect_expected_rq_timeout",
         {
             "dynamic_stats": STATS,
             "start_child_span": TRACE,
@@ -22,7 +22,6 @@ FIELDS: Mapping[str, Fields] = {
         unsupported={
             "suppress_envoy_headers": "x-envoy headers are sent as meshlib's documentation says",
             "strict_check_headers": "x-envoy headers that are no numbers are ignored",
-            "respect_expected_rq_timeout": "the route's timeout counts",
             "upstream_http_filters": "filters of a cluster are not run",
         },
     ),
@@ -39,7 +38,7 @@ FIELDS: Mapping[str, Fields] = {
         "remove append", unsupported={"remove_on_match": "headers are not removed by a pattern"}
     ),
     _FAULT + "HTTPFault": fields(
-        "delay abort upstream_cluster headers",
+        "delay abort upstream_cluster headers downstream_nodes max_active_faults",
         {
             **alike(
                 "delay_percent_runtime abort_percent_runtime delay_duration_runtime abort_http_status_runtime "
@@ -49,8 +48,6 @@ FIELDS: Mapping[str, Fields] = {
             **alike("disable_downstream_cluster_stats filter_metadata", STATS),
         },
         unsupported={
-            "downstream_nodes": "the fault applies whoever calls",
-            "max_active_faults": "faults are not limited in number",
             "response_rate_limit": "response bodies are not slowed",
         },
     ),

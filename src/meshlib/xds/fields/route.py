@@ -10,10 +10,10 @@ _ROUTE = "envoy.config.route.v3."
 
 _HEADERS = "request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove "
 _BROWSERS = "about browsers; calls from the process are none"
-_BUFFERS = "a body is buffered by the application or not at all"
 _MIRROR = {"request_mirror_policies": "requests are not mirrored"}
 _LIMITS = {"rate_limits": "requests are not limited"}
-_HEDGE = {"hedge_policy": "no attempt is hedged"}
+_BUFFERS = "per_request_buffer_limit_bytes request_body_buffer_limit "
+_AS_ENVOY = "Envoy does not implement it either"
 _RETRY_EXTENSION = {"retry_policy_typed_config": "retries are made as retry_policy says, or not at all"}
 _SUBSET = {"metadata_match": "endpoints are not narrowed to a subset"}
 _REDIRECTS = "redirects are left to the application"
@@ -39,23 +39,22 @@ FIELDS: Mapping[str, Fields] = {
         refused={"vhds": "virtual hosts on demand (VHDS) are not asked for: a host that is not listed meets NR"},
     ),
     _ROUTE + "VirtualHost": fields(
-        _HEADERS + "name domains routes require_tls typed_per_filter_config include_request_attempt_count retry_policy",
+        _HEADERS + _BUFFERS + "name domains routes require_tls typed_per_filter_config "
+        "include_request_attempt_count retry_policy hedge_policy",
         {
             "metadata": ORIGIN,
             "virtual_clusters": STATS,
             "include_attempt_count_in_response": "the CallRecord of a response counts its attempts",
             "include_is_timeout_retry_header": "the CallRecord of a response tells its attempts",
             "cors": _BROWSERS,
-            **alike("per_request_buffer_limit_bytes request_body_buffer_limit", _BUFFERS),
         },
-        unsupported={"matcher": "its routes are not matched", **_LIMITS, **_HEDGE, **_RETRY_EXTENSION, **_MIRROR},
+        unsupported={"matcher": "its routes are not matched", **_LIMITS, **_RETRY_EXTENSION, **_MIRROR},
     ),
     _ROUTE + "Route": fields(
-        _HEADERS + "name match route redirect direct_response metadata typed_per_filter_config",
+        _HEADERS + _BUFFERS + "name match route redirect direct_response metadata typed_per_filter_config",
         {
             **alike("decorator tracing", TRACE),
             "stat_prefix": STATS,
-            **alike("per_request_buffer_limit_bytes request_body_buffer_limit", _BUFFERS),
         },
         refused=alike("filter_action non_forwarding_action", _NOWHERE),
     ),
@@ -73,32 +72,32 @@ FIELDS: Mapping[str, Fields] = {
     _ROUTE + "RouteAction": fields(
         "cluster weighted_clusters cluster_header cluster_not_found_response_code prefix_rewrite regex_rewrite "
         "path_rewrite host_rewrite_literal host_rewrite_header host_rewrite_path_regex auto_host_rewrite timeout "
-        "retry_policy max_stream_duration hash_policy",
+        "retry_policy max_stream_duration hash_policy hedge_policy idle_timeout priority max_grpc_timeout "
+        "grpc_timeout_offset",
         {
             "cors": _BROWSERS,
             **alike("append_x_forwarded_host flush_timeout", PROXY),
             "early_data_policy": "about HTTP/3; it is not spoken here",
             "include_vh_rate_limits": "noted at rate_limits",
             "max_internal_redirects": "belongs to internal_redirect_action",
-            **alike("max_grpc_timeout grpc_timeout_offset", "deprecated; Istio repeats in it what timeout says"),
         },
         unsupported={
             "path_rewrite_policy": "the path is sent as it is",
             "host_rewrite": "the Host header is sent as it is",
-            "idle_timeout": "no idle timeout is kept",
             **alike("internal_redirect_policy internal_redirect_action", _REDIRECTS),
             "upgrade_configs": "upgrades are left to the application",
             **_SUBSET,
             **_LIMITS,
-            **_HEDGE,
             **_RETRY_EXTENSION,
             **_MIRROR,
         },
-        approximated={"priority": "the thresholds of the DEFAULT priority count"},
         refused=alike("cluster_specifier_plugin inline_cluster_specifier_plugin", _NOWHERE),
     ),
     _ROUTE + "RouteAction.MaxStreamDuration": fields(
         "max_stream_duration grpc_timeout_header_max grpc_timeout_header_offset"
+    ),
+    _ROUTE + "HedgePolicy": fields(
+        "hedge_on_per_try_timeout", unsupported=alike("initial_requests additional_request_chance", _AS_ENVOY)
     ),
     _ROUTE + "RouteAction.HashPolicy": fields(
         "header cookie query_parameter terminal",
@@ -125,10 +124,8 @@ FIELDS: Mapping[str, Fields] = {
     _ROUTE + "RetryPolicy": fields(
         "retry_on num_retries per_try_timeout retry_host_predicate host_selection_retry_max_attempts "
         "retriable_status_codes retriable_headers retriable_request_headers retry_back_off "
-        "rate_limited_retry_back_off",
+        "rate_limited_retry_back_off per_try_idle_timeout retry_priority",
         unsupported={
-            "per_try_idle_timeout": "no idle timeout is kept for an attempt",
-            "retry_priority": "retries stay at the priority that is drawn",
             "retry_options_predicates": "every attempt is made alike",
         },
     ),
@@ -136,6 +133,7 @@ FIELDS: Mapping[str, Fields] = {
     _ROUTE + "RetryPolicy.RetryBackOff": fields("base_interval max_interval"),
     _ROUTE + "RetryPolicy.RateLimitedRetryBackOff": fields("reset_headers max_interval"),
     _ROUTE + "RetryPolicy.ResetHeader": fields("name format"),
+    "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig": fields("update_frequency"),
     "envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig": fields("metadata_match"),
     _ROUTE + "RedirectAction": fields(
         "https_redirect scheme_redirect host_redirect port_redirect path_redirect prefix_rewrite response_code "
