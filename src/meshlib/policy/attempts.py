@@ -14,7 +14,7 @@ from meshlib.policy import flags, hedging, replies, routing, timing
 from meshlib.policy.balancing.previous_priorities import PreviousPriorities
 from meshlib.policy.call import Call, Policy
 from meshlib.policy.cluster_state import ClusterState, EndpointState
-from meshlib.policy.deadlines import BLAMED, FINAL, Expiry
+from meshlib.policy.deadlines import BLAMED, FINAL
 from meshlib.policy.effects import (
     Answer,
     Attempt,
@@ -335,7 +335,7 @@ class Attempts:
             return
         self.failed = self.verdict is not Verdict.SUCCESS
         record.status, record.grpc_status, record.detail = outcome.status, outcome.grpc_status, "via_upstream"
-        left, gap = self.deadlines.body_timeout(self.call.clock(), attempt.started)
+        left, gap = self.deadlines.body_timeout(self.call.clock(), attempt.started, soft=self.sending.hedges)
         end = yield Respond(outcome, left, gap, self.sending.edit(outcome.status))
         if isinstance(end, BodyEnd):
             self._body_ended(end, attempt)
@@ -347,10 +347,11 @@ class Attempts:
             return
         if end.error is ErrorKind.TIMEOUT:
             now = self.call.clock()
-            left, gap = self.deadlines.body_timeout(now, attempt.started)
+            left, _ = self.deadlines.body_timeout(now, attempt.started)
+            expiry, more = self.deadlines.expiry, self.deadlines.more
             # A timer never fires early; its clock may differ a little.
-            silent = gap is not None and (left is None or left > 0.001)
-            expiry = Expiry.IDLE if silent else self.deadlines.expiry
+            if more is not None and more.gap is not None and (left is None or left > 0.001):
+                expiry = more.silence
             _, _, flag, record.detail = replies.TIMEOUTS[expiry]
             record.flags |= flag
         elif end.error is ErrorKind.APPLICATION:

@@ -118,8 +118,16 @@ class Deadlines:
                     timeout, self.expiry = seconds, expiry
         return timeout
 
-    def body_timeout(self, now: float, attempt_started: float) -> tuple[float | None, float | None]:
-        """Return the seconds left for the response's body, and for each wait for a part of it; None = no bound."""
+    def body_timeout(
+        self, now: float, attempt_started: float, *, soft: bool = False
+    ) -> tuple[float | None, float | None]:
+        """Return the seconds left for the response's body, and for each wait for a part of it; None = no bound.
+
+        Args:
+            now: clock seconds.
+            attempt_started: clock second at which its attempt began.
+            soft: leave out what a hedged attempt goes on after.
+        """
         left = max(0.0, self.route - (now - self.started)) if self.route else None
         self.expiry = Expiry.ROUTE
         if self.more is None:
@@ -127,6 +135,8 @@ class Deadlines:
         for seconds, expiry in self.more.of_body(now, attempt_started):
             if left is None or seconds < left:
                 left, self.expiry = seconds, expiry
+        if soft:
+            return left, self.more.idle or None
         return left, self.more.gap
 
     def expired(self, now: float) -> bool:
@@ -214,6 +224,11 @@ class More:
     def gap(self) -> float | None:
         """Seconds that a response may be silent, None = no bound."""
         return min((each for each in (self.idle, self.per_try_idle) if each), default=None)
+
+    @property
+    def silence(self) -> Expiry:
+        """Which timeout a response meets that is silent for so long."""
+        return Expiry.IDLE if self.gap == self.idle else Expiry.PER_TRY_IDLE
 
     def seconds(self, expiry: Expiry) -> float:
         """Return what is configured of a timeout."""

@@ -145,15 +145,15 @@ class Race:
 
 
 class Raced(NamedTuple):
-    """One of several attempts has ended.
+    """One of several attempts has ended, or sent its request in full.
 
     Attributes:
         number: of the attempt.
-        outcome: what it met.
+        outcome: what it met; None when its streamed body has gone out.
     """
 
     number: int
-    outcome: Outcome
+    outcome: Outcome | None
 
 
 class Ticket(Protocol):

@@ -58,10 +58,10 @@ class Heat:
         parked: the attempt that waits for a connection slot.
         due: clock second at which the next attempt begins, None for none.
         drop: numbers to drop with the next effect.
-        last: the outcome that is returned when nothing better comes.
+        uploading: number of the attempt whose streamed body is going out, 0 for none.
     """
 
-    __slots__ = ("attempts", "drop", "due", "last", "parked", "running")
+    __slots__ = ("attempts", "drop", "due", "parked", "running", "uploading")
 
     def __init__(self, attempts: Attempts) -> None:
         self.attempts = attempts
@@ -69,6 +69,7 @@ class Heat:
         self.parked: Runner | None = None
         self.due: float | None = attempts.call.clock()
         self.drop: list[int] = []
+        self.uploading = 0
 
     @property
     def alone(self) -> bool:
@@ -82,7 +83,7 @@ class Heat:
             moments.append(self.due)
         waits = [max(0.0, moment - now) for moment in moments]
         remaining = self.attempts.deadlines.attempt_timeout(now, soft=True)
-        if remaining is not None:
+        if remaining is not None and not self.uploading:
             waits.append(remaining)
         return min(waits, default=None)
 
@@ -99,8 +100,7 @@ class Heat:
             if limits.gates_connections and not attempts.sending.multiplexed:
                 ticket = limits.connect(state)
                 if ticket is None:
-                    refusal = attempts.overflow("max_pending_requests", limits.thresholds.max_pending_requests)
-                    return None if self.running else refusal
+                    return self._overflow("max_pending_requests", limits.thresholds.max_pending_requests)
             runner = Runner(state, ticket)
         if runner.ticket is not None and not runner.ticket.granted:
             self.parked = runner
@@ -113,13 +113,36 @@ class Heat:
         runner.begun = attempts.cluster.begin(runner.state, limits)
         if not runner.begun:
             self.release(runner)
-            refusal = attempts.overflow("max_requests", limits.thresholds.max_requests)
-            return None if self.running else refusal
+            return self._overflow("max_requests", limits.thresholds.max_requests)
         runner.record, effect = attempts.begin(runner.state, soft=True)
-        if attempts.deadlines.per_try:
-            runner.soft = attempts.call.clock() + attempts.deadlines.per_try
         self.running[effect.number] = runner
+        if attempts.call.view.replayable:
+            self.sent(runner)
+        else:
+            self.uploading = effect.number
         return effect
+
+    def sent(self, runner: Runner) -> None:
+        """Start the per-try timeout of an attempt: its request is sent in full."""
+        per_try, more = self.attempts.deadlines.per_try, self.attempts.deadlines.more
+        bounds = [each for each in (per_try, more.per_try_idle if more is not None else 0.0) if each]
+        if bounds:
+            runner.soft = self.attempts.call.clock() + min(bounds)
+
+    def uploaded(self, number: int) -> None:
+        """Take note that a streamed body has gone out: the route's timeout runs from here, too."""
+        if self.uploading != number:
+            return
+        self.uploading = 0
+        runner = self.running[number]
+        assert runner.record is not None
+        if number == 1:
+            self.attempts.deadlines.uploaded(self.attempts.call.clock() - runner.record.started)
+        self.sent(runner)
+
+    def _overflow(self, threshold: str, limit: int) -> Reply | None:
+        """Return the reply of a call at a threshold; None where it only leaves out a hedge."""
+        return None if self.running else self.attempts.overflow(threshold, limit)
 
     def hedge(self, now: float) -> None:
         """Decide on the retry beside an attempt whose per-try timeout has passed."""
@@ -140,9 +163,11 @@ class Heat:
     def ended(self, answer: Raced) -> tuple[Outcome, Runner] | None:
         """Take an attempt's outcome; returns it where it is the call's, else None."""
         attempts = self.attempts
+        assert answer.outcome is not None
+        self.uploaded(answer.number)
         runner = self.running.pop(answer.number)
         assert runner.record is not None
-        outcome = attempts.met(runner.state, runner.record, answer.outcome)
+        outcome = attempts.met(runner.state, runner.record, answer.outcome._replace(upload=0.0))
         if outcome.error is ErrorKind.APPLICATION:
             return outcome, runner
         if runner.retried:
@@ -220,12 +245,13 @@ def _won(heat: Heat) -> Generator[Effect, Answer, tuple[Outcome, Runner] | Reply
         dropped, heat.drop = heat.drop, []
         answer = yield Race(launch, dropped, ticket, heat.next_wait(clock()))
         if isinstance(answer, Raced):
-            ended = heat.ended(answer)
-            if ended is not None:
+            if answer.outcome is None:
+                heat.uploaded(answer.number)
+            elif (ended := heat.ended(answer)) is not None:
                 return ended
             continue
         now = clock()
-        if attempts.deadlines.expired(now):
+        if not heat.uploading and attempts.deadlines.expired(now):
             heat.end(blamed=attempts.deadlines.expiry in BLAMED)
             return attempts.timed_out()
         heat.hedge(now)

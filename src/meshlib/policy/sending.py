@@ -14,7 +14,7 @@ from meshlib.policy.effects import Attempt, Reply
 from meshlib.policy.headers import CallFacts, Edit, RequestHead
 from meshlib.policy.record import AttemptRecord
 from meshlib.policy.routing import Choice
-from meshlib.policy.timing import EXPECTED_TIMEOUT
+from meshlib.policy.steering import EXPECTED_TIMEOUT
 
 
 class Sending:
@@ -44,7 +44,7 @@ class Sending:
         self._deadlines = deadlines
         self._head: RequestHead | None = None  # made with the first attempt, the same for all
         self.multiplexed = cluster.config.http2 or call.record.protocol == "grpc"
-        self.hedges = action.hedge and call.races and call.view.replayable
+        self.hedges = action.hedge and call.races
 
     def attempt(self, record: AttemptRecord, now: float, added: Sequence[Pair]) -> Attempt:
         """Return the effect of an attempt; ``added`` are headers of the observer's."""

@@ -92,7 +92,8 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
             return record.cluster_name
         fault = _fault(choice, route, target)
         if fault is None or not (yield from _inject(call, choice, target, fault)):
-            call.steering = steering.headers(view)
+            http = destination.http if destination is not None else None
+            call.steering = steering.headers(view, respects_expected=http is not None and http.respect_expected_timeout)
             if call.steering:
                 action = steering.obeyed(action, view, call.steering)
             yield from _forward(call, choice, action, target)

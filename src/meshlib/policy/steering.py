@@ -24,6 +24,7 @@ _TIMEOUT = "x-envoy-upstream-rq-timeout-ms"
 _ALT_RESPONSE = "x-envoy-upstream-rq-timeout-alt-response"
 _HEDGE = "x-envoy-hedge-on-per-try-timeout"
 _STREAM_DURATION = "x-envoy-upstream-stream-duration-ms"
+EXPECTED_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
 
 _RETRY_HEADERS = frozenset({_RETRY_ON, _RETRY_GRPC_ON, _MAX_RETRIES, _STATUS_CODES, _HEADER_NAMES, _PER_TRY_TIMEOUT})
 HEADERS = _RETRY_HEADERS | {
@@ -38,17 +39,24 @@ _GRPC_WORDS = frozenset(GRPC_TOKENS.values())
 NOTHING: frozenset[str] = frozenset()
 
 
-def headers(view: RequestView) -> frozenset[str]:
-    """Return the names of the headers that steer this call, to be kept from the upstream; mostly none."""
+def headers(view: RequestView, *, respects_expected: bool = False) -> frozenset[str]:
+    """Return the names of the headers that steer this call, to be kept from the upstream; mostly none.
+
+    Args:
+        view: the request.
+        respects_expected: ``respect_expected_rq_timeout``: where the request says what timeout is
+            expected, the other header about it is not looked at, and goes on (measured).
+    """
     for name, _ in view.headers:
         if name in HEADERS:
-            return HEADERS.intersection(dict(view.headers))
+            found = HEADERS.intersection(dict(view.headers))
+            return found - {_TIMEOUT} if respects_expected and view.header(EXPECTED_TIMEOUT) else found
     return NOTHING
 
 
 def obeyed(action: RouteAction, view: RequestView, names: frozenset[str]) -> RouteAction:
     """Return ``action`` with what the headers ``names`` of ``view`` change; an invalid value changes nothing."""
-    timeout, duration = view.whole(_TIMEOUT), view.whole(_STREAM_DURATION)
+    timeout, duration = view.whole(_TIMEOUT) if _TIMEOUT in names else None, view.whole(_STREAM_DURATION)
     grpc = action.grpc_timeout
     return replace(
         action,

@@ -16,9 +16,9 @@ from meshlib.policy.deadlines import (
     stream_duration,
 )
 from meshlib.policy.routing import Choice
+from meshlib.policy.steering import EXPECTED_TIMEOUT
 
-EXPECTED_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
-_AT_ONCE = 1e-6  # seconds; 0.0 would be no timeout at all
+_AT_ONCE = 0.005  # seconds; 0.0 would be no timeout at all, and Envoy's timer lets the request out first
 
 
 def deadlines(call: Call, choice: Choice, action: RouteAction, cluster: Cluster) -> Deadlines:
@@ -67,11 +67,13 @@ def _duration(call: Call, http: HttpConnectionManager | None, action: RouteActio
     limit, manager = action.stream_duration, http.max_stream_duration if http is not None else 0.0
     if call.record.protocol == "grpc" and limit is not None and limit.grpc_header_max is not None:
         return limit.grpc_header_max, ""  # gRFC A31: it hides the other; grpc itself keeps the application's deadline
-    asked = grpc_timeout(call.view)
-    seconds = stream_duration(limit, manager, asked)
+    seconds = stream_duration(limit, manager, grpc_timeout(call.view))
     if seconds is None:
         return 0.0, ""
-    return max(seconds, _AT_ONCE), "" if asked is None else as_grpc_timeout(seconds)
+    told = ""
+    if limit is not None and is_grpc_call(call.view, call.record.protocol):  # measured: not for the manager's own
+        told = as_grpc_timeout(seconds)
+    return max(seconds, _AT_ONCE), told
 
 
 def _idle(call: Call, http: HttpConnectionManager | None, action: RouteAction) -> float:

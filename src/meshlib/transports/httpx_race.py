@@ -27,7 +27,8 @@ from meshlib.upstream.clock import AttemptClock
 
 MOST_THREADS = 256  # attempts of one transport that run at once; more wait for a thread
 
-Answer = tuple[int, Outcome | BaseException] | None
+# An attempt's number and what it met, or that its streamed body has gone out; None wakes the driver.
+Answer = tuple[int, Outcome | BaseException | None] | None
 
 
 class Racers:
@@ -68,6 +69,8 @@ class Racers:
         if answer is None:
             return None
         number, outcome = answer
+        if outcome is None:
+            return Raced(number, None)
         self.clock = self._running.pop(number)
         if not isinstance(outcome, Outcome):
             raise outcome
@@ -91,6 +94,7 @@ class Racers:
 
     def _launch(self, effect: Attempt) -> None:
         clock = self._running[effect.number] = self._exchange.clock(effect)
+        clock.on_sent = lambda: self._answers.put((effect.number, None))
         self._threads.submit(contextvars.copy_context().run, self._run, effect, clock)
 
     def _run(self, effect: Attempt, clock: AttemptClock) -> None:
@@ -160,14 +164,18 @@ class AsyncRacers:
             await self._drop(number)
         if effect.launch is not None:
             clock, scope = self._exchange.clock(effect.launch), anyio.CancelScope()
-            self._running[effect.launch.number] = clock, scope
-            self._group.start_soon(self._run, effect.launch, clock, scope)
+            launched = effect.launch
+            clock.on_sent = lambda: self._put((launched.number, None))
+            self._running[launched.number] = clock, scope
+            self._group.start_soon(self._run, launched, clock, scope)
         if effect.ticket is not None:
             effect.ticket.on_grant(threadsafe(lambda: self._put(None)))
         answer = await self._wait(effect.timeout)
         if answer is None:
             return None
         number, outcome = answer
+        if outcome is None:
+            return Raced(number, None)
         self.clock, _ = self._running.pop(number)
         if not isinstance(outcome, Outcome):
             raise outcome

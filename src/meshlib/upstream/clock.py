@@ -25,6 +25,7 @@ class AttemptClock:
         ended: whether the peer closed the connection.
         on_change: called when the deadlines change; async drivers move their cancel scope.
         cancelled: whether the attempt was given up; see :meth:`cancel`.
+        on_sent: called when a streamed body has been produced.
         on_cancel: ends what the attempt waits for just now; called by another thread.
     """
 
@@ -40,6 +41,7 @@ class AttemptClock:
         "ended",
         "on_cancel",
         "on_change",
+        "on_sent",
         "sent",
         "upload",
     )
@@ -53,6 +55,7 @@ class AttemptClock:
         self.ended = False
         self.upload = self.connecting = 0.0
         self.on_change: Callable[[], None] | None = None
+        self.on_sent: Callable[[], None] | None = None
         self.cancelled = False
         self.on_cancel: Callable[[], None] | None = None
         self._gap: float | None = None
@@ -65,6 +68,8 @@ class AttemptClock:
         now = time.monotonic()
         self.upload = now - self._began
         self._start(now)
+        if self.on_sent is not None:
+            self.on_sent()
 
     def _start(self, now: float) -> None:
         self.deadline = None if self._timeout is None else now + self._timeout

@@ -90,13 +90,14 @@ class Inherited:
 _Buffers = tuple[int | None, int | None]
 
 
-def _buffers(scope: Scope, level: Any, above: _Buffers) -> _Buffers:
-    """Return the buffer limits in force at a level; what it sets itself takes the place of what is above."""
-    fields = ("request_body_buffer_limit", "per_request_buffer_limit_bytes")
-    if level.HasField(fields[0]) and level.HasField(fields[1]):
-        scope.fault(fields[0], f"cannot go with {fields[1]}")
-    whole, lowering = (getattr(level, field).value if level.HasField(field) else None for field in fields)
-    return above if whole is None and lowering is None else (whole, lowering)
+def _buffers(level: Any, above: _Buffers) -> _Buffers:
+    """Return the buffer limits in force at a level: each is its own, else that of the level above."""
+    whole, lowering = above
+    if level.HasField("request_body_buffer_limit"):
+        whole = level.request_body_buffer_limit.value
+    if level.HasField("per_request_buffer_limit_bytes"):
+        lowering = level.per_request_buffer_limit_bytes.value
+    return whole, lowering
 
 
 class _Headers(NamedTuple):
@@ -159,7 +160,7 @@ def virtual_host(scope: Scope, host: Any, above: Inherited) -> VirtualHost:
         above.body_limit,
         above.headers.below(scope, host),
         hedge=_hedges(scope.at("hedge_policy"), host.hedge_policy) if host.HasField("hedge_policy") else False,
-        buffers=_buffers(scope, host, above.buffers),
+        buffers=_buffers(host, above.buffers),
     )
     routes = (_route(scope.at("routes", i), route, inherited) for i, route in enumerate(host.routes))
     choice(scope, host, "require_tls")
@@ -204,7 +205,7 @@ def _route(scope: Scope, route: Any, above: Inherited) -> Route | None:
 def _action(scope: Scope, route: Any, above: Inherited) -> Action:
     kind = route.WhichOneof("action")
     if kind == "route":
-        return _forward(scope.at("route"), route.route, above, _buffers(scope, route, above.buffers))
+        return _forward(scope.at("route"), route.route, above, _buffers(route, above.buffers))
     if kind == "redirect":
         return _redirect(scope.at("redirect"), route.redirect)
     if kind == "direct_response":
