@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable
 
 import httpx
-from pairing import last_line
 
 import meshlib
 from meshlib.clock import system_clock
@@ -45,6 +44,7 @@ from meshlib.policy.state import LiveSnapshot, MeshState
 from meshlib.settings import Identity
 from meshlib.transports.httpx_exchange import Exchange, Timeouts
 from meshlib.transports.httpx_translate import attempt_headers, view_of
+from pairing import last_line
 
 ROUTES = 10
 ENDPOINTS = 50
@@ -145,7 +145,7 @@ class _Still:
 
 def whole_call(mesh: meshlib.Mesh) -> Callable[[], None]:
     """Return one first-try success with all that the mesh does around the policy, but for the network."""
-    runtime, asked = mesh._runtime, request()  # noqa: SLF001  the door is Mesh, whose transports would dial
+    runtime, asked = mesh._runtime, request()
 
     def call() -> None:
         view = view_of(asked)
@@ -210,7 +210,7 @@ def main() -> None:
         figures = take_turns(subjects, given.rounds, given.seconds)
     figures["call_us"] = round(figures["call_us"], 4)
     print("CPU microseconds of one first-try success")
-    goals = {**GOALS, **{name: figures["policy_us"] + GROWTH_GOAL for name in ("vhosts_1000_us", "endpoints_5000_us")}}
+    goals = {**GOALS, **dict.fromkeys(("vhosts_1000_us", "endpoints_5000_us"), figures["policy_us"] + GROWTH_GOAL)}
     for name, cost in figures.items():
         goal = f"   goal {goals[name]:.1f}" if name in goals else ""
         print(f"  {name:<20}{cost:>9.3f}   {cost / figures['call_us']:>6.0f} bare calls{goal}")

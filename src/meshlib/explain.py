@@ -17,6 +17,7 @@ from meshlib.policy import routing
 from meshlib.policy.cluster_state import ClusterState, EndpointState
 from meshlib.policy.deadlines import Deadlines
 from meshlib.policy.state import LiveSnapshot
+from meshlib.policy.trace import why_not
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +170,12 @@ def _explain(
         return replace(base, notes=("no virtual host takes this authority: NR, 404",))
     base = replace(base, virtual_host=host.name)
     if route is None:
-        skipped = tuple(_named(r) for r in host.routes)
-        return replace(base, skipped=skipped, notes=("no route matches: NR, 404",))
+        return replace(base, skipped=_skipped(host.routes, view), notes=("no route matches: NR, 404",))
     base = replace(
         base,
         route=route.name,
         matched=str(route.match),
-        skipped=tuple(_named(r) for r in host.routes[: host.routes.index(route)]) if route in host.routes else (),
+        skipped=_skipped(host.routes[: host.routes.index(route)], view) if route in host.routes else (),
         source=route.source,
         action=_action(route),
         fault=_fault(route.fault or (destination.http.fault if destination.http else None), destination.http),
@@ -207,13 +207,20 @@ def _forwarding(
         notes.append(
             f"perTryTimeout {action.retry.per_try_timeout:g}s is ignored: not below the timeout {action.timeout:g}s"
         )
-    return replace(base, timeout=action.timeout, retries=_retries(action), clusters=clusters, notes=tuple(notes))
+    limit = action.stream_duration
+    timeout = action.timeout or (limit.longest if limit is not None and limit.longest is not None else 0.0)
+    return replace(base, timeout=timeout, retries=_retries(action), clusters=clusters, notes=tuple(notes))
 
 
 def _trouble(clusters: Sequence[ClusterView], not_found: int) -> list[str]:
     """Say of each cluster why it could not take a call."""
     missing = [f"cluster {c.name!r} does not exist: NC, {not_found}" for c in clusters if not c.exists]
     return missing + [f"cluster {c.name!r} has no endpoints: UH, 503" for c in clusters if c.exists and not c.endpoints]
+
+
+def _skipped(routes: Sequence[Route], view: RequestView) -> tuple[str, ...]:
+    """Say of each route what it matches on, and what of the request is not so, as a decision trace does."""
+    return tuple(f"{_named(route)}: {why_not(route, view)}" for route in routes)
 
 
 def _named(route: Route) -> str:
@@ -260,7 +267,11 @@ def _retries(action: RouteAction) -> str:
     if retry.per_try_timeout:
         text += f", perTryTimeout {retry.per_try_timeout:g}s"
     text += f", back-off {1000 * retry.base_interval:g}–{1000 * retry.max_interval:g}ms"
-    return text + (", avoiding hosts already tried" if retry.previous_hosts else "")
+    if retry.per_try_idle_timeout:
+        text += f", perTryIdleTimeout {retry.per_try_idle_timeout:g}s"
+    text += ", avoiding hosts already tried" if retry.previous_hosts else ""
+    text += ", avoiding priorities already tried" if retry.previous_priorities else ""
+    return text + (", side by side with an attempt that is late" if action.hedge else "")
 
 
 def _fault(fault: FaultInjection | None, http: HttpConnectionManager | None) -> str:

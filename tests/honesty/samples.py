@@ -76,6 +76,13 @@ RETRY: Json = {
         },
     ],
     "host_selection_retry_max_attempts": "3",
+    "retry_priority": {
+        "name": "previous",
+        "typed_config": typed(
+            "extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig", update_frequency=2
+        ),
+    },
+    "per_try_idle_timeout": "4s",
     "retriable_status_codes": [409],
     "retriable_headers": [{"name": "x-r"}],
     "retriable_request_headers": [{"name": "x-q"}],
@@ -143,7 +150,16 @@ _ACTIONS: list[Json] = [
         "host_rewrite_literal": "elsewhere",
         "cluster_not_found_response_code": "NOT_FOUND",
     },
-    {"cluster": "c", "regex_rewrite": REWRITE, "host_rewrite_header": "x-host"},
+    {
+        "cluster": "c",
+        "regex_rewrite": REWRITE,
+        "host_rewrite_header": "x-host",
+        "max_grpc_timeout": "5s",
+        "grpc_timeout_offset": "1s",
+        "hedge_policy": {"hedge_on_per_try_timeout": True},
+        "priority": "HIGH",
+        "idle_timeout": "6s",
+    },
     {"cluster": "c", "path_rewrite": "/p", "auto_host_rewrite": True},
     {"cluster_header": "x-cluster", "host_rewrite_path_regex": REWRITE},
 ]
@@ -274,7 +290,8 @@ CLUSTERS: list[Json] = [
                     "retry_budget": {"budget_percent": {"value": 25.0}, "min_retry_concurrency": 5},
                 },
                 {"priority": "HIGH", "max_requests": 9},
-            ]
+            ],
+            "per_host_thresholds": [{"max_connections": 7}],
         },
         "outlier_detection": {
             "consecutive_5xx": 6,

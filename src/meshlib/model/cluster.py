@@ -80,6 +80,9 @@ class ConnectionLife:
     requests: int | None = None
 
 
+NO_BOUNDS = ConnectionLife()
+
+
 @dataclass(frozen=True, slots=True)
 class OutlierDetection:
     """``envoy.config.cluster.v3.OutlierDetection``, with Envoy's defaults; times in seconds.
@@ -247,7 +250,7 @@ class Cluster:
     hashing: ConsistentHashing = ConsistentHashing()
     http2: bool = False
     max_stream_duration: float = 0.0
-    connections: ConnectionLife = ConnectionLife()
+    connections: ConnectionLife = NO_BOUNDS
     transport_socket: TransportSocket | None = None
     transport_socket_matches: tuple[TransportSocketMatch, ...] = ()
     eds_name: str = ""

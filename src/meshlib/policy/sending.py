@@ -86,9 +86,12 @@ class Sending:
         more = deadlines.more
         if more is not None and more.grpc_header:
             own.append(("grpc-timeout", more.grpc_header))
-        elif told is not None and (self._action.grpc_timeout is not None or call.deadline is not None):
-            if is_grpc_call(call.view, call.record.protocol):
-                own.append(("grpc-timeout", as_grpc_timeout(told)))
+        elif (
+            told is not None
+            and (self._action.grpc_timeout is not None or call.deadline is not None)
+            and is_grpc_call(call.view, call.record.protocol)
+        ):
+            own.append(("grpc-timeout", as_grpc_timeout(told)))
         if self._choice.virtual_host is not None and self._choice.virtual_host.attempt_count:
             own.append(("x-envoy-attempt-count", str(record.number)))
         return own

@@ -111,6 +111,7 @@ class Engine:
         timeouts = exchange.timeouts
         message = outgoing(exchange, effect, clock)
         pool = self._pool(effect, exchange.tls)
+        pool.life = effect.cluster.connections
         connection = pool.acquire(clock, timeouts.to_connect(effect), timeouts.left_to_wait())
         clock.on_cancel = connection.abort
         try:
@@ -172,6 +173,7 @@ class AsyncEngine:
         if pool is None:
             origin = _origin(self._settings, effect, tls)
             pool = self._pools[key] = asynchronous.Pool(origin, *_limits(self._settings))
+        pool.life = effect.cluster.connections
         connection = await pool.acquire(clock, timeouts.to_connect(effect), timeouts.left_to_wait())
         try:
             reader = await connection.request(message, clock)

@@ -76,13 +76,14 @@ class PoolSettings:
     ssl_context: ssl.SSLContext | None
     http2: bool = False
 
-    def arguments(self, key: PoolKey) -> dict[str, Any]:
-        """Return the keyword arguments of an httpcore pool for ``key``."""
+    def arguments(self, key: PoolKey, idle_timeout: float | None) -> dict[str, Any]:
+        """Return the keyword arguments of an httpcore pool for ``key``, of a cluster with this ``idle_timeout``."""
+        expiries = [each for each in (self.keepalive_expiry, idle_timeout) if each is not None]
         return {
             "ssl_context": self.ssl_context if key.tls else None,
             "max_connections": self.max_connections,
             "max_keepalive_connections": self.max_keepalive,
-            "keepalive_expiry": self.keepalive_expiry,
+            "keepalive_expiry": min(expiries, default=None),
             # Prior knowledge in plaintext (http2_protocol_options); ALPN under the application's TLS.
             "http1": not key.http2,
             "http2": key.http2 or (bool(key.tls) and self.http2),
@@ -119,7 +120,8 @@ class EndpointPools(httpcore.ConnectionPool):
                 pool = self._by_key.get(key)
                 if pool is None:
                     pool = httpcore.ConnectionPool(
-                        network_backend=DialBackend(attempt.endpoint), **self._settings.arguments(key)
+                        network_backend=DialBackend(attempt.endpoint),
+                        **self._settings.arguments(key, attempt.cluster.connections.idle_timeout),
                     )
                     self._by_key[key] = pool
         return pool.handle_request(_addressed(request, attempt.endpoint, attempt.tls))
@@ -168,7 +170,8 @@ class AsyncEndpointPools(httpcore.AsyncConnectionPool):
         pool = self._by_key.get(key)
         if pool is None:
             pool = httpcore.AsyncConnectionPool(
-                network_backend=AsyncDialBackend(attempt.endpoint), **self._settings.arguments(key)
+                network_backend=AsyncDialBackend(attempt.endpoint),
+                **self._settings.arguments(key, attempt.cluster.connections.idle_timeout),
             )
             self._by_key[key] = pool
         return await pool.handle_async_request(_addressed(request, attempt.endpoint, attempt.tls))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from meshlib.model.cluster import (
+    NO_BOUNDS,
     UINT32_MAX,
     Cluster,
     ConnectionLife,
@@ -143,6 +144,7 @@ def _per_host(scope: Scope, breakers: Any) -> dict[int, int]:
     found: dict[int, int] = {}
     for i, thresholds in enumerate(breakers.per_host_thresholds):
         place = scope.at("per_host_thresholds", i)
+        place.audit(thresholds)
         for field in _NOT_PER_HOST:
             if thresholds.HasField(field):
                 place.fault(field, "cannot be limited per host: only max_connections can")
@@ -238,7 +240,7 @@ def _common(scope: Scope, message: Any) -> tuple[float, ConnectionLife]:
         longest=seconds(place, options, "max_connection_duration", 0.0) or None,
         requests=options.max_requests_per_connection.value or None,
     )
-    return seconds(place, options, "max_stream_duration", 0.0), life
+    return seconds(place, options, "max_stream_duration", 0.0), NO_BOUNDS if life == NO_BOUNDS else life
 
 
 def _explicit_http2(scope: Scope, options: Any) -> bool:

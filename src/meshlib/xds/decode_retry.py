@@ -125,6 +125,7 @@ def _predicates(scope: Scope, policy: Any) -> dict[str, Any]:
 
 def _previous_priorities(scope: Scope, priority: Any) -> int:
     """Return the ``update_frequency`` of ``previous_priorities``."""
+    scope.audit(priority)
     kind = any_type(priority.typed_config)
     if kind != _PREVIOUS_PRIORITIES:
         scope.fault("typed_config", f"{priority.name!r} of type {kind or 'none'} is no retry priority")
@@ -139,8 +140,8 @@ def _previous_priorities(scope: Scope, priority: Any) -> int:
         return 0
     scope.at("typed_config").audit(config)
     if config.update_frequency < 1:
-        scope.fault("typed_config.update_frequency", "must be at least 1")
-    return int(config.update_frequency)
+        scope.note("typed_config.update_frequency", "is 0: no priority is ever left out")
+    return max(0, int(config.update_frequency))
 
 
 def _omitted(scope: Scope, predicate: Any) -> tuple[tuple[tuple[str, object], ...], ...]:

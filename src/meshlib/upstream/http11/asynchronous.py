@@ -9,10 +9,11 @@ import time
 from collections import deque
 from collections.abc import AsyncIterable, Callable
 
+from meshlib.model.cluster import NO_BOUNDS
 from meshlib.policy.effects import ErrorKind
 from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.failure import AttemptFailed
-from meshlib.upstream.http11.blocking import CONTINUE_WAIT, Origin, Outgoing
+from meshlib.upstream.http11.blocking import CONTINUE_WAIT, Origin, Outgoing, spent
 from meshlib.upstream.http11.framing import LAST_CHUNK, FramingError, ResponseReader, encode_chunk
 
 HIGH_WATER = 256 * 1024  # body bytes held for a slow reader before the socket is no longer read
@@ -23,7 +24,8 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         reader: the response being read.
-        idle_since: monotonic second it went idle.
+        made, idle_since: monotonic seconds at which it was made, and went idle.
+        served: requests so far.
         broken: whether it can carry no further request.
     """
 
@@ -37,7 +39,9 @@ class Connection(asyncio.Protocol):
         "_waiter",
         "broken",
         "idle_since",
+        "made",
         "reader",
+        "served",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -50,6 +54,8 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         self.reader = ResponseReader(b"GET")
         self.idle_since = 0.0
+        self.made = time.monotonic()
+        self.served = 0
         self.broken = False
 
     # ---- asyncio.Protocol
@@ -134,6 +140,7 @@ class Connection(asyncio.Protocol):
             AttemptFailed: no head came; the connection is closed.
         """
         reader = self.reader = ResponseReader(outgoing.method)
+        self.served += 1
         self._failure = None
         self._buffered = 0
         try:
@@ -274,6 +281,9 @@ class Pool:
         max_connections: None = no limit; at the limit callers wait in line.
         max_idle: idle connections kept, None = all.
         idle_expiry: seconds an idle connection is kept, None = for ever.
+
+    Attributes:
+        life: the cluster's own bounds on connections, as last configured.
     """
 
     def __init__(
@@ -283,6 +293,7 @@ class Pool:
         self._max_connections = max_connections
         self._max_idle = max_idle
         self._idle_expiry = idle_expiry
+        self.life = NO_BOUNDS
         self._idle: deque[Connection] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._open = 0
@@ -295,7 +306,8 @@ class Pool:
         while True:
             while self._idle:
                 connection = self._idle.pop()
-                if connection.is_alive():
+                fresh = self.life is NO_BOUNDS or not spent(connection, self.life, time.monotonic())
+                if fresh and connection.is_alive():
                     return connection
                 self._discard(connection)
             if self._max_connections is None or self._open < self._max_connections:
@@ -314,10 +326,11 @@ class Pool:
     def release(self, connection: Connection) -> None:
         """Take a connection back, to keep or to close."""
         full = self._max_idle is not None and len(self._idle) >= self._max_idle
-        if not connection.reusable or self._closed or full:
+        now = connection.idle_since = time.monotonic()
+        fresh = self.life is NO_BOUNDS or not spent(connection, self.life, now)
+        if not connection.reusable or not fresh or self._closed or full:
             self._discard(connection)
             return
-        now = connection.idle_since = time.monotonic()
         self._idle.append(connection)
         while self._idle_expiry is not None and now - self._idle[0].idle_since > self._idle_expiry:
             self._discard(self._idle.popleft())

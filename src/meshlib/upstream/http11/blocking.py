@@ -11,7 +11,9 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
+from meshlib.model.cluster import NO_BOUNDS, ConnectionLife
 from meshlib.model.endpoint import Endpoint
 from meshlib.policy.effects import ErrorKind
 from meshlib.upstream.clock import AttemptClock
@@ -46,16 +48,19 @@ class Connection:
 
     Attributes:
         reader: the response being read.
-        idle_since: monotonic second it went idle.
+        made, idle_since: monotonic seconds at which it was made, and went idle.
+        served: requests so far.
         broken: whether it can carry no further request.
     """
 
-    __slots__ = ("_sock", "broken", "idle_since", "reader")
+    __slots__ = ("_sock", "broken", "idle_since", "made", "reader", "served")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.reader = ResponseReader(b"GET")
         self.idle_since = 0.0
+        self.made = time.monotonic()
+        self.served = 0
         self.broken = False
 
     @property
@@ -81,6 +86,7 @@ class Connection:
             AttemptFailed: no head came; the connection is closed.
         """
         reader = self.reader = ResponseReader(outgoing.method)
+        self.served += 1
         try:
             self._send(outgoing, clock, write_timeout)
             while not reader.head_complete:
@@ -212,6 +218,23 @@ class Connection:
             raise AttemptFailed(ErrorKind.PROTOCOL, str(error), phase="read") from None
 
 
+def spent(connection: Aged, life: ConnectionLife, now: float) -> bool:
+    """Tell whether a cluster wants no further request on an idle connection."""
+    if life.requests is not None and connection.served >= life.requests:
+        return True
+    if life.longest is not None and now - connection.made >= life.longest:
+        return True
+    return life.idle_timeout is not None and now - connection.idle_since >= life.idle_timeout
+
+
+class Aged(Protocol):
+    """What of a connection says how long it may be used."""
+
+    made: float
+    idle_since: float
+    served: int
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """What a pool connects to.
@@ -235,6 +258,9 @@ class Pool:
         max_connections: None = no limit; at the limit callers wait in line.
         max_idle: idle connections kept, None = all.
         idle_expiry: seconds an idle connection is kept, None = for ever.
+
+    Attributes:
+        life: the cluster's own bounds on connections, as last configured.
     """
 
     def __init__(
@@ -244,6 +270,7 @@ class Pool:
         self._max_connections = max_connections
         self._max_idle = max_idle
         self._idle_expiry = idle_expiry
+        self.life = NO_BOUNDS
         self._idle: deque[Connection] = deque()
         self._open = 0
         # Holds the connections in use, so that one whose response is dropped is closed, not collected.
@@ -254,7 +281,8 @@ class Pool:
     def acquire(self, clock: AttemptClock, connect_timeout: float | None, pool_timeout: float | None) -> Connection:
         """Return a connection, idle or new; raises ``AttemptFailed``."""
         while (connection := self._pop_idle(clock, pool_timeout)) is not None:
-            if connection.is_alive():
+            fresh = self.life is NO_BOUNDS or not spent(connection, self.life, time.monotonic())
+            if fresh and connection.is_alive():
                 self._busy.add(connection)
                 return connection
             self._drop(connection)
@@ -275,8 +303,9 @@ class Pool:
         with self._freed:
             self._busy.discard(connection)
             full = self._max_idle is not None and len(self._idle) >= self._max_idle
-            if connection.reusable and not self._closed and not full:
-                connection.idle_since = now
+            connection.idle_since = now
+            fresh = self.life is NO_BOUNDS or not spent(connection, self.life, now)
+            if connection.reusable and fresh and not self._closed and not full:
                 self._idle.append(connection)
                 self._freed.notify()
                 stale = list(self._expired(now))

@@ -129,6 +129,7 @@ FIELDS: Mapping[str, Fields] = {
             "retry_options_predicates": "every attempt is made alike",
         },
     ),
+    _ROUTE + "RetryPolicy.RetryPriority": fields("typed_config", {"name": "what it is, its typed_config says"}),
     _ROUTE + "RetryPolicy.RetryHostPredicate": fields("name typed_config"),
     _ROUTE + "RetryPolicy.RetryBackOff": fields("base_interval max_interval"),
     _ROUTE + "RetryPolicy.RateLimitedRetryBackOff": fields("reset_headers max_interval"),
