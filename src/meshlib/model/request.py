@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+_NONE: list[str] = []  # nobody writes to what values() returns
+
+
 class RequestView:
     """One request as policy sees it: built once a call, read-only, owned by one call.
 
@@ -20,7 +23,7 @@ class RequestView:
         replayable: whether the body can be sent again.
     """
 
-    __slots__ = ("authority", "headers", "host", "method", "path", "port", "replayable", "scheme", "target")
+    __slots__ = ("_index", "authority", "headers", "host", "method", "path", "port", "replayable", "scheme", "target")
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class RequestView:
         self.path = target.partition("?")[0]
         self.headers = headers
         self.replayable = replayable
+        self._index: dict[str, list[str]] | None = None
 
     def values(self, name: str) -> list[str]:
         """Return every value of the header ``name`` (lower case), in order.
@@ -58,14 +62,26 @@ class RequestView:
                 ":scheme": self.scheme,
             }.get(name)
             return [] if pseudo is None else [pseudo]
-        return [value for key, value in self.headers if key == name]
+        return (self._index or self.index).get(name, _NONE)
 
     def header(self, name: str) -> str | None:
         """Return the first value of the header ``name`` (lower case), or None."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
+        found = (self._index or self.index).get(name)
+        return found[0] if found is not None else None
+
+    @property
+    def index(self) -> dict[str, list[str]]:
+        """The values of each header, by its name; made when first asked for, as several things look."""
+        index = self._index
+        if index is None:
+            index = self._index = {}
+            for name, value in self.headers:
+                known = index.get(name)
+                if known is None:
+                    index[name] = [value]
+                else:
+                    known.append(value)
+        return index
 
     def whole(self, name: str) -> int | None:
         """Return the header ``name`` (lower case) as a whole number, None where it is none."""

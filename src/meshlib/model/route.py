@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
 from meshlib.model.match import Predicate, RouteMatch
@@ -98,6 +99,7 @@ class RouteAction:
             to the listener.
         body_limit_min: the same by ``per_request_buffer_limit_bytes``, which can only lower the listener's.
         clocked: whether it has a timeout besides ``timeout`` and ``per_try_timeout``.
+        sums: the weights, each added to those before it.
     """
 
     clusters: tuple[WeightedCluster, ...]
@@ -123,10 +125,12 @@ class RouteAction:
     body_limit: int | None = None
     body_limit_min: int | None = None
     clocked: bool = field(init=False, compare=False, repr=False)
+    sums: tuple[int, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         rare = (self.idle_timeout, self.stream_duration, self.grpc_timeout, self.upstream_duration)
         idle = self.retry is not None and self.retry.per_try_idle_timeout
+        object.__setattr__(self, "sums", tuple(accumulate(target.weight for target in self.clusters)))
         object.__setattr__(self, "clocked", bool(idle) or any(each is not None for each in rare))
 
 

@@ -112,15 +112,26 @@ class Attempts:
 
     def _one(self) -> Generator[Effect, Answer, float | None]:
         """One attempt; returns the back-off before the next, or None when the call is over."""
-        cluster, limits = self.cluster, self.limits
+        limits = self.limits
         state = self.pick()
         if state is None:
             yield self.no_endpoint()
             return None
+        gated = limits.gates_connections and not self.sending.multiplexed
+        if not limits.admit(state, gated=gated):
+            return (yield from self._queued(state, gated=gated))
+        try:
+            return (yield from self._made(state))
+        finally:
+            limits.leave(state, gated=gated)
+
+    def _queued(self, state: EndpointState, *, gated: bool) -> Generator[Effect, Answer, float | None]:
+        """One attempt that has to wait for its slots, or cannot have them."""
+        cluster, limits = self.cluster, self.limits
         ticket: ConnectionTicket | None = None
         begun = False
         try:
-            if limits.gates_connections and not self.sending.multiplexed:
+            if gated:
                 ticket = limits.connect(state)
                 if ticket is None:
                     yield self.overflow("max_pending_requests", limits.thresholds.max_pending_requests)
@@ -137,23 +148,27 @@ class Attempts:
             if not begun:
                 yield self.overflow("max_requests", limits.thresholds.max_requests)
                 return None
-            attempt, effect = self.begin(state)
-            try:
-                outcome = self.met(state, attempt, (yield effect))
-            except BaseException:
-                self.cancelled(attempt)
-                raise
-            wait = self.retry(outcome)
-            if wait is None:
-                yield from self.finish(outcome, attempt)
-            elif outcome.response is not None:
-                yield Discard(outcome)
-            return wait
+            return (yield from self._made(state))
         finally:
             if begun:
                 cluster.end(state, limits)
             if ticket is not None:
                 limits.disconnect(ticket)
+
+    def _made(self, state: EndpointState) -> Generator[Effect, Answer, float | None]:
+        """One attempt that has its slots, which it holds until the response's body ends."""
+        attempt, effect = self.begin(state)
+        try:
+            outcome = self.met(state, attempt, (yield effect))
+        except BaseException:
+            self.cancelled(attempt)
+            raise
+        wait = self.retry(outcome) if self.action.retry is not None else None
+        if wait is None:
+            self.body_ended((yield self.final(outcome, attempt)), attempt)
+        elif outcome.response is not None:
+            yield Discard(outcome)
+        return wait
 
     # ---- one attempt
 
@@ -203,11 +218,11 @@ class Attempts:
         if outcome.error is not None:
             attempt.error = outcome.message or outcome.error.value
             attempt.error_kind = outcome.error
-        attempt.ended = self.call.clock()
+        now = attempt.ended = self.call.clock()
         self.call.observer.attempt_ended(self.record, attempt)
         verdict = self.verdict = self._judge(outcome)
-        if verdict is not None:
-            self.cluster.observe(state, verdict, attempt.ended)
+        if verdict is not None and self.cluster.outliers.config is not None:
+            self.cluster.observe(state, verdict, now)
         return outcome
 
     def cancelled(self, attempt: AttemptRecord) -> None:
@@ -325,22 +340,23 @@ class Attempts:
 
     # ---- the end
 
-    def finish(self, outcome: Outcome, attempt: AttemptRecord) -> Policy:
-        """Hand the final outcome over, holding every slot until its body ends."""
+    def final(self, outcome: Outcome, attempt: AttemptRecord) -> Respond | Reply:
+        """Return the effect that hands the final outcome over; every slot is held until its body ends."""
         record = self.record
-        self.release_retry()
+        if self.retrying:
+            self.release_retry()
         if outcome.error is not None or outcome.status is None:
             self.failed = None if outcome.error is ErrorKind.APPLICATION else True
-            yield self.failure(outcome)
-            return
+            return self.failure(outcome)
         self.failed = self.verdict is not Verdict.SUCCESS
         record.status, record.grpc_status, record.detail = outcome.status, outcome.grpc_status, "via_upstream"
         left, gap = self.deadlines.body_timeout(self.call.clock(), attempt.started, soft=self.sending.hedges)
-        end = yield Respond(outcome, left, gap, self.sending.edit(outcome.status))
-        if isinstance(end, BodyEnd):
-            self._body_ended(end, attempt)
+        return Respond(outcome, left, gap, self.sending.edit(outcome.status))
 
-    def _body_ended(self, end: BodyEnd, attempt: AttemptRecord) -> None:
+    def body_ended(self, end: Answer, attempt: AttemptRecord) -> None:
+        """Take note of how the body ended."""
+        if not isinstance(end, BodyEnd):
+            return
         record = self.record
         record.bytes_received = end.received
         if end.error is None:

@@ -219,7 +219,7 @@ def race(attempts: Attempts) -> Policy:
         outcome, winner = won
         heat.end()
         assert winner.record is not None
-        yield from attempts.finish(outcome, winner.record)
+        attempts.body_ended((yield attempts.final(outcome, winner.record)), winner.record)
     finally:
         heat.end()
         if winner is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from meshlib.model.cluster import UINT32_MAX, Thresholds
@@ -119,6 +120,37 @@ class Limits:
         with self.lock:
             self.thresholds = thresholds
             wakes = self._grant_waiting()
+        for wake in wakes:
+            wake()
+
+    def admit(self, endpoint: EndpointState, *, gated: bool) -> bool:
+        """Take a connection slot, where they are ``gated``, and a request slot; False when either would need a wait.
+
+        What nearly every attempt does, under one lock; :meth:`leave` gives both back.
+        """
+        with self.lock:
+            if self.requests >= self.thresholds.max_requests:
+                return False
+            if gated:
+                if self.pending or not self._fits(endpoint):
+                    return False
+                self.connections += 1
+                endpoint.connections += 1
+            self.requests += 1
+            endpoint.active += 1
+            return True
+
+    def leave(self, endpoint: EndpointState, *, gated: bool) -> None:
+        """Give back what :meth:`admit` took; the oldest waiter gets the connection slot."""
+        wakes: Sequence[WakeUp] = ()
+        with self.lock:
+            self.requests -= 1
+            endpoint.active -= 1
+            if gated:
+                self.connections -= 1
+                endpoint.connections -= 1
+                if self.pending:
+                    wakes = self._grant_waiting()
         for wake in wakes:
             wake()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from meshlib.model.headers import Pair
 from meshlib.model.route import RouteAction, WeightedCluster
@@ -17,6 +18,12 @@ from meshlib.policy.routing import Choice
 from meshlib.policy.steering import EXPECTED_TIMEOUT
 
 
+@lru_cache(maxsize=1024)
+def milliseconds(seconds: float) -> str:
+    """Return seconds as whole milliseconds; of first attempts, a route's are always the same."""
+    return str(round(seconds * 1000))
+
+
 class Sending:
     """The requests of one call on one cluster.
 
@@ -25,7 +32,18 @@ class Sending:
         hedges: whether an attempt goes on when its per-try timeout passes, beside the next.
     """
 
-    __slots__ = ("_action", "_call", "_choice", "_cluster", "_deadlines", "_drawn", "_head", "hedges", "multiplexed")
+    __slots__ = (
+        "_action",
+        "_call",
+        "_choice",
+        "_cluster",
+        "_deadlines",
+        "_drawn",
+        "_head",
+        "_plain",
+        "hedges",
+        "multiplexed",
+    )
 
     def __init__(
         self,
@@ -45,11 +63,25 @@ class Sending:
         self._head: RequestHead | None = None  # made with the first attempt, the same for all
         self.multiplexed = cluster.config.http2 or call.record.protocol == "grpc"
         self.hedges = action.hedge and call.races
+        self._plain = headers.plain(choice, drawn)
 
     def attempt(self, record: AttemptRecord, now: float, added: Sequence[Pair]) -> Attempt:
         """Return the effect of an attempt; ``added`` are headers of the observer's."""
         own = self._own_headers(record, now)
         head, call, cluster = self._head, self._call, self._cluster
+        if self._plain and not self._action.auto_host_rewrite:
+            view, endpoint = call.view, record.endpoint
+            return Attempt(
+                record.number,
+                cluster.config,
+                endpoint,
+                cluster.transport_socket(endpoint),
+                record.timeout,
+                [*added, *own] if added else own,
+                view.authority,
+                view.target,
+                call.steering,
+            )
         if head is None:
             head = self._head = headers.request_head(
                 call.record, self._choice, self._action, self._drawn, (added, own), call.steering
@@ -82,7 +114,7 @@ class Sending:
             left = max(0.001, call.deadline - now)
             told = left if told is None else min(told, left)
         if told is not None:
-            own.append((EXPECTED_TIMEOUT, str(round(told * 1000))))
+            own.append((EXPECTED_TIMEOUT, milliseconds(told)))
         more = deadlines.more
         if more is not None and more.grpc_header:
             own.append(("grpc-timeout", more.grpc_header))
@@ -98,6 +130,8 @@ class Sending:
 
     def edit(self, status: int) -> Edit | None:
         """Return the function that mutates the headers of the final response, None for no mutations."""
+        if self._plain:
+            return None
         mutations = headers.response_mutations(self._choice, self._drawn)
         return headers.response_edit(mutations, self._facts(), status) if mutations else None
 

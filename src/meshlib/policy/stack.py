@@ -18,22 +18,14 @@ Every ``finally`` gives its counts back, so closing the generator anywhere leave
 
 from __future__ import annotations
 
-from collections.abc import Generator
-
-from meshlib.model.route import DirectResponse, Redirect, Route, RouteAction, WeightedCluster
+from meshlib.model.route import DirectResponse, Redirect, RouteAction, WeightedCluster
 from meshlib.model.traffic import FaultInjection
 from meshlib.policy import faults, flags, headers, replies, routing, steering
 from meshlib.policy.attempts import Attempts
 from meshlib.policy.balancing.hashing import request_key
-from meshlib.policy.breaker import Admission
+from meshlib.policy.breaker import Admission, ClusterBreaker
 from meshlib.policy.call import Call, Policy
-from meshlib.policy.effects import (
-    Answer,
-    Await,
-    Effect,
-    Reply,
-    Sleep,
-)
+from meshlib.policy.effects import Await, Reply, Sleep
 from meshlib.policy.headers import CallFacts
 from meshlib.policy.trace import Listening
 
@@ -44,8 +36,12 @@ def execute(call: Call) -> Policy:
     call.observer.call_started(record)
     try:
         # What is chosen is of one snapshot (gRFC A74): after a wait for a cluster, routing begins anew.
-        while (cluster := (yield from _routed(call))) is not None:
-            yield Await(cluster)
+        while isinstance(step := _routed(call), str):
+            yield Await(step)
+        if isinstance(step, Reply):
+            yield step
+        else:
+            yield from step
     except GeneratorExit:
         record.flags |= flags.DOWNSTREAM_CONNECTION_TERMINATION
         record.detail = record.detail or "downstream_remote_disconnect"
@@ -57,51 +53,46 @@ def execute(call: Call) -> Policy:
         call.observer.call_ended(record)
 
 
-def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
-    """Route and run the call; returns the cluster that has to be waited for first, None when it is over."""
+def _routed(call: Call) -> Policy | Reply | str:
+    """Route the call: returns how it goes on, its reply, or the cluster that has to be waited for first."""
     record, view = call.record, call.view
     snapshot = call.live.snapshot
     choice = routing.choose(snapshot, view, call.chance)
-    destination, host, route = choice.destination, choice.virtual_host, choice.route
+    destination, host, route = choice
     if call.trace is not None:
         call.trace.routed(destination, host, route, view)
     if destination is not None:
         record.listener = destination.listener
-        record.route_config = destination.routes.name if destination.routes else ""
+        record.route_config = destination.routes.name if destination.routes is not None else ""
         if destination.tcp is not None:
             # Bytes to a cluster: HTTP policies do not apply (a TCP chain, or TLS of the application's own).
             action = RouteAction(destination.tcp.clusters, timeout=0.0)
             target = _draw(call, action)
-            if target.name in snapshot.dormant:
-                return target.name
-            yield from _forward(call, choice, action, target)
-            return None
+            return target.name if target.name in snapshot.dormant else _forward(call, choice, action, target)
     if host is not None:
         record.virtual_host = host.name
     if route is None:
-        yield _local(call, choice, replies.no_route(record, call.hint(view, choice)))
-        return None
+        return _local(call, choice, replies.no_route(record, call.hint(view, choice)))
     record.route, record.source = route.name, route.source
     action = route.action
     if isinstance(action, RouteAction):
         if action.hash_policies:
             call.key = request_key(action.hash_policies, view)
         target = _draw(call, action)
-        record.cluster_name = routing.cluster_of(target, view)
-        if record.cluster_name in snapshot.dormant:
-            return record.cluster_name
-        fault = _fault(choice, route, target)
-        if fault is None or not (yield from _inject(call, choice, target, fault)):
-            http = destination.http if destination is not None else None
-            call.steering = steering.headers(view, respects_expected=http is not None and http.respect_expected_timeout)
-            if call.steering:
-                action = steering.obeyed(action, view, call.steering)
-            yield from _forward(call, choice, action, target)
-    elif isinstance(action, DirectResponse):
-        yield _local(call, choice, replies.direct(record, action, routing.location(Redirect(), route, view)))
-    else:
-        yield _local(call, choice, replies.redirect(record, action.status, routing.location(action, route, view)))
-    return None
+        name = record.cluster_name = routing.cluster_of(target, view)
+        if name in snapshot.dormant:
+            return name
+        http = destination.http if destination is not None else None
+        call.steering = steering.headers(view, respects_expected=http is not None and http.respect_expected_timeout)
+        if call.steering:
+            action = steering.obeyed(action, view, call.steering)
+        fault = (target.fault or route.fault or http.fault) if http is not None and http.fault_filter else None
+        if fault is None:
+            return _forward(call, choice, action, target)
+        return _faulty(call, choice, action, target, fault)
+    if isinstance(action, DirectResponse):
+        return _local(call, choice, replies.direct(record, action, routing.location(Redirect(), route, view)))
+    return _local(call, choice, replies.redirect(record, action.status, routing.location(action, route, view)))
 
 
 def _draw(call: Call, action: RouteAction) -> WeightedCluster:
@@ -120,31 +111,26 @@ def _local(call: Call, choice: routing.Choice, reply: Reply, target: WeightedClu
     return headers.edit_reply(reply, mutations, CallFacts(call.record)) if mutations else reply
 
 
-def _fault(choice: routing.Choice, route: Route, target: WeightedCluster) -> FaultInjection | None:
-    """Return the fault in force: the drawn cluster's, the route's, the filter's; None for none."""
-    http = choice.destination.http if choice.destination else None
-    if http is None or not http.fault_filter:
-        return None
-    return target.fault or route.fault or http.fault
-
-
-def _inject(
-    call: Call, choice: routing.Choice, target: WeightedCluster, fault: FaultInjection
-) -> Generator[Effect, Answer, bool]:
-    """Delay, then abort; returns whether the call was answered here."""
-    if not faults.applies(fault, call.view, call.record.cluster_name):
-        return False
-    seconds = faults.draw_delay(fault, call.view, call.chance)
-    if seconds and _counted(call, fault):
-        call.record.flags |= flags.DELAY_INJECTED
-        yield Sleep(seconds)
-    abort = faults.draw_abort(fault, call.view, call.chance)
-    if abort is None or not _counted(call, fault):
-        return False
-    reply = replies.fault_abort(call.record, abort)
-    mutations = headers.filter_response_mutations(choice, target)  # the router, below, never sees this reply
-    yield headers.edit_reply(reply, mutations, CallFacts(call.record)) if mutations else reply
-    return True
+def _faulty(
+    call: Call, choice: routing.Choice, action: RouteAction, target: WeightedCluster, fault: FaultInjection
+) -> Policy:
+    """Delay, then abort; what is not aborted goes on."""
+    if faults.applies(fault, call.view, call.record.cluster_name):
+        seconds = faults.draw_delay(fault, call.view, call.chance)
+        if seconds and _counted(call, fault):
+            call.record.flags |= flags.DELAY_INJECTED
+            yield Sleep(seconds)
+        abort = faults.draw_abort(fault, call.view, call.chance)
+        if abort is not None and _counted(call, fault):
+            reply = replies.fault_abort(call.record, abort)
+            mutations = headers.filter_response_mutations(choice, target)  # the router, below, never sees this reply
+            yield headers.edit_reply(reply, mutations, CallFacts(call.record)) if mutations else reply
+            return
+    step = _forward(call, choice, action, target)
+    if isinstance(step, Reply):
+        yield step
+    else:
+        yield from step
 
 
 def _counted(call: Call, fault: FaultInjection) -> bool:
@@ -156,29 +142,28 @@ def _counted(call: Call, fault: FaultInjection) -> bool:
     return call.fault is not None
 
 
-def _forward(call: Call, choice: routing.Choice, action: RouteAction, target: WeightedCluster) -> Policy:
+def _forward(call: Call, choice: routing.Choice, action: RouteAction, target: WeightedCluster) -> Policy | Reply:
+    """Return the attempts on the cluster that was drawn, or the reply where there can be none."""
     record = call.record
     name = record.cluster_name = record.cluster_name or target.name
     cluster = call.live.clusters.get(name)
     if cluster is None:
-        reply = replies.cluster_not_found(record, name, action.cluster_not_found_code)
-        yield _local(call, choice, reply, target)
-        return
+        return _local(call, choice, replies.cluster_not_found(record, name, action.cluster_not_found_code), target)
     record.cluster = cluster.config
     assignment = cluster.config.assignment
     drops = assignment.drop_percentage if assignment is not None else 0.0
     if drops and 100.0 * call.chance.random() < drops:
-        yield _local(call, choice, replies.dropped(record, drops), target)
-        return
-    breaker = cluster.breaker
-    if breaker is None:
-        yield from Attempts(call, choice, action, target, cluster).run()
-        return
-    admission = breaker.admit()
+        return _local(call, choice, replies.dropped(record, drops), target)
+    if cluster.breaker is None:
+        return Attempts(call, choice, action, target, cluster).run()
+    admission = cluster.breaker.admit()
     if admission is Admission.REFUSED:
-        yield _local(call, choice, replies.breaker_open(record), target)
-        return
-    attempts = Attempts(call, choice, action, target, cluster)
+        return _local(call, choice, replies.breaker_open(record), target)
+    return _guarded(Attempts(call, choice, action, target, cluster), cluster.breaker, admission)
+
+
+def _guarded(attempts: Attempts, breaker: ClusterBreaker, admission: Admission) -> Policy:
+    """Run the attempts and tell the breaker how they ended."""
     try:
         yield from attempts.run()
     finally:

@@ -47,11 +47,10 @@ def headers(view: RequestView, *, respects_expected: bool = False) -> frozenset[
         respects_expected: ``respect_expected_rq_timeout``: where the request says what timeout is
             expected, the other header about it is not looked at, and goes on (measured).
     """
-    for name, _ in view.headers:
-        if name in HEADERS:
-            found = HEADERS.intersection(dict(view.headers))
-            return found - {_TIMEOUT} if respects_expected and view.header(EXPECTED_TIMEOUT) else found
-    return NOTHING
+    if HEADERS.isdisjoint(view.index):
+        return NOTHING
+    found = HEADERS.intersection(view.index)
+    return found - {_TIMEOUT} if respects_expected and view.header(EXPECTED_TIMEOUT) else found
 
 
 def obeyed(action: RouteAction, view: RequestView, names: frozenset[str]) -> RouteAction:

@@ -49,6 +49,9 @@ def retry_policy(scope: Scope, policy: Any) -> RetryPolicy:
     conditions = frozenset(word for word in map(str.strip, policy.retry_on.split(",")) if word)
     for word in sorted(conditions - CONDITIONS):
         scope.note("retry_on", f"{word!r} is no condition Envoy knows; it never holds")
+    for i, predicate in enumerate(policy.retry_options_predicates):
+        # Envoy has none of its own, and refuses what it does not know.
+        scope.at("retry_options_predicates", i).fault("typed_config", f"{predicate.name!r} is not a known predicate")
     base, longest = _back_off(scope, policy)
     return RetryPolicy(
         retry_on=conditions,

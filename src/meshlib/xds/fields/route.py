@@ -125,9 +125,7 @@ FIELDS: Mapping[str, Fields] = {
         "retry_on num_retries per_try_timeout retry_host_predicate host_selection_retry_max_attempts "
         "retriable_status_codes retriable_headers retriable_request_headers retry_back_off "
         "rate_limited_retry_back_off per_try_idle_timeout retry_priority",
-        unsupported={
-            "retry_options_predicates": "every attempt is made alike",
-        },
+        faulty="retry_options_predicates",
     ),
     _ROUTE + "RetryPolicy.RetryPriority": fields("typed_config", {"name": "what it is, its typed_config says"}),
     _ROUTE + "RetryPolicy.RetryHostPredicate": fields("name typed_config"),
