@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from meshlib.deadline import deadline
 from meshlib.errors import (
     BootstrapError,
     BreakerOpen,
@@ -31,6 +30,7 @@ from meshlib.errors import (
 
 if TYPE_CHECKING:
     from meshlib.capabilities import Capabilities, Capability
+    from meshlib.deadlines import deadline
     from meshlib.explain import Explanation
     from meshlib.mesh import Mesh
     from meshlib.policy.record import AttemptRecord, CallRecord
@@ -71,6 +71,7 @@ _LAZY = {
     "Capability": "meshlib.capabilities",
     "Explanation": "meshlib.explain",
     "Mesh": "meshlib.mesh",
+    "deadline": "meshlib.deadlines",
     "grpc": "meshlib.grpc",
     "httpx": "meshlib.httpx",
 }

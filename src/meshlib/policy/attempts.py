@@ -32,12 +32,15 @@ from meshlib.policy.limits import ConnectionTicket
 from meshlib.policy.outlier import GATEWAY_STATUSES, Verdict
 from meshlib.policy.record import AttemptRecord
 from meshlib.policy.replaying import KeptBody, body_limit, hindrance
-from meshlib.policy.retrying import RetryState, avoided, wanted
+from meshlib.policy.retrying import NEVER_SENT, RetryState, avoided, wanted
 from meshlib.policy.safety import STRICT_RETRY_AFTER_MAX, retry_after, risk
 from meshlib.policy.sending import Sending
 
 # gRPC status -> HTTP status for outlier detection, as Envoy's Grpc::Utility::grpcToHttpStatus.
 GRPC_TO_HTTP = {2: 500, 4: 504, 12: 501, 13: 500, 14: 503, 15: 500}
+
+
+_SILENT = frozenset({ErrorKind.APPLICATION, ErrorKind.TLS_UNAVAILABLE})  # these say nothing of an endpoint
 
 
 class Attempts:
@@ -137,8 +140,7 @@ class Attempts:
                     yield self.overflow("max_pending_requests", limits.thresholds.max_pending_requests)
                     return None
                 if not ticket.granted:
-                    yield Park(ticket, self.deadlines.remaining(self.call.clock()))
-                    if not ticket.granted:
+                    if not (yield from self._parked(ticket)):
                         self.deadlines.expired(self.call.clock())
                         yield self.timed_out()
                         return None
@@ -154,6 +156,11 @@ class Attempts:
                 cluster.end(state, limits)
             if ticket is not None:
                 limits.disconnect(ticket)
+
+    def _parked(self, ticket: ConnectionTicket) -> Generator[Effect, Answer, bool]:
+        """Wait for a connection slot, for as long as the call's timeouts leave."""
+        yield Park(ticket, self.deadlines.remaining(self.call.clock()))
+        return ticket.granted
 
     def _made(self, state: EndpointState) -> Generator[Effect, Answer, float | None]:
         """One attempt that has its slots, which it holds until the response's body ends."""
@@ -237,10 +244,10 @@ class Attempts:
         """Return what an outcome says of its endpoint, None when it says nothing."""
         error = outcome.error
         if error is not None:
-            if error is ErrorKind.TIMEOUT:
-                return Verdict.LOCAL_ORIGIN if self.deadlines.expiry in BLAMED else None
-            silent = error in (ErrorKind.APPLICATION, ErrorKind.TLS_UNAVAILABLE)
-            return None if silent else Verdict.LOCAL_ORIGIN
+            if error in _SILENT or (error is ErrorKind.TIMEOUT and self.deadlines.expiry not in BLAMED):
+                return None
+            connected = error not in NEVER_SENT and outcome.written
+            return Verdict.CUT if connected else Verdict.LOCAL_ORIGIN
         status = outcome.status or 0
         if outcome.grpc_status is not None and (self.record.protocol == "grpc" or is_grpc(self.call.view)):
             status = GRPC_TO_HTTP.get(outcome.grpc_status, 200)

@@ -151,7 +151,7 @@ class Heat:
             if runner.soft is None or now < runner.soft:
                 continue
             runner.soft = None
-            attempts.cluster.observe(runner.state, Verdict.LOCAL_ORIGIN, now)
+            attempts.cluster.observe(runner.state, Verdict.CUT, now)
             policy = attempts.action.retry
             if policy is None or not policy.retry_on:
                 continue
@@ -197,7 +197,7 @@ class Heat:
         now = self.attempts.call.clock()
         for runner in self.running.values():
             if blamed and runner.soft is not None:
-                self.attempts.cluster.observe(runner.state, Verdict.LOCAL_ORIGIN, now)
+                self.attempts.cluster.observe(runner.state, Verdict.CUT, now)
             if runner.record is not None:
                 self.attempts.cancelled(runner.record)
             self.release(runner)

@@ -66,9 +66,9 @@ def _routed(call: Call) -> Policy | Reply | str:
         record.route_config = destination.routes.name if destination.routes is not None else ""
         if destination.tcp is not None:
             # Bytes to a cluster: HTTP policies do not apply (a TCP chain, or TLS of the application's own).
-            action = RouteAction(destination.tcp.clusters, timeout=0.0)
-            target = _draw(call, action)
-            return target.name if target.name in snapshot.dormant else _forward(call, choice, action, target)
+            to_cluster = RouteAction(destination.tcp.clusters, timeout=0.0)
+            target = _draw(call, to_cluster)
+            return target.name if target.name in snapshot.dormant else _forward(call, choice, to_cluster, target)
     if host is not None:
         record.virtual_host = host.name
     if route is None:

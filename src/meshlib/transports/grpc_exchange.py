@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import grpc
 
-from meshlib.deadline import current_deadline
+from meshlib.deadlines import current_deadline
 from meshlib.policy.call import Call
 from meshlib.policy.effects import Attempt, Outcome, Reply, ReplyKind
 from meshlib.policy.record import CallRecord

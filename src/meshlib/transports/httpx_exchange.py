@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from meshlib.deadline import current_deadline
+from meshlib.deadlines import current_deadline
 from meshlib.policy.call import Call
 from meshlib.policy.effects import Attempt, Park
 from meshlib.policy.record import CallRecord
