@@ -25,7 +25,8 @@ import httpx
 
 import meshlib
 from meshlib.clock import system_clock
-from meshlib.model.cluster import Cluster, Discovery, LbPolicy, OutlierDetection
+from meshlib.model.balancing import Balancing, LbPolicy
+from meshlib.model.cluster import Cluster, Discovery, OutlierDetection
 from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, LocalityEndpoints
 from meshlib.model.filter_chain import FilterChain, HttpConnectionManager
 from meshlib.model.headers import HeaderMutations, HeaderToAdd, MutationStep
@@ -84,7 +85,7 @@ def mesh_of(hosts: int, endpoints: int, *, mutating: bool = False) -> Snapshot:
             name,
             Discovery.STATIC,
             ClusterLoadAssignment(name, (LocalityEndpoints(where),)),
-            LbPolicy.LEAST_REQUEST,
+            Balancing(LbPolicy.LEAST_REQUEST),
             outlier=OUTLIERS,
         )
         for name in ("v1", "v2")

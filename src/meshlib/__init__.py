@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from meshlib.deadlines import deadline
     from meshlib.explain import Explanation
     from meshlib.mesh import Mesh
+    from meshlib.model.balancing import PeakEwma
     from meshlib.policy.record import AttemptRecord, CallRecord
 
 __version__ = "0.1.0"
@@ -54,6 +55,7 @@ __all__ = [
     "MeshNotReady",
     "NoHealthyUpstream",
     "NoRoute",
+    "PeakEwma",
     "PerTryTimeout",
     "RequestError",
     "RouteTimeout",
@@ -71,6 +73,7 @@ _LAZY = {
     "Capability": "meshlib.capabilities",
     "Explanation": "meshlib.explain",
     "Mesh": "meshlib.mesh",
+    "PeakEwma": "meshlib.model.balancing",
     "deadline": "meshlib.deadlines",
     "grpc": "meshlib.grpc",
     "httpx": "meshlib.httpx",

@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meshlib.model.endpoint import Locality
 from meshlib.model.names import search_list
-from meshlib.model.snapshot import Snapshot, Style
+from meshlib.model.snapshot import Home, Snapshot, Style
 from meshlib.settings import Identity
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ class DirectorySource:
         note_log = NoteLog(_log)
 
         def apply() -> None:
-            self._assembly = assembly = self._assembly or Assembly(Style.SIDECAR, search=search_list(node.id))
+            self._assembly = assembly = self._assembly or Assembly(
+                Style.SIDECAR, search=search_list(node.id), home=Home(Locality(*identity.locality))
+            )
             version = directory.version
             with self._lock:
                 faults = assembly.apply(version, directory.resources(node).by_type)
@@ -159,10 +162,8 @@ class XdsSource:
 
     def start(self, publish: Publish, usage: Usage) -> None:
         """Connect, in the client's own thread."""
-        from meshlib.xds import forks
         from meshlib.xds.client import XdsClient
 
-        forks.follow(self)
         self._publish, self._usage = publish, usage
         self._client = client = XdsClient(
             self._bootstrap,
@@ -175,7 +176,7 @@ class XdsSource:
         # What the parent process used: a child's configuration must not shrink.
         for host, port in tuple(self._demanded):
             client.demand(host, port)
-        for cluster in tuple(self._woken):
+        for cluster in filter(None, (*self._woken, self._bootstrap.local_cluster)):
             client.wake(cluster)
         client.start()
 
@@ -226,12 +227,8 @@ class XdsSource:
         return self._client.inventory() if self._client is not None else Inventory(self._bootstrap.node)
 
     def forked(self) -> None:
-        """Forget the client, whose thread is the parent's; :meth:`restart` follows."""
-        self._client = None
-
-    def restart(self) -> None:
-        """Connect in a forked child."""
-        if self._publish is not None and self._client is None:
+        """Connect in this process too: the client's thread is the parent's, and so is its stream."""
+        if self._publish is not None:
             self.start(self._publish, self._usage)
 
 
@@ -266,7 +263,7 @@ class StaticSource:
         from meshlib.xds.files import FileSource
         from meshlib.xds.note_log import NoteLog
 
-        assembly = Assembly(Style.STATIC, listener=self._listener)
+        assembly = Assembly(Style.STATIC, listener=self._listener, home=self._bootstrap.home)
         faults = assembly.apply("static", self._bootstrap.static)
         if faults:
             lines = "\n  ".join(str(fault) for fault in faults)

@@ -25,13 +25,10 @@ def every(reason: str, *observations: str) -> dict[str, str]:
     return dict.fromkeys(observations, reason)
 
 
-_SUBSETS = "subset load balancing (lb_subset_config, metadata_match)"
 _UNSENDABLE = "httpx normalises paths itself: it cannot be made to send this one"
 
 NOT_YET: dict[str, Reasons] = {
     "resilience/hash-policies": {"source-ip": "a call from the process has no source address to hash"},
-    "resilience/hash-subset": _SUBSETS,
-    "resilience/locality-weighted": "locality_weighted_lb_config",
     "routing/header-cookies": "RouteMatch.cookies: the installed xds-protos does not have the field",
     "routing/internal-redirect": "internal_redirect_policy",
     "routing/matcher-tree": "VirtualHost.matcher",
@@ -43,8 +40,6 @@ NOT_YET: dict[str, Reasons] = {
     },
     "routing/runtime-fraction": every("there is no runtime to override a fraction", "rt0", "rt100"),
     "routing/sanitise-internal": "x-envoy-* and x-forwarded-* headers as a proxy rewrites them",
-    "routing/subset-default-subset": _SUBSETS,
-    "routing/subset-no-fallback": _SUBSETS,
     "routing/suppress-envoy-headers": "suppress_envoy_headers of the router",
     "routing/validate-vhosts": {"empty-name": "istiod sends gRPC clients virtual hosts without a name: they are taken"},
     "routing/vhost-header": "vhost_header",

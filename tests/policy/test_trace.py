@@ -64,8 +64,8 @@ def test_load_exclusions_attempts_and_retries():
     )
     trace = traced(forward(retry=policy), clusters=[cluster((*endpoints(1), sick))], script=(503, 503))
     assert said(trace, "excluded") == [
-        "10.0.0.9:80: its health is UNHEALTHY",
-        "10.0.0.9:80: its health is UNHEALTHY",
+        "10.0.0.9:80: EDS says UNHEALTHY",
+        "10.0.0.9:80: EDS says UNHEALTHY",
         "10.0.0.1:80: retry_host_predicate passes it over",
     ]
     first, second = said(trace, "attempt")

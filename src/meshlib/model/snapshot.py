@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from meshlib.clock import Randomness
 from meshlib.model.cluster import Cluster
+from meshlib.model.endpoint import NOWHERE, Locality
 from meshlib.model.filter_chain import HttpConnectionManager, TcpProxy
 from meshlib.model.listener import Listener
 from meshlib.model.names import NameTable, listener_name
@@ -95,6 +96,20 @@ _DESTINATIONS_KEPT = 4096  # hosts that a wildcard takes may be without number
 
 
 @dataclass(frozen=True, slots=True)
+class Home:
+    """Where this process is, by its node.
+
+    Attributes:
+        locality: empty = unknown.
+        cluster: the local cluster, whose endpoints this process is one of
+            (``cluster_manager.local_cluster_name``); empty = none.
+    """
+
+    locality: Locality = NOWHERE
+    cluster: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One consistent configuration (gRFC A74). A call reads it once and never looks again.
 
@@ -110,6 +125,7 @@ class Snapshot:
         listener: the listener to use whatever the port (``listener=`` of a static bootstrap); in gRPC
             style the template of listeners' names (gRFC A47), empty for ``host:port`` itself.
         dormant: clusters that exist and whose endpoints are asked for when a call first needs them.
+        home: where this process is.
         changed: clusters, and names of endpoint assignments, that differ from the snapshot before;
             None where that is not known.
     """
@@ -124,6 +140,7 @@ class Snapshot:
     bindings: Bindings = field(default_factory=Bindings)
     listener: str = ""
     dormant: Container[str] = ()
+    home: Home = Home()
     changed: tuple[frozenset[str], frozenset[str]] | None = field(default=None, compare=False, repr=False)
     # Where (host, port, TLS, HTTP/2) led before: a value of the snapshot, found by look-up.
     _destinations: dict[tuple[str, int, bool, bool], Destination] = field(

@@ -5,12 +5,14 @@ One after the other here; side by side, where the route hedges, in :mod:`meshlib
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 from meshlib.model.cluster import Discovery
 from meshlib.model.match import is_grpc
 from meshlib.model.route import RouteAction, WeightedCluster
 from meshlib.policy import flags, hedging, replies, routing, timing
+from meshlib.policy.balancing.hashing import request_key
+from meshlib.policy.balancing.picker import NO_PRIORITIES
 from meshlib.policy.balancing.previous_priorities import PreviousPriorities
 from meshlib.policy.call import Call, Policy
 from meshlib.policy.cluster_state import ClusterState, EndpointState
@@ -57,13 +59,16 @@ class Attempts:
         "choice",
         "cluster",
         "deadlines",
+        "drawn",
         "failed",
         "limits",
+        "named",
         "record",
         "refused",
         "retrying",
         "sending",
         "spent",
+        "state",
         "tried",
         "verdict",
     )
@@ -74,6 +79,7 @@ class Attempts:
         self.call = call
         self.choice = choice
         self.action = action
+        self.drawn = drawn
         self.cluster = cluster
         self.limits = cluster.high if action.high_priority else cluster.limits
         self.record = call.record
@@ -84,6 +90,8 @@ class Attempts:
         self.verdict: Verdict | None = None  # on the last attempt
         self.refused = False
         self.retrying = False
+        self.state: EndpointState | None = None  # of the last attempt
+        self.named: Iterator[str] | None = None  # endpoints the request names, those not tried yet
         self.spent: PreviousPriorities | None = None
         retry = action.retry
         if retry is not None:
@@ -181,7 +189,12 @@ class Attempts:
 
     def pick(self) -> EndpointState | None:
         """Return the endpoint of the next attempt, None where there is none."""
-        call, cluster, tried = self.call, self.cluster, self.tried
+        call, cluster, tried, key = self.call, self.cluster, self.tried, self.call.key
+        balancing = cluster.config.balancing
+        if balancing.override_headers and (named := self._named(balancing.override_headers)) is not None:
+            return named
+        if balancing.hashing.hash_policies:
+            key = request_key(balancing.hashing.hash_policies, call.view)
         if cluster.config.discovery is Discovery.ORIGINAL_DST:
             destination = self.choice.destination
             return cluster.original(destination.address if destination else call.view.host, call.view.port)
@@ -191,8 +204,16 @@ class Attempts:
         if tried and retry is not None:
             avoid, tries = avoided(retry, tried), retry.host_selection_max_attempts
         if call.trace is not None:
-            avoid = call.trace.picking(cluster, avoid)
-        return cluster.pick(call.clock(), avoid, tries, call.key, self.spent)
+            avoid = call.trace.picking(cluster, avoid, self.drawn.subset)
+        spent = NO_PRIORITIES if self.spent is None else self.spent.spent(cluster.priorities())
+        return cluster.pick(call.clock(), avoid, tries, key, subset=self.drawn.subset, spent=spent)
+
+    def _named(self, headers: Sequence[str]) -> EndpointState | None:
+        """Return the next endpoint that the request names (``override_host``); each serves one attempt."""
+        if self.named is None:
+            values = (next(iter(self.call.view.values(header)), "") for header in headers)
+            self.named = iter([address.strip() for value in values for address in value.split(",") if address.strip()])
+        return next(filter(None, map(self.cluster.named, self.named)), None)
 
     def begin(self, state: EndpointState, *, soft: bool = False) -> tuple[AttemptRecord, Attempt]:
         """Return the record of an attempt that begins, and its effect.
@@ -203,6 +224,7 @@ class Attempts:
         """
         call, record = self.call, self.record
         now = call.clock()
+        self.state = state
         endpoint = state.endpoint
         self.tried.add(endpoint.key)
         if self.spent is not None:
@@ -227,6 +249,8 @@ class Attempts:
             attempt.error_kind = outcome.error
         now = attempt.ended = self.call.clock()
         self.call.observer.attempt_ended(self.record, attempt)
+        if self.cluster.learns:
+            self.cluster.learn(state, outcome, now - attempt.started, now)
         verdict = self.verdict = self._judge(outcome)
         if verdict is not None and self.cluster.outliers.config is not None:
             self.cluster.observe(state, verdict, now)
@@ -366,6 +390,8 @@ class Attempts:
             return
         record = self.record
         record.bytes_received = end.received
+        if self.state is not None and end.trailers:
+            self.cluster.report(self.state, end.trailers, self.call.clock())
         if end.error is None:
             return
         if end.error is ErrorKind.TIMEOUT:

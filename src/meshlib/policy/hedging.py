@@ -218,6 +218,7 @@ def race(attempts: Attempts) -> Policy:
             return
         outcome, winner = won
         heat.end()
+        attempts.state = winner.state
         assert winner.record is not None
         attempts.body_ended((yield attempts.final(outcome, winner.record)), winner.record)
     finally:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from meshlib.clock import Randomness
+from meshlib.model.endpoint import Locality
 from meshlib.model.match import is_grpc
+from meshlib.model.metadata import Criteria
 from meshlib.model.request import RequestView
 from meshlib.model.route import Route, RouteAction, VirtualHost, WeightedCluster
 from meshlib.model.snapshot import Destination
@@ -19,6 +21,7 @@ from meshlib.policy.effects import Outcome
 from meshlib.policy.record import AttemptRecord, CallRecord
 
 if TYPE_CHECKING:
+    from meshlib.policy.balancing.view import BalancingView, PriorityView
     from meshlib.policy.cluster_state import ClusterState, EndpointState
     from meshlib.policy.limits import Limits
 
@@ -101,13 +104,14 @@ class Trace:
         self.note("weights", f"{target.name or target.header} of {shares}; drew {how}")
 
     def picking(
-        self, cluster: ClusterState, avoid: Callable[[EndpointState], bool] | None
+        self, cluster: ClusterState, avoid: Callable[[EndpointState], bool] | None, subset: Criteria
     ) -> Callable[[EndpointState], bool] | None:
         """Say how the load is shared out and who gets none; returns ``avoid`` that says whom it passes over."""
-        for line in cluster.loads():
-            self.note("load", line)
-        for state, why in cluster.excluded():
-            self.note("excluded", f"{state.endpoint}: {why}")
+        view = cluster.describe(subset)
+        for row in view.priorities:
+            self.note("load", _load(view, row))
+        for excluded in view.excluded[:_SHOWN]:
+            self.note("excluded", f"{excluded.address}: {excluded.reason}")
         if avoid is None:
             return None
 
@@ -186,6 +190,23 @@ def why_not(route: Route, view: RequestView) -> str:
     if match.runtime_fraction is not None:
         return f"runtime_fraction {match.runtime_fraction:g}% did not draw it"
     return f"{match} does not match"
+
+
+def _load(view: BalancingView, row: PriorityView) -> str:
+    """Say what one priority gets, and its localities where they matter."""
+    text = f"priority {row.priority}: {row.load}% over {row.healthy} of {row.endpoints} endpoints, {view.policy}"
+    if row.degraded_load:
+        text += f", {row.degraded_load}% to {row.degraded} that are degraded"
+    if row.panic:
+        text += ", in panic: all are used, whatever their health"
+    if view.locality_weighted:
+        shares = ", ".join(f"{_place(each.locality)} {each.effective_weight:g}" for each in row.localities)
+        text += f"; localities weigh {shares}"
+    return text + (f"; subset {dict(view.subset)}" if view.subset else "")
+
+
+def _place(locality: Locality) -> str:
+    return "/".join(part for part in (locality.region, locality.zone, locality.sub_zone) if part) or "(none)"
 
 
 def _listed(names: list[str]) -> str:

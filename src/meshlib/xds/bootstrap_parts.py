@@ -10,16 +10,18 @@ from typing import Any
 from google.protobuf import json_format
 
 from meshlib.errors import BootstrapError
-from meshlib.model.snapshot import Style
+from meshlib.model.endpoint import Locality
+from meshlib.model.snapshot import Home, Style
 from meshlib.xds.credentials import PLAINTEXT, Credentials
 from meshlib.xds.faults import Note, Status
 from meshlib.xds.fields import NOT_HONOURED
+from meshlib.xds.target import parse_target
 
 Json = Mapping[str, Any]
 # Keys of a bootstrap that ask for a discovery service, or another, that is not spoken.
 _CONSEQUENCES: Mapping[str, tuple[str, Status]] = {
     "layered_runtime": ("there is no runtime: its layers are not read, and RTDS is not asked for", Status.REFUSED),
-    "cluster_manager": ("load is not reported (LRS), and nothing else in it is honoured", Status.REFUSED),
+    "cluster_manager.load_stats_config": ("load is not reported (LRS)", Status.REFUSED),
 }
 _log = logging.getLogger("meshlib.xds")
 
@@ -108,6 +110,7 @@ class Bootstrap:
         server_listener_template: the listener's name for an address served; empty for none.
         certificate_providers: where certificates come from, by instance name.
         files: the types whose resources are in a file, watched.
+        local_cluster: the cluster whose endpoints this process is one of, empty for none.
         notes: what of the bootstrap itself is not honoured.
     """
 
@@ -122,6 +125,13 @@ class Bootstrap:
     certificate_providers: Mapping[str, CertificateFiles] = field(default_factory=dict)
     files: Mapping[str, PathSource] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    local_cluster: str = ""
+
+    @property
+    def home(self) -> Home:
+        """Where this process is, by the node."""
+        where = self.node.locality
+        return Home(Locality(where.region, where.zone, where.sub_zone), self.local_cluster)
 
     @property
     def hint(self) -> str:
@@ -140,13 +150,11 @@ def authority_of(name: str) -> str | None:
 
 
 def check_address(address: str, origin: str) -> None:
-    """Raise ``BootstrapError`` for what no gRPC channel can dial."""
-    if address.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
-        return
-    host, _, port = address.rpartition(":")
-    bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
-    if not host or bare_ipv6 or "/" in address or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise BootstrapError(f"{origin}: {address!r} is no address: expected host:port, [ipv6]:port or unix:///path")
+    """Raise ``BootstrapError`` for what cannot be dialled."""
+    try:
+        parse_target(address)
+    except BootstrapError as error:
+        raise BootstrapError(f"{origin}: {error}") from error
 
 
 def parse_message(data: Any, message: Any, origin: str) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from meshlib.model.balancing import HASHING, LbPolicy
 from meshlib.model.cluster import (
     NO_BOUNDS,
     UINT32_MAX,
     Cluster,
     ConnectionLife,
     Discovery,
-    LbPolicy,
     OutlierDetection,
     RetryBudget,
     ServiceRef,
@@ -42,6 +42,8 @@ def cluster(scope: Scope, message: Any) -> Cluster:
     policy = balancing.policy
     if (discovery is Discovery.ORIGINAL_DST) is not (policy is LbPolicy.CLUSTER_PROVIDED):
         scope.fault("lb_policy", f"{policy.value} does not go with {discovery.value}")
+    if policy in HASHING:
+        _check_hashed_weights(scope.at("load_assignment"), message.load_assignment)
     _note_filters(scope, message.filters)
     _check_load_assignment(scope, discovery, message)
     has_assignment = message.HasField("load_assignment") and discovery is not Discovery.ORIGINAL_DST
@@ -54,7 +56,7 @@ def cluster(scope: Scope, message: Any) -> Cluster:
         assignment=load_assignment(scope.at("load_assignment"), message.load_assignment, names=discovery in _DNS)
         if has_assignment
         else None,
-        lb_policy=policy,
+        balancing=balancing,
         connect_timeout=seconds(scope, message, "connect_timeout", 5.0, positive=True),
         thresholds=thresholds[_DEFAULT],
         high_thresholds=thresholds[_HIGH],
@@ -62,8 +64,6 @@ def cluster(scope: Scope, message: Any) -> Cluster:
         if message.HasField("outlier_detection")
         else None,
         panic_threshold=_panic_threshold(scope.at("common_lb_config"), message.common_lb_config),
-        choice_count=balancing.choices,
-        hashing=balancing.hashing,
         http2=http.http2,
         max_stream_duration=http.max_stream_duration,
         connections=http.connections,
@@ -110,6 +110,14 @@ def _check_load_assignment(scope: Scope, discovery: Discovery, message: Any) -> 
     single = len(groups) == 1 and len(groups[0].lb_endpoints) == 1
     if discovery is Discovery.LOGICAL_DNS and not single:
         scope.fault("load_assignment.endpoints", "must have one locality with one endpoint in a LOGICAL_DNS cluster")
+
+
+def _check_hashed_weights(scope: Scope, assignment: Any) -> None:
+    """Fault weights that a ring or Maglev table cannot be made of, as Envoy does."""
+    for i, group in enumerate(assignment.endpoints):
+        total = sum(endpoint.load_balancing_weight.value or 1 for endpoint in group.lb_endpoints)
+        if total > UINT32_MAX:
+            scope.at("endpoints", i).fault("lb_endpoints", f"weights sum to {total}, over {UINT32_MAX}")
 
 
 def _thresholds(scope: Scope, breakers: Any) -> dict[int, Thresholds]:

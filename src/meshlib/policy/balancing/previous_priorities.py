@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from meshlib.clock import Randomness
-from meshlib.model.cluster import Cluster
-from meshlib.policy.balancing import priorities
-from meshlib.policy.balancing.picker import Picker
+from meshlib.policy.balancing.hosts import HostSet
+from meshlib.policy.balancing.priorities import Availability
 
 if TYPE_CHECKING:
     from meshlib.policy.cluster_state import EndpointState
 
 
 class PreviousPriorities:
-    """What one call has tried. Called under the cluster's lock.
+    """What one call has tried. Used by the call's own task or thread.
 
     Args:
         frequency: ``update_frequency``, at least 1.
@@ -36,13 +34,13 @@ class PreviousPriorities:
         """Take note of an attempt."""
         self._tried.append(state)
 
-    def picker(self, cluster: Cluster, groups: Sequence[Sequence[EndpointState]], chance: Randomness) -> Picker | None:
-        """Return what the next attempt is picked by, None for the cluster's own picker."""
+    def spent(self, priorities: Sequence[tuple[HostSet, Availability]]) -> frozenset[int]:
+        """Return the priorities that the next attempt leaves out, of ``priorities`` as they are now."""
         if self._tried and len(self._tried) % self._frequency == 0:
-            self._spent |= {index for index, group in enumerate(groups) if any(each in group for each in self._tried)}
-            if not priorities.available(groups, self._spent):
+            tried = set(self._tried)
+            self._spent |= {hosts.priority for hosts, _ in priorities if not tried.isdisjoint(hosts.whole.hosts)}
+            left = (each for hosts, each in priorities if hosts.priority not in self._spent)
+            if not any(each.healthy or each.degraded for each in left):
                 self._spent = frozenset()
                 self._tried.clear()
-        if not self._spent or not priorities.available(groups):
-            return None  # where every priority is in panic, Envoy leaves the load as it is
-        return priorities.build(cluster, groups, chance, self._spent)
+        return self._spent

@@ -15,7 +15,6 @@ _LIMITS = {"rate_limits": "requests are not limited"}
 _BUFFERS = "per_request_buffer_limit_bytes request_body_buffer_limit "
 _AS_ENVOY = "Envoy does not implement it either"
 _RETRY_EXTENSION = {"retry_policy_typed_config": "retries are made as retry_policy says, or not at all"}
-_SUBSET = {"metadata_match": "endpoints are not narrowed to a subset"}
 _REDIRECTS = "redirects are left to the application"
 _NOWHERE = "leads nowhere: a call that matches meets NC"
 _UNSEEN = "looks at what a call from the process does not have: the route is left out"
@@ -73,7 +72,7 @@ FIELDS: Mapping[str, Fields] = {
         "cluster weighted_clusters cluster_header cluster_not_found_response_code prefix_rewrite regex_rewrite "
         "path_rewrite host_rewrite_literal host_rewrite_header host_rewrite_path_regex auto_host_rewrite timeout "
         "retry_policy max_stream_duration hash_policy hedge_policy idle_timeout priority max_grpc_timeout "
-        "grpc_timeout_offset",
+        "grpc_timeout_offset metadata_match",
         {
             "cors": _BROWSERS,
             **alike("append_x_forwarded_host flush_timeout", PROXY),
@@ -86,7 +85,6 @@ FIELDS: Mapping[str, Fields] = {
             "host_rewrite": "the Host header is sent as it is",
             **alike("internal_redirect_policy internal_redirect_action", _REDIRECTS),
             "upgrade_configs": "upgrades are left to the application",
-            **_SUBSET,
             **_LIMITS,
             **_RETRY_EXTENSION,
             **_MIRROR,
@@ -119,7 +117,7 @@ FIELDS: Mapping[str, Fields] = {
         unsupported={"header_name": "the weights are drawn at random"},
     ),
     _ROUTE + "WeightedCluster.ClusterWeight": fields(
-        _HEADERS + "name weight cluster_header typed_per_filter_config host_rewrite_literal", unsupported=_SUBSET
+        _HEADERS + "name weight cluster_header typed_per_filter_config host_rewrite_literal metadata_match"
     ),
     _ROUTE + "RetryPolicy": fields(
         "retry_on num_retries per_try_timeout retry_host_predicate host_selection_retry_max_attempts "
