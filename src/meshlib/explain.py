@@ -17,7 +17,7 @@ from meshlib.policy import routing
 from meshlib.policy.cluster_state import ClusterState, EndpointState
 from meshlib.policy.deadlines import Deadlines
 from meshlib.policy.state import LiveSnapshot
-from meshlib.policy.trace import why_not
+from meshlib.policy.trace import load_row, why_not
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class ClusterView:
         source: the YAML file and line behind it, where the control plane says it.
         fault: faults injected, in place of the route's, when this target is drawn; empty for none.
         endpoints: of the cluster.
+        loads: how the load is shared out among its priorities, where there is more to say than that all share it.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ClusterView:
     source: str = ""
     fault: str = ""
     endpoints: tuple[EndpointView, ...] = ()
+    loads: tuple[str, ...] = ()
 
 
 _PASSED = "no service has this name: passed through to where the URL says"
@@ -123,6 +125,8 @@ class Explanation:
             )
             if cluster.fault:
                 yield f"    fault       {cluster.fault}"
+            for load in cluster.loads:
+                yield f"    load        {load}"
             for endpoint in cluster.endpoints:
                 state = "ejected" if endpoint.ejected else endpoint.health.lower()
                 yield f"    endpoint    {endpoint.address}  {state}  {endpoint.workload}".rstrip()
@@ -292,7 +296,10 @@ def _cluster(live: LiveSnapshot, name: str, weight: int, destination: Destinatio
         return ClusterView(name, weight, exists=False)
     config = state.config
     endpoints = tuple(_endpoint(s) for s in state.endpoints.values()) or _original(state, destination, view)
-    return ClusterView(name, weight, True, config.lb_policy.value, config.source, endpoints=endpoints)
+    view = state.describe()
+    telling = len(view.priorities) > 1 or view.locality_weighted or any(row.panic for row in view.priorities)
+    loads = tuple(load_row(view, row) for row in view.priorities) if telling and endpoints else ()
+    return ClusterView(name, weight, True, config.lb_policy.value, config.source, endpoints=endpoints, loads=loads)
 
 
 def _passes_through(live: LiveSnapshot, cluster: str) -> bool:

@@ -109,7 +109,7 @@ class Trace:
         """Say how the load is shared out and who gets none; returns ``avoid`` that says whom it passes over."""
         view = cluster.describe(subset)
         for row in view.priorities:
-            self.note("load", _load(view, row))
+            self.note("load", load_row(view, row))
         for excluded in view.excluded[:_SHOWN]:
             self.note("excluded", f"{excluded.address}: {excluded.reason}")
         if avoid is None:
@@ -192,8 +192,8 @@ def why_not(route: Route, view: RequestView) -> str:
     return f"{match} does not match"
 
 
-def _load(view: BalancingView, row: PriorityView) -> str:
-    """Say what one priority gets, and its localities where they matter."""
+def load_row(view: BalancingView, row: PriorityView) -> str:
+    """Return what one priority gets, and its localities where they matter."""
     text = f"priority {row.priority}: {row.load}% over {row.healthy} of {row.endpoints} endpoints, {view.policy}"
     if row.degraded_load:
         text += f", {row.degraded_load}% to {row.degraded} that are degraded"
