@@ -14,7 +14,9 @@ def explained(*groups, routes=None, view=None):
 
 
 def test_what_of_a_request_a_route_did_not_match():
-    tester = RouteMatch(PathMatch(StringOp.PREFIX, "/"), (HeaderMatch("x-user", StringMatch(StringOp.EXACT, "tester")),))
+    tester = RouteMatch(
+        PathMatch(StringOp.PREFIX, "/"), (HeaderMatch("x-user", StringMatch(StringOp.EXACT, "tester")),)
+    )
     text = explained(
         endpoints(1),
         routes=[forward(match=tester, name="testers"), forward(name="all")],

@@ -39,11 +39,15 @@ FAULT: Json = typed(
     abort={"http_status": 503, "percentage": HALF},
     headers=[{"name": "x-f", "string_match": {"exact": "1"}}],
     upstream_cluster="c",
+    downstream_nodes=["n"],
+    max_active_faults=7,
+    response_rate_limit={"fixed_limit": {"limit_kbps": "9"}, "percentage": HALF},
 )
 FAULT_BY_HEADER: Json = typed(
     "extensions.filters.http.fault.v3.HTTPFault",
     delay={"header_delay": {}, "percentage": HALF},
     abort={"header_abort": {}, "percentage": HALF},
+    response_rate_limit={"header_limit": {}, "percentage": HALF},
 )
 FAULT_GRPC: Json = typed(
     "extensions.filters.http.fault.v3.HTTPFault", abort={"grpc_status": 14, "percentage": {"numerator": 10}}

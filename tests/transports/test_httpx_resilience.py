@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 import meshlib
-from meshlib.model.cluster import Thresholds
+from meshlib.model.cluster import ConnectionLife, Thresholds
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.route import StreamDuration
+from meshlib.model.traffic import FaultInjection, FaultRate
 from meshlib.policy.safety import RetrySafety
 from meshlib.transports import httpx_errors as mesh_httpx
 from policy.snapshots import forward, retry
@@ -251,3 +252,41 @@ class TestTrace:
         call = caller(mesh_over(upstreams.serve(), mesh={"trace_decisions": 0.5}))
         traced = [call.request().extensions["meshlib"].trace is not None for _ in range(60)]
         assert 10 < sum(traced) < 50
+
+
+class TestSlowedResponses:
+    def test_a_fault_s_rate(self, caller, upstreams):
+        server = upstreams.serve(Behaviour(body=b"x" * 600))
+        fault = FaultInjection(rate=FaultRate(1, 100.0))
+        call = caller(mesh_over(server, routes=[forward(fault=fault)], http={"fault_filter": True}))
+        began = time.monotonic()
+        assert call.request().text == "x" * 600
+        assert time.monotonic() - began > 0.4  # 600 of 1024 bytes a second, the first 51 at once
+        assert_idle(call.mesh)
+
+
+class TestConnections:
+    def served(self, caller, upstreams, **life):
+        server = upstreams.serve()
+        call = caller(mesh_over(server, connections=ConnectionLife(**life)))
+        for _ in range(4):
+            call.request()
+        return len({seen.connection for seen in server.seen})
+
+    def test_are_kept_without_bounds(self, caller, upstreams):
+        assert self.served(caller, upstreams) == 1
+
+    def test_carry_so_many_requests(self, caller, upstreams):
+        assert self.served(caller, upstreams, requests=2) == 2
+
+    def test_live_so_long(self, caller, upstreams):
+        assert self.served(caller, upstreams, longest=1e-6) == 4
+
+    def test_are_not_used_again_after_being_idle_for_long(self, caller, upstreams):
+        server = upstreams.serve()
+        call = caller(mesh_over(server, connections=ConnectionLife(idle_timeout=0.2)))
+        call.request()
+        call.request()
+        time.sleep(0.5)
+        call.request()
+        assert len({seen.connection for seen in server.seen}) == 2

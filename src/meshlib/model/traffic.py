@@ -107,6 +107,21 @@ class FaultAbort:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultRate:
+    """Slow the response bodies of ``percentage`` (0–100) of requests down to ``kbps`` KiB a second.
+
+    Attributes:
+        by_header: the request says to what (``header_limit``), and may lower the percentage.
+        unit: percent that 1 in the request's header of the percentage stands for.
+    """
+
+    kbps: int
+    percentage: float
+    by_header: bool = False
+    unit: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class FaultInjection:
     """``envoy.extensions.filters.http.fault.v3.HTTPFault``: delay first, then abort.
 
@@ -115,6 +130,7 @@ class FaultInjection:
         upstream_cluster: only for this cluster, when set.
         downstream_nodes: only for calls whose ``x-envoy-downstream-service-node`` is one of these, when set.
         max_active: faulty calls at once (``max_active_faults``), None = no limit.
+        rate: slows responses down (``response_rate_limit``).
     """
 
     delay: FaultDelay | None = None
@@ -123,6 +139,7 @@ class FaultInjection:
     upstream_cluster: str = ""
     downstream_nodes: frozenset[str] = frozenset()
     max_active: int | None = None
+    rate: FaultRate | None = None
 
 
 class HashOn(Enum):

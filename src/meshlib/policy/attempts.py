@@ -382,7 +382,7 @@ class Attempts:
         self.failed = self.verdict is not Verdict.SUCCESS
         record.status, record.grpc_status, record.detail = outcome.status, outcome.grpc_status, "via_upstream"
         left, gap = self.deadlines.body_timeout(self.call.clock(), attempt.started, soft=self.sending.hedges)
-        return Respond(outcome, left, gap, self.sending.edit(outcome.status))
+        return Respond(outcome, left, gap, self.sending.edit(outcome.status), self.call.response_rate)
 
     def body_ended(self, end: Answer, attempt: AttemptRecord) -> None:
         """Take note of how the body ended."""

@@ -44,6 +44,7 @@ class Call:
         races: whether the driver can make attempts side by side.
         kept: what went out of a streamed body, where it may be sent again; found out as it goes.
         trace: takes note of every decision, None for a call that is not traced.
+        response_rate: bytes a second to which a fault slows the response down, 0.0 = as it comes.
         fault: where a fault injected into this call is counted; found out as it goes.
     """
 
@@ -63,3 +64,4 @@ class Call:
     kept: KeptBody | None = None
     trace: Trace | None = None
     fault: ActiveFaults | None = None
+    response_rate: float = 0.0

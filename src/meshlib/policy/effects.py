@@ -197,12 +197,14 @@ class Respond:
         gap: seconds that each wait for a part of it may last (idle timeouts), None = no bound.
         edit: takes the response's headers (lower-case names) and returns what the application is
             to see in their place; None leaves them alone. gRPC metadata is left alone.
+        rate: bytes of the body a second (an injected fault), 0.0 = as it comes.
     """
 
     outcome: Outcome
     timeout: float | None
     gap: float | None = None
     edit: Callable[[Sequence[tuple[str, str]]], list[tuple[str, str]]] | None = None
+    rate: float = 0.0
 
 
 class ReplyKind(Enum):

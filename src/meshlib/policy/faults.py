@@ -60,6 +60,18 @@ def draw_delay(fault: FaultInjection, view: RequestView, chance: Randomness) -> 
     return seconds if seconds and chance.random() * 100.0 < percentage else 0.0
 
 
+def draw_rate(fault: FaultInjection, view: RequestView, chance: Randomness) -> float:
+    """Return the bytes a second to which this request's response is slowed down, 0.0 for no slowing."""
+    rate = fault.rate
+    if rate is None:
+        return 0.0
+    kbps, percentage = rate.kbps, rate.percentage
+    if rate.by_header:
+        kbps = view.whole("x-envoy-fault-throughput-response") or 0
+        percentage = _lowered(percentage, rate.unit, view, "x-envoy-fault-throughput-response-percentage")
+    return 1024.0 * kbps if kbps and chance.random() * 100.0 < percentage else 0.0
+
+
 def draw_abort(fault: FaultInjection, view: RequestView, chance: Randomness) -> FaultAbort | None:
     """Return the abort to answer with, None for none."""
     abort = fault.abort

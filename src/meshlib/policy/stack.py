@@ -116,6 +116,9 @@ def _faulty(
 ) -> Policy:
     """Delay, then abort; what is not aborted goes on."""
     if faults.applies(fault, call.view, call.record.cluster_name):
+        rate = faults.draw_rate(fault, call.view, call.chance)
+        if rate and _counted(call, fault):
+            call.response_rate = rate
         seconds = faults.draw_delay(fault, call.view, call.chance)
         if seconds and _counted(call, fault):
             call.record.flags |= flags.DELAY_INJECTED

@@ -40,6 +40,7 @@ from meshlib.transports.httpx_errors import BODY_LATE, DEADLINE_LATE, MeshNotRea
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
 from meshlib.transports.httpx_race import AsyncRacers
 from meshlib.transports.options import TransportOptions
+from meshlib.transports.pacing import Pace
 from meshlib.upstream.clock import AttemptClock, attempt_clock
 from meshlib.upstream.failure import AttemptFailed
 from meshlib.upstream.pools import AsyncEndpointPools, PoolSettings
@@ -55,19 +56,27 @@ class AsyncCarrier(httpx.AsyncHTTPTransport):
 class AsyncCallStream(httpx.AsyncByteStream):
     """The body of a returned response; it keeps the call alive until the body ends."""
 
-    def __init__(self, inner: httpx.AsyncByteStream, policy: Policy, call: Call, clock: AttemptClock) -> None:
+    def __init__(
+        self, inner: httpx.AsyncByteStream, policy: Policy, call: Call, clock: AttemptClock, rate: float
+    ) -> None:
         self._inner = inner
         self._policy: Policy | None = policy
         self._call = call
         self._clock = clock
         self._received = 0
+        self._pace = Pace(rate) if rate else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         parts = aiter(self._inner)
         try:
             while (part := await self._next(parts)) is not None:
                 self._received += len(part)
-                yield part
+                if self._pace is None:
+                    yield part
+                    continue
+                for wait, piece in self._pace.pieces(part):
+                    await anyio.sleep(wait)
+                    yield piece
         except httpx.TransportError as error:
             late = isinstance(error, httpx.TimeoutException)
             self._end(ErrorKind.APPLICATION if late else ErrorKind.RESET)
@@ -244,7 +253,9 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
             conclude(policy, BodyEnd(None, len(response.content)))
             return response
         clock.turn_to_body(effect.timeout, exchange.timeouts.total_deadline, effect.gap)
-        response.stream = AsyncCallStream(cast("httpx.AsyncByteStream", response.stream), policy, exchange.call, clock)
+        response.stream = AsyncCallStream(
+            cast("httpx.AsyncByteStream", response.stream), policy, exchange.call, clock, effect.rate
+        )
         return response
 
     async def _sleep(self, seconds: float, exchange: Exchange) -> None:

@@ -39,6 +39,7 @@ from meshlib.transports.httpx_errors import BODY_LATE, DEADLINE_LATE, MeshNotRea
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
 from meshlib.transports.httpx_race import MOST_THREADS, Racers
 from meshlib.transports.options import TransportOptions
+from meshlib.transports.pacing import Pace
 from meshlib.upstream.clock import AttemptClock, attempt_clock
 from meshlib.upstream.failure import AttemptFailed
 from meshlib.upstream.pools import EndpointPools
@@ -54,19 +55,27 @@ class Carrier(httpx.HTTPTransport):
 class CallStream(httpx.SyncByteStream):
     """The body of a returned response; it keeps the call alive until the body ends."""
 
-    def __init__(self, inner: httpx.SyncByteStream, policy: Policy, call: Call, clock: AttemptClock) -> None:
+    def __init__(
+        self, inner: httpx.SyncByteStream, policy: Policy, call: Call, clock: AttemptClock, rate: float
+    ) -> None:
         self._inner = inner
         self._policy: Policy | None = policy
         self._call = call
         self._clock = clock
         self._received = 0
+        self._pace = Pace(rate) if rate else None
 
     def __iter__(self) -> Iterator[bytes]:
         parts = iter(self._inner)
         try:
             while (part := self._next(parts)) is not None:
                 self._received += len(part)
-                yield part
+                if self._pace is None:
+                    yield part
+                    continue
+                for wait, piece in self._pace.pieces(part):
+                    time.sleep(wait)
+                    yield piece
         except httpx.TransportError as error:
             late = isinstance(error, httpx.TimeoutException)
             self._end(ErrorKind.APPLICATION if late else ErrorKind.RESET)
@@ -221,7 +230,9 @@ class MeshTransport(httpx.BaseTransport):
             conclude(policy, BodyEnd(None, len(response.content)))
             return response
         clock.turn_to_body(effect.timeout, exchange.timeouts.total_deadline, effect.gap)
-        response.stream = CallStream(cast("httpx.SyncByteStream", response.stream), policy, exchange.call, clock)
+        response.stream = CallStream(
+            cast("httpx.SyncByteStream", response.stream), policy, exchange.call, clock, effect.rate
+        )
         return response
 
     def _sleep(self, seconds: float, exchange: Exchange) -> None:

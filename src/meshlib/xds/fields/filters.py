@@ -38,7 +38,7 @@ FIELDS: Mapping[str, Fields] = {
         "remove append", unsupported={"remove_on_match": "headers are not removed by a pattern"}
     ),
     _FAULT + "HTTPFault": fields(
-        "delay abort upstream_cluster headers downstream_nodes max_active_faults",
+        "delay abort upstream_cluster headers downstream_nodes max_active_faults response_rate_limit",
         {
             **alike(
                 "delay_percent_runtime abort_percent_runtime delay_duration_runtime abort_http_status_runtime "
@@ -47,10 +47,9 @@ FIELDS: Mapping[str, Fields] = {
             ),
             **alike("disable_downstream_cluster_stats filter_metadata", STATS),
         },
-        unsupported={
-            "response_rate_limit": "response bodies are not slowed",
-        },
     ),
+    _COMMON_FAULT + "FaultRateLimit": fields("fixed_limit header_limit percentage"),
+    _COMMON_FAULT + "FaultRateLimit.FixedLimit": fields("limit_kbps"),
     _COMMON_FAULT + "FaultDelay": fields("fixed_delay header_delay percentage"),
     _FAULT + "FaultAbort": fields("http_status grpc_status header_abort percentage"),
 }
