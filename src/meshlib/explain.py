@@ -296,9 +296,9 @@ def _cluster(live: LiveSnapshot, name: str, weight: int, destination: Destinatio
         return ClusterView(name, weight, exists=False)
     config = state.config
     endpoints = tuple(_endpoint(s) for s in state.endpoints.values()) or _original(state, destination, view)
-    view = state.describe()
-    telling = len(view.priorities) > 1 or view.locality_weighted or any(row.panic for row in view.priorities)
-    loads = tuple(load_row(view, row) for row in view.priorities) if telling and endpoints else ()
+    balancing = state.describe()
+    telling = len(balancing.priorities) > 1 or balancing.locality_weighted or any(row.panic for row in balancing.priorities)
+    loads = tuple(load_row(balancing, row) for row in balancing.priorities) if telling and endpoints else ()
     return ClusterView(name, weight, True, config.lb_policy.value, config.source, endpoints=endpoints, loads=loads)
 
 

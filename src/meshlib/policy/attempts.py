@@ -6,6 +6,7 @@ One after the other here; side by side, where the route hedges, in :mod:`meshlib
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import NamedTuple
 
 from meshlib.model.cluster import Discovery
 from meshlib.model.match import is_grpc
@@ -33,9 +34,9 @@ from meshlib.policy.effects import (
 from meshlib.policy.limits import ConnectionTicket
 from meshlib.policy.outlier import GATEWAY_STATUSES, Verdict
 from meshlib.policy.record import AttemptRecord
-from meshlib.policy.replaying import KeptBody, body_limit, hindrance
-from meshlib.policy.retrying import NEVER_SENT, RetryState, avoided, wanted
-from meshlib.policy.safety import STRICT_RETRY_AFTER_MAX, retry_after, risk
+from meshlib.policy.replaying import KeptBody, body_limit
+from meshlib.policy.retries import Retries
+from meshlib.policy.retrying import NEVER_SENT, avoided, wanted
 from meshlib.policy.sending import Sending
 
 # gRPC status -> HTTP status for outlier detection, as Envoy's Grpc::Utility::grpcToHttpStatus.
@@ -45,12 +46,28 @@ GRPC_TO_HTTP = {2: 500, 4: 504, 12: 501, 13: 500, 14: 503, 15: 500}
 _SILENT = frozenset({ErrorKind.APPLICATION, ErrorKind.TLS_UNAVAILABLE})  # these say nothing of an endpoint
 
 
+class Queued(NamedTuple):
+    """What came of a wait for slots.
+
+    Attributes:
+        admitted: whether the attempt may begin.
+        ticket: its connection slot, None where none is needed.
+        again: seconds until the next attempt where it may not, None where the call is over.
+    """
+
+    admitted: bool
+    ticket: ConnectionTicket | None = None
+    again: float | None = None
+
+
+_OVER, _AGAIN = Queued(False), Queued(False, again=0.0)
+
+
 class Attempts:
     """Tries endpoints until an outcome is final.
 
     Attributes:
         failed: whether the call failed, for the breaker; None while nothing is known.
-        refused: whether the retry wanted last was refused: no retries left, a limit, the body.
     """
 
     __slots__ = (
@@ -64,8 +81,7 @@ class Attempts:
         "limits",
         "named",
         "record",
-        "refused",
-        "retrying",
+        "retries",
         "sending",
         "spent",
         "state",
@@ -88,8 +104,7 @@ class Attempts:
         self.tried: set[tuple[str, int]] = set()
         self.failed: bool | None = None
         self.verdict: Verdict | None = None  # on the last attempt
-        self.refused = False
-        self.retrying = False
+        self.retries: Retries | None = None  # made after the first failure
         self.state: EndpointState | None = None  # of the last attempt
         self.named: Iterator[str] | None = None  # endpoints the request names, those not tried yet
         self.spent: PreviousPriorities | None = None
@@ -129,40 +144,57 @@ class Attempts:
             yield self.no_endpoint()
             return None
         gated = limits.gates_connections and not self.sending.multiplexed
-        if not limits.admit(state, gated=gated):
-            return (yield from self._queued(state, gated=gated))
-        try:
-            return (yield from self._made(state))
-        finally:
-            limits.leave(state, gated=gated)
-
-    def _queued(self, state: EndpointState, *, gated: bool) -> Generator[Effect, Answer, float | None]:
-        """One attempt that has to wait for its slots, or cannot have them."""
-        cluster, limits = self.cluster, self.limits
         ticket: ConnectionTicket | None = None
-        begun = False
+        at_once = limits.admit(state, gated=gated)
+        if not at_once:
+            queued = yield from self._queued(state, gated=gated)
+            if not queued.admitted:
+                return queued.again
+            ticket = queued.ticket
+        try:
+            attempt, effect = self.begin(state)
+            try:
+                outcome = self.met(state, attempt, (yield effect))
+            except BaseException:
+                self.cancelled(attempt)
+                raise
+            wait = self.retry(outcome) if self.action.retry is not None else None
+            if wait is None:
+                self.body_ended((yield self.final(outcome, attempt)), attempt)
+            elif outcome.response is not None:
+                yield Discard(outcome)
+            return wait
+        finally:
+            if at_once:
+                limits.leave(state, gated=gated)
+            else:
+                self._leave(state, ticket)
+
+    def _queued(self, state: EndpointState, *, gated: bool) -> Generator[Effect, Answer, Queued]:
+        """Wait for the slots of an attempt; whoever is not admitted holds none."""
+        limits = self.limits
+        ticket: ConnectionTicket | None = None
+        admitted = False
         try:
             if gated:
                 ticket = limits.connect(state)
                 if ticket is None:
                     yield self.overflow("max_pending_requests", limits.thresholds.max_pending_requests)
-                    return None
+                    return _OVER
                 if not ticket.granted:
                     if not (yield from self._parked(ticket)):
                         self.deadlines.expired(self.call.clock())
                         yield self.timed_out()
-                        return None
-                    if not cluster.offers(state):
-                        return 0.0  # it was removed while the call waited: pick anew
-            begun = cluster.begin(state, limits)
-            if not begun:
+                        return _OVER
+                    if not self.cluster.offers(state):
+                        return _AGAIN  # it was removed while the call waited: pick anew
+            admitted = self.cluster.begin(state, limits)
+            if not admitted:
                 yield self.overflow("max_requests", limits.thresholds.max_requests)
-                return None
-            return (yield from self._made(state))
+                return _OVER
+            return Queued(True, ticket)
         finally:
-            if begun:
-                cluster.end(state, limits)
-            if ticket is not None:
+            if not admitted and ticket is not None:
                 limits.disconnect(ticket)
 
     def _parked(self, ticket: ConnectionTicket) -> Generator[Effect, Answer, bool]:
@@ -170,20 +202,11 @@ class Attempts:
         yield Park(ticket, self.deadlines.remaining(self.call.clock()))
         return ticket.granted
 
-    def _made(self, state: EndpointState) -> Generator[Effect, Answer, float | None]:
-        """One attempt that has its slots, which it holds until the response's body ends."""
-        attempt, effect = self.begin(state)
-        try:
-            outcome = self.met(state, attempt, (yield effect))
-        except BaseException:
-            self.cancelled(attempt)
-            raise
-        wait = self.retry(outcome) if self.action.retry is not None else None
-        if wait is None:
-            self.body_ended((yield self.final(outcome, attempt)), attempt)
-        elif outcome.response is not None:
-            yield Discard(outcome)
-        return wait
+    def _leave(self, state: EndpointState, ticket: ConnectionTicket | None) -> None:
+        """Give back what :meth:`_queued` took."""
+        self.cluster.end(state, self.limits)
+        if ticket is not None:
+            self.limits.disconnect(ticket)
 
     # ---- one attempt
 
@@ -226,7 +249,7 @@ class Attempts:
         now = call.clock()
         self.state = state
         endpoint = state.endpoint
-        self.tried.add(endpoint.key)
+        self.tried.add(state.key)
         if self.spent is not None:
             self.spent.attempted(state)
         timeout = self.deadlines.attempt_timeout(now, soft=soft)
@@ -288,12 +311,12 @@ class Attempts:
             outcome: what the attempt met.
             scheduled: retries that are already decided and not begun yet.
         """
-        policy = self.action.retry
-        self.refused = False
-        if policy is None or not self.wants(outcome):
-            self.release_retry()  # Envoy: the slot is held from the decision to the next response head
-            return None
-        return self.schedule(outcome, scheduled)
+        if self.wants(outcome):
+            return self.schedule(outcome, scheduled)
+        if self.retries is not None:
+            self.retries.refused = False
+            self.retries.release()
+        return None
 
     def wants(self, outcome: Outcome) -> bool:
         """Tell whether ``retry_on`` covers an outcome, whatever the limits say."""
@@ -304,60 +327,17 @@ class Attempts:
 
     def schedule(self, outcome: Outcome, scheduled: int = 0) -> float | None:
         """Take a slot for a wanted retry; returns the seconds to wait, or None where it is refused."""
-        self.release_retry()
-        wait = self._schedule(outcome, scheduled)
-        self.refused = wait is None
-        if self.call.trace is not None:
-            self.call.trace.retry(outcome, wait, self.record, self.limits)
-        return wait
+        policy, retries = self.action.retry, self.retries
+        if retries is None:
+            assert policy is not None
+            retries = Retries(policy, self.call, self.cluster, self.limits, self.deadlines, self._body_limit())
+            self.retries = retries
+        return retries.schedule(outcome, scheduled)
 
-    def _schedule(self, outcome: Outcome, scheduled: int) -> float | None:
-        policy, call, record = self.action.retry, self.call, self.record
-        assert policy is not None
-        now = call.clock()
-        plan = call.plan_for(policy)
-        state = RetryState(len(record.attempts) + scheduled, now - record.started, outcome)
-        if plan.exhausted(state):
-            record.flags |= flags.UPSTREAM_RETRY_LIMIT_EXCEEDED
-            return None
-        record.retry_skipped = hindrance(call.view, call.kept, self._body_limit())
-        if not record.retry_skipped and call.strict:
-            record.retry_skipped = risk(call.view, outcome)
-        if record.retry_skipped:
-            return None
-        wait = plan.back_off(state, call.chance)
-        if call.strict and not self._may_come_again(outcome, wait, now):
-            return None
-        if not self.limits.try_retry():
-            record.flags |= flags.UPSTREAM_OVERFLOW
-            record.retry_skipped = f"{self.limits.retry_limit} reached"
-            return None
-        self.retrying = True
-        return max(wait, retry_after(outcome.headers)) if call.strict else wait
-
-    def _may_come_again(self, outcome: Outcome, wait: float, now: float) -> bool:
-        """Tell whether strict mode allows a retry: the server's Retry-After fits, and so does the budget."""
-        asked, left = retry_after(outcome.headers), self._left(now)
-        longest = STRICT_RETRY_AFTER_MAX if left is None else min(left, STRICT_RETRY_AFTER_MAX)
-        if asked > longest:
-            self.record.retry_skipped = f"Retry-After of {asked:g}s is longer than the {longest:.3g}s left"
-            return False
-        if left is not None and wait >= left:
-            self.record.retry_skipped = f"the back-off of {wait:.3g}s is longer than the {left:.3g}s left"
-            return False
-        if not self.cluster.withdraw(now):
-            self.record.flags |= flags.UPSTREAM_OVERFLOW
-            self.record.retry_skipped = "the strict retry budget is spent"
-            return False
-        return True
-
-    def _left(self, now: float) -> float | None:
-        """Return the seconds left of the route's and the application's time, None = no bound."""
-        remaining, deadline = self.deadlines.remaining(now), self.call.deadline
-        if deadline is None:
-            return remaining
-        own = max(0.0, deadline - now)
-        return own if remaining is None else min(own, remaining)
+    @property
+    def refused(self) -> bool:
+        """Whether the retry wanted last was refused: no retries left, a limit, the body."""
+        return self.retries is not None and self.retries.refused
 
     def _body_limit(self) -> int:
         destination = self.choice.destination
@@ -365,17 +345,16 @@ class Attempts:
 
     def release_retry(self) -> None:
         """Give the retry slot back, where one is held."""
-        if self.retrying:
-            self.retrying = False
-            self.limits.release_retry()
+        if self.retries is not None:
+            self.retries.release()
 
     # ---- the end
 
     def final(self, outcome: Outcome, attempt: AttemptRecord) -> Respond | Reply:
         """Return the effect that hands the final outcome over; every slot is held until its body ends."""
         record = self.record
-        if self.retrying:
-            self.release_retry()
+        if self.retries is not None:
+            self.retries.release()
         if outcome.error is not None or outcome.status is None:
             self.failed = None if outcome.error is ErrorKind.APPLICATION else True
             return self.failure(outcome)

@@ -34,6 +34,7 @@ class EndpointState:
 
     Attributes:
         endpoint: its configuration; replaced by updates that keep its address.
+        key: its address.
         active: attempts in flight.
         connections: attempts that hold or were granted a connection.
         ejected: whether outlier detection has taken it out.
@@ -63,6 +64,7 @@ class EndpointState:
         "ejection_jitter",
         "endpoint",
         "excluded",
+        "key",
         "latency",
         "probe",
         "reported",
@@ -73,6 +75,7 @@ class EndpointState:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self.key = endpoint.key
         self.active = 0
         self.connections = 0
         self.ejected = False
@@ -389,7 +392,7 @@ class ClusterState:
 
     def offers(self, state: EndpointState) -> bool:
         """Tell whether an endpoint picked earlier is still one of the cluster's."""
-        return self.config.discovery is Discovery.ORIGINAL_DST or self.endpoints.get(state.endpoint.key) is state
+        return self.config.discovery is Discovery.ORIGINAL_DST or self.endpoints.get(state.key) is state
 
     def begin(self, state: EndpointState, limits: Limits | None = None) -> bool:
         """Count an attempt in; False when ``max_requests`` are in flight. :meth:`end` counts it out.
@@ -436,7 +439,7 @@ class ClusterState:
         if self.outliers.config is None:
             return False
         with self.limits.lock:
-            if self.endpoints.get(state.endpoint.key) is not state:
+            if self.endpoints.get(state.key) is not state:
                 return False  # it left the cluster meanwhile
             ejected = self.outliers.observe(state, verdict, len(self.endpoints), now, self._chance)
             if ejected:
