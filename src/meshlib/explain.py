@@ -287,6 +287,8 @@ def _fault(fault: FaultInjection | None, http: HttpConnectionManager | None) -> 
     if fault.abort is not None:
         status = fault.abort.status if fault.abort.status is not None else f"gRPC {fault.abort.grpc_status}"
         parts.append(f"abort with {status} for {fault.abort.percentage:g}%")
+    if fault.rate is not None:
+        parts.append(f"responses slowed to {fault.rate.kbps} KiB/s for {fault.rate.percentage:g}%")
     return ", ".join(parts)
 
 
@@ -297,8 +299,9 @@ def _cluster(live: LiveSnapshot, name: str, weight: int, destination: Destinatio
     config = state.config
     endpoints = tuple(_endpoint(s) for s in state.endpoints.values()) or _original(state, destination, view)
     balancing = state.describe()
-    telling = len(balancing.priorities) > 1 or balancing.locality_weighted or any(row.panic for row in balancing.priorities)
-    loads = tuple(load_row(balancing, row) for row in balancing.priorities) if telling and endpoints else ()
+    rows = balancing.priorities
+    telling = len(rows) > 1 or balancing.locality_weighted or any(row.panic for row in rows)
+    loads = tuple(load_row(balancing, row) for row in rows) if telling and endpoints else ()
     return ClusterView(name, weight, True, config.lb_policy.value, config.source, endpoints=endpoints, loads=loads)
 
 
