@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -205,7 +206,7 @@ def _forwarding(
         )
         for target in action.clusters
     )
-    notes = _trouble(clusters, action.cluster_not_found_code)
+    notes = [*_trouble(clusters, action.cluster_not_found_code), *_security(live, clusters)]
     deadlines = Deadlines(action, 0.0)
     if action.retry is not None and action.retry.per_try_timeout and not deadlines.per_try:
         notes.append(
@@ -225,6 +226,20 @@ def _trouble(clusters: Sequence[ClusterView], not_found: int) -> list[str]:
 def _skipped(routes: Sequence[Route], view: RequestView) -> tuple[str, ...]:
     """Say of each route what it matches on, and what of the request is not so, as a decision trace does."""
     return tuple(f"{_named(route)}: {why_not(route, view)}" for route in routes)
+
+
+def _security(live: LiveSnapshot, clusters: Sequence[ClusterView]) -> Iterator[str]:
+    """Say which clusters are called by TLS, and which endpoints cannot be for want of something."""
+    for cluster in clusters:
+        state = live.clusters.get(cluster.name)
+        if state is None:
+            continue
+        sockets = Counter(state.transport_socket(each.endpoint) for each in state.endpoints.values())
+        for socket, count in sockets.items():
+            if socket is not None and socket.refusal:
+                yield f"{count} endpoint(s) of cluster {cluster.name!r} are not called: {socket.refusal}: UF, 503"
+            elif socket is not None and socket.secure:
+                yield f"{count} endpoint(s) of cluster {cluster.name!r} are called by {socket.detail}"
 
 
 def _named(route: Route) -> str:

@@ -11,7 +11,7 @@ from google.protobuf import json_format
 
 from meshlib.xds.bootstrap_envoy import import_types
 from meshlib.xds.resource_type import RESOURCE_TYPES
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 
 Json = dict[str, Any]
 _TYPES = "type.googleapis.com/envoy."
@@ -232,18 +232,80 @@ ROUTES: Json = {
 _HTTP_OPTIONS = "extensions.upstreams.http.v3.HttpProtocolOptions"
 _LB = "extensions.load_balancing_policies."
 _STATIC: Json = {"connect_timeout": "1s", "type": "STATIC"}
-_TLS: Json = {
-    "name": "tls",
-    "typed_config": typed(
-        "extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        sni="s",
-        common_tls_context={
-            "validation_context": {
-                "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "a.example"}}],
-            },
-        },
-    ),
+
+
+def _tls(common: Json, **fields: object) -> Json:
+    kind = "extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+    return {"name": "tls", "typed_config": typed(kind, common_tls_context=common, **fields)}
+
+
+def _sds(name: str, source: Json | None) -> Json:
+    return {"name": name, **({} if source is None else {"sds_config": source})}
+
+
+_PATH: Json = {"path_config_source": {"path": "/sds.yaml", "watched_directory": {"path": "/watched"}}}
+_AGENT: Json = {
+    "api_config_source": {
+        "api_type": "GRPC",
+        "transport_api_version": "V3",
+        "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}],
+    }
 }
+_CERTIFICATE: Json = {
+    "certificate_chain": {"filename": "/own.pem"},
+    "private_key": {"inline_string": "k"},
+    "password": {"inline_string": "p"},
+}
+_TLS: Json = _tls(
+    {
+        "validation_context": {
+            "trusted_ca": {"filename": "/ca.pem"},
+            "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "a.example"}}],
+            "verify_certificate_hash": ["00" * 32],
+        },
+        "tls_certificates": [_CERTIFICATE],
+        "tls_params": {"tls_maximum_protocol_version": "TLSv1_3", "ecdh_curves": ["P-256"]},
+        "alpn_protocols": ["h2"],
+    },
+    sni="s",
+)
+_TLS_OF_SECRETS: list[Json] = [
+    _tls(
+        {
+            "tls_certificate_sds_secret_configs": [_sds("own", ADS)],
+            "combined_validation_context": {
+                "default_validation_context": {"match_subject_alt_names": [{"exact": "spiffe://a"}]},
+                "validation_context_sds_secret_config": _sds("ca", _PATH),
+            },
+        }
+    ),
+    _tls({"validation_context_sds_secret_config": _sds("ca", _AGENT)}),
+    _tls({"validation_context_sds_secret_config": _sds("ca", None)}),
+    _tls(
+        {
+            "tls_certificate_provider_instance": {"instance_name": "i", "certificate_name": "c"},
+            "validation_context": {"ca_certificate_provider_instance": {"instance_name": "i"}},
+        }
+    ),
+    _tls({"validation_context": {"system_root_certs": {}}}),
+    _tls(
+        {
+            "tls_certificate_certificate_provider_instance": {"instance_name": "i", "certificate_name": "c"},
+            "validation_context_certificate_provider_instance": {"instance_name": "i", "certificate_name": "c"},
+        }
+    ),
+    _tls(
+        {
+            "combined_validation_context": {
+                "validation_context_certificate_provider_instance": {"instance_name": "i", "certificate_name": "c"}
+            }
+        }
+    ),
+]
+SECRETS: list[Json] = [
+    {"name": "own", "tls_certificate": _CERTIFICATE},
+    {"name": "ca", "validation_context": {"trusted_ca": {"filename": "/ca.pem"}}},
+]
 _RAW: Json = {"name": "raw", "typed_config": typed("extensions.transport_sockets.raw_buffer.v3.RawBuffer")}
 
 
@@ -357,6 +419,16 @@ CLUSTERS: list[Json] = [
         "http2_protocol_options": {},
     },
     {**_STATIC, "load_assignment": ASSIGNMENT, "transport_socket": _RAW},
+    *({**_STATIC, "transport_socket": socket} for socket in _TLS_OF_SECRETS),
+    {**_STATIC, "upstream_http_protocol_options": {"auto_sni": True}},
+    {
+        **_STATIC,
+        **_options(
+            explicit_http_config={"http_protocol_options": {}},
+            upstream_http_protocol_options={"auto_sni": True, "override_auto_sni_header": "x-sni"},
+        ),
+    },
+    {**_STATIC, "type": "EDS", "eds_cluster_config": {"eds_config": _PATH}},
     {**_STATIC, "type": "EDS", "eds_cluster_config": {"eds_config": {"self": {"transport_api_version": "V3"}}}},
     {
         **_STATIC,
@@ -520,6 +592,7 @@ def samples() -> list[tuple[str, Any]]:
         (ROUTE, [ROUTES]),
         (CLUSTER, [{"name": f"cluster-{i}", **cluster} for i, cluster in enumerate(CLUSTERS)]),
         (ENDPOINT, [ASSIGNMENT]),
+        (SECRET, SECRETS),
     ]
     found = []
     for url, resources in named:

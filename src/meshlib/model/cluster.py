@@ -7,6 +7,7 @@ from enum import Enum
 
 from meshlib.model.balancing import ROUND_ROBIN, Balancing, LbPolicy
 from meshlib.model.endpoint import ClusterLoadAssignment
+from meshlib.model.tls import UpstreamTls
 
 UINT32_MAX = 4294967295
 
@@ -146,11 +147,20 @@ class TransportSocket:
         name: the socket's name in the configuration.
         secure: whether it asks for TLS; False is ``raw_buffer``.
         detail: what it asks for, in words, for errors and ``explain``.
+        tls: how TLS is to be spoken; None where it is not known how, and no connection is made.
     """
 
     name: str
     secure: bool
     detail: str = ""
+    tls: UpstreamTls | None = None
+
+    @property
+    def refusal(self) -> str:
+        """Why no connection can be made by it, empty where one can."""
+        if not self.secure:
+            return ""
+        return f"{self.detail or 'TLS'} cannot be spoken" if self.tls is None else self.tls.refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +172,21 @@ class TransportSocketMatch:
     name: str
     criteria: tuple[tuple[str, object], ...]
     socket: TransportSocket
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamHttpProtocolOptions:
+    """``core.v3.UpstreamHttpProtocolOptions``: TLS names after the request's own host.
+
+    Attributes:
+        auto_sni: whether the server name sent is the request's host, where that is no IP address.
+        auto_san_validation: whether the certificate must be for the request's host.
+        header: the request header whose value is taken for the host, where it is there.
+    """
+
+    auto_sni: bool = False
+    auto_san_validation: bool = False
+    header: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +217,7 @@ class Cluster:
         connections: how long connections are kept, and for how many requests.
         transport_socket: what endpoints without a match use; None is plaintext.
         transport_socket_matches: per-endpoint choices, in order.
+        upstream_http: what TLS takes from the request.
         eds_name: the EDS resource to ask for.
         service: the service it belongs to.
         source: where its policy was configured (``dr.yaml:3``), for ``explain``.
@@ -211,6 +237,7 @@ class Cluster:
     connections: ConnectionLife = NO_BOUNDS
     transport_socket: TransportSocket | None = None
     transport_socket_matches: tuple[TransportSocketMatch, ...] = ()
+    upstream_http: UpstreamHttpProtocolOptions = UpstreamHttpProtocolOptions()
     eds_name: str = ""
     service: ServiceRef = ServiceRef()
     source: str = ""

@@ -14,6 +14,7 @@ from meshlib.transports import httpx_errors
 from meshlib.transports.httpx_exchange import Exchange, with_record
 from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.pools import ATTEMPT, Dial
+from meshlib.upstream.tls import Handshake
 
 SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -103,7 +104,9 @@ def attempt_stream(exchange: Exchange, clock: AttemptClock) -> Any:
     return Upload(exchange, clock)
 
 
-def attempt_request(exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Request:
+def attempt_request(
+    exchange: Exchange, effect: Attempt, secured: Handshake | None, clock: AttemptClock
+) -> httpx.Request:
     """Return one attempt as httpx's transports take it: the logical URL, and where to dial in its extensions."""
     request, view = exchange.request, exchange.call.view
     url = request.url
@@ -111,7 +114,7 @@ def attempt_request(exchange: Exchange, effect: Attempt, clock: AttemptClock) ->
         url = url.copy_with(raw_path=effect.target.encode("ascii"))
     extensions = dict(request.extensions)
     extensions["timeout"] = exchange.timeouts.for_attempt(effect)
-    extensions[ATTEMPT] = Dial(effect.cluster, effect.endpoint, exchange.tls)
+    extensions[ATTEMPT] = Dial(effect.cluster, effect.endpoint, exchange.tls, secured)
     headers, stream = attempt_headers(exchange, effect), attempt_stream(exchange, clock)
     return httpx.Request(request.method, url, headers=headers, stream=stream, extensions=extensions)
 

@@ -19,10 +19,12 @@ from google.protobuf import any_pb2
 from meshlib.model.snapshot import Home, Snapshot, Style
 from meshlib.xds.cache import Entry, ResourceCache
 from meshlib.xds.compiler import Compiler
+from meshlib.xds.config_source import elsewhere
 from meshlib.xds.dependencies import Dependencies
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.resource import Reference, Resource
 from meshlib.xds.resource_type import RESOURCE_TYPES, ResourceType
+from meshlib.xds.secrets import Providers
 from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, LISTENER, WILDCARD
 
 
@@ -62,6 +64,7 @@ class Assembly:
         on_demand: whether clusters sleep until they are used; see :mod:`~meshlib.xds.dependencies`.
         pause: called between resources, so that taking many does not hold the GIL.
         clock: wall-clock seconds, for "last updated".
+        providers: the bootstrap's certificate providers.
     """
 
     def __init__(
@@ -75,10 +78,11 @@ class Assembly:
         on_demand: bool = False,
         pause: Callable[[], None] = _no_pause,
         clock: Callable[[], float] = time.time,
+        providers: Providers = MappingProxyType({}),
     ) -> None:
         self.cache = ResourceCache()
         self.dependencies = Dependencies(self.cache, wildcards, on_demand=on_demand)
-        self._compiler = Compiler(style, self.cache, self.dependencies, listener, search, home)
+        self._compiler = Compiler(style, self.cache, self.dependencies, listener, search, home, providers)
         self._wildcards = frozenset(wildcards)
         self._pause = pause
         self._clock = clock
@@ -175,6 +179,17 @@ class Assembly:
         """Take :meth:`demand` back."""
         if self._roots.pop(listener, listener) is None:
             self.dependencies.unroot(LISTENER, listener)
+
+    def elsewhere(self) -> dict[str, set[str]]:
+        """Return the names, by type, that what is in force looks for in files."""
+        found: dict[str, set[str]] = {}
+        for url in ALL_TYPE_URLS:
+            for _, used in self.in_force(url):
+                for kind, name in used.references:
+                    where = elsewhere(name)
+                    if where is not None and where.path:
+                        found.setdefault(kind, set()).add(name)
+        return found
 
     def settled(self) -> tuple[frozenset[str], frozenset[str]]:
         """Return the listeners asked for by name that can be used, and those that do not exist."""

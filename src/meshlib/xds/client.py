@@ -23,16 +23,18 @@ from meshlib.xds.assembly import Assembly, Offered, pack
 from meshlib.xds.authority import Authority, authorities_of
 from meshlib.xds.bootstrap_parts import Bootstrap
 from meshlib.xds.channel import RECONNECT, Channel
+from meshlib.xds.config_source import elsewhere
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.files import FileBroken, FileEvent, FileSource, FileUpdate
 from meshlib.xds.idling import Idling
 from meshlib.xds.inventory import Inventory, inventory, servers
-from meshlib.xds.last_known_good import MAX_AGE, Contents, Kept, LastKnownGood, identity
+from meshlib.xds.last_known_good import MAX_AGE, Contents, Kept, LastKnownGood, identity, without_keys
 from meshlib.xds.note_log import NoteLog
+from meshlib.xds.places import Places
 from meshlib.xds.protocol import Missing, Removed, Unsubscribed
 from meshlib.xds.stale import Stale
 from meshlib.xds.stream import StreamData, StreamEnded, StreamEvent, StreamOpened
-from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, SHORT, short
+from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, SECRET, SHORT, short
 
 __all__ = ["RECONNECT", "Status", "XdsClient"]
 
@@ -143,7 +145,9 @@ class XdsClient:
             wildcards=bootstrap.wildcards | bootstrap.files.keys(),
             on_demand=on_demand,
             pause=self._pause,
+            providers=bootstrap.certificate_providers,
         )
+        self._places = Places(self._assembly, bootstrap.ads_clusters, self._inbox.put, self.settle)
         self._files = [FileSource(url, source, self._inbox.put) for url, source in bootstrap.files.items()]
         self._in_files: dict[str, frozenset[str]] = {}
         self._authorities: Mapping[str, Authority] = authorities_of(bootstrap, self, reconnect)
@@ -271,6 +275,7 @@ class XdsClient:
             channel.close()
         for file in self._files:
             file.close()
+        self._places.close()
         if self._good is not None:
             self._good.finish()
         self._status = replace(self._status, connected=False)
@@ -363,7 +368,7 @@ class XdsClient:
                 self._status = replace(self._status, connected=True, server=channel.server.address)
         self._status = replace(self._status, last_error="")
         self._held_since = self.clock()
-        offered = self._assembly.offer(type_url, version, resources)
+        offered = self._places.offer(type_url, version, resources)
         self._assembly.complete(type_url)
         if self._leaving[type_url]:
             self._leaving[type_url].difference_update(offered.names)
@@ -385,8 +390,7 @@ class XdsClient:
             self.later(self._deletion_grace, partial(self._remove, url, names))
         else:
             _log.info("type=%s does not exist: %s", short(url), ", ".join(sorted(names)))
-            for name in names:
-                self._assembly.absent(url, name)
+            self._places.absent(url, names)
 
     def failed(self, channel: Channel, reason: str, delay: float) -> None:
         """A stream is over; another attempt follows."""
@@ -406,8 +410,7 @@ class XdsClient:
     def _remove(self, type_url: str, names: frozenset[str]) -> None:
         gone = names & self._leaving[type_url]
         self._leaving[type_url] -= gone
-        for name in gone:
-            self._assembly.absent(type_url, name)
+        self._places.absent(type_url, gone)
         self.settle()
 
     def settle(self) -> None:
@@ -441,9 +444,11 @@ class XdsClient:
         if type_url in self._bootstrap.files:
             return
         static = self._bootstrap.static.get(type_url, {})
+        gone = self._places.gone(type_url, gone - static.keys())
+        added = self._places.added(type_url, added - static.keys())
         for authority in self._authorities.values():
-            mine = authority.own(added) - static.keys()
-            not_mine = authority.own(gone) - static.keys()
+            mine = authority.own(added)
+            not_mine = authority.own(gone)
             if mine or not_mine:
                 authority.change(type_url, mine, not_mine)
         strangers = {name for name in added if not any(a.owns(name) for a in self._authorities.values())}
@@ -504,14 +509,15 @@ class XdsClient:
         """Return what is to be kept: nothing stale, for its age would be lost."""
         if self._published is None or self._status.stale:
             return None
-        return {url: self._kept(url) for url in ALL_TYPE_URLS if url not in self._bootstrap.files}
+        kept = (url for url in ALL_TYPE_URLS if url != SECRET and url not in self._bootstrap.files)
+        return {url: self._kept(url) for url in kept}
 
     def _kept(self, type_url: str) -> dict[str, Kept]:
         static = self._bootstrap.static.get(type_url, {})
         return {
-            entry.name: Kept(used.raw, entry.version, entry.at)
+            entry.name: Kept(without_keys(used.raw), entry.version, entry.at)
             for entry, used in self._assembly.in_force(type_url)
-            if entry.name not in static
+            if entry.name not in static and elsewhere(entry.name) is None
         }
 
     def _confirmed(self) -> float:

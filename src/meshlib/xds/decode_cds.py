@@ -16,7 +16,11 @@ from meshlib.model.cluster import (
     RetryBudget,
     ServiceRef,
     Thresholds,
+    TransportSocket,
+    TransportSocketMatch,
+    UpstreamHttpProtocolOptions,
 )
+from meshlib.xds.config_source import qualified
 from meshlib.xds.decode_eds import load_assignment
 from meshlib.xds.decode_lb_policy import lb_policy
 from meshlib.xds.decode_transport_socket import transport_socket, transport_socket_matches
@@ -47,9 +51,9 @@ def cluster(scope: Scope, message: Any) -> Cluster:
     _note_filters(scope, message.filters)
     _check_load_assignment(scope, discovery, message)
     has_assignment = message.HasField("load_assignment") and discovery is not Discovery.ORIGINAL_DST
-    socket = message.HasField("transport_socket")
     thresholds = _thresholds(scope.at("circuit_breakers"), message.circuit_breakers)
     http = _http_options(scope, message)
+    socket, matches = _sockets(scope, message)
     return Cluster(
         name=message.name,
         discovery=discovery,
@@ -67,8 +71,9 @@ def cluster(scope: Scope, message: Any) -> Cluster:
         http2=http.http2,
         max_stream_duration=http.max_stream_duration,
         connections=http.connections,
-        transport_socket=transport_socket(scope.at("transport_socket"), message.transport_socket) if socket else None,
-        transport_socket_matches=transport_socket_matches(scope, message.transport_socket_matches),
+        transport_socket=socket,
+        transport_socket_matches=matches,
+        upstream_http=http.upstream,
         eds_name=_eds_name(scope.at("eds_cluster_config"), message) if discovery is Discovery.EDS else "",
         service=_service(message.metadata),
         source=source(message.metadata),
@@ -90,17 +95,19 @@ def _eds_name(scope: Scope, message: Any) -> str:
     scope.audit(message.eds_cluster_config)
     if not message.eds_cluster_config.HasField("eds_config"):
         scope.fault("eds_config", "is missing; an EDS cluster needs it")
-    else:
-        check_config_source(scope, "eds_config", message.eds_cluster_config.eds_config)
-    return str(message.eds_cluster_config.service_name or message.name)
+        return ""
+    name = message.eds_cluster_config.service_name or message.name
+    return qualified(scope, "eds_config", message.eds_cluster_config.eds_config, name)
 
 
-def check_config_source(scope: Scope, field: str, config: Any) -> None:
-    """Fault a ``ConfigSource`` that is not the stream the resource came by."""
-    scope.at(field).audit(config)
-    kind = config.WhichOneof("config_source_specifier")
-    if kind not in ("ads", "self"):
-        scope.fault(field, f"{kind or 'nothing'} is not supported: expected ads")
+def _sockets(scope: Scope, message: Any) -> tuple[TransportSocket | None, tuple[TransportSocketMatch, ...]]:
+    matches = transport_socket_matches(scope, message.transport_socket_matches)
+    socket = None
+    if message.HasField("transport_socket"):
+        socket = transport_socket(scope.at("transport_socket"), message.transport_socket)
+    if message.HasField("transport_socket_matcher"):  # which of them would count is not known: none does
+        return TransportSocket("transport_socket_matcher", secure=True, detail="a socket picked by a matcher"), ()
+    return socket, matches
 
 
 def _check_load_assignment(scope: Scope, discovery: Discovery, message: Any) -> None:
@@ -217,9 +224,11 @@ class _HttpOptions(NamedTuple):
     http2: bool
     max_stream_duration: float
     connections: ConnectionLife
+    upstream: UpstreamHttpProtocolOptions
 
 
 def _http_options(scope: Scope, message: Any) -> _HttpOptions:
+    upstream = _upstream_http(scope, message)
     http2: bool = message.HasField("http2_protocol_options")
     scope.at("http2_protocol_options").audit(message.http2_protocol_options)
     duration, life = _common(scope, message)
@@ -236,7 +245,17 @@ def _http_options(scope: Scope, message: Any) -> _HttpOptions:
             place.audit(options)
             duration, life = _common(place, options)
             http2 = _explicit_http2(place, options)
-    return _HttpOptions(http2, duration, life)
+            upstream = _upstream_http(place, options)
+    return _HttpOptions(http2, duration, life, upstream)
+
+
+def _upstream_http(scope: Scope, message: Any) -> UpstreamHttpProtocolOptions:
+    options = message.upstream_http_protocol_options
+    scope.at("upstream_http_protocol_options").audit(options)
+    header = options.override_auto_sni_header.lower()
+    if header and not (options.auto_sni or options.auto_san_validation):
+        return UpstreamHttpProtocolOptions()
+    return UpstreamHttpProtocolOptions(options.auto_sni, options.auto_san_validation, header)
 
 
 def _common(scope: Scope, message: Any) -> tuple[float, ConnectionLife]:

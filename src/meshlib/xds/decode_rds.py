@@ -355,6 +355,8 @@ def _direct_response(scope: Scope, response: Any, limit: int) -> DirectResponse:
     body = response.body
     scope.at("body").audit(body)
     kind = body.WhichOneof("specifier")
+    if kind in ("filename", "environment_variable"):
+        scope.at("body").note(kind, "is not read: the body is empty")
     raw: bytes = body.inline_bytes if kind == "inline_bytes" else body.inline_string.encode()
     if len(raw) > limit:
         scope.fault("body", f"has {len(raw)} bytes, the limit is {limit} (max_direct_response_body_size_bytes)")

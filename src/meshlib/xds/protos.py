@@ -51,7 +51,7 @@ try:
     from envoy.extensions.retry.host.omit_host_metadata.v3 import omit_host_metadata_config_pb2
     from envoy.extensions.retry.priority.previous_priorities.v3 import previous_priorities_config_pb2
     from envoy.extensions.transport_sockets.tls.v3 import common_pb2 as tls_common_pb2
-    from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
+    from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
     from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
     from envoy.service.discovery.v3 import discovery_pb2
     from envoy.type.matcher.v3 import string_pb2
@@ -101,6 +101,7 @@ __all__ = [
     "route_components_pb2",
     "route_pb2",
     "router_pb2",
+    "secret_pb2",
     "string_pb2",
     "subset_pb2",
     "tcp_proxy_pb2",

@@ -1,4 +1,4 @@
-"""What a decoded value names: the arrows of LDS → RDS → CDS → EDS."""
+"""What a decoded value names: the arrows of LDS → RDS → CDS → EDS and SDS."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from meshlib.model.filter_chain import HttpConnectionManager
 from meshlib.model.listener import Listener
 from meshlib.model.route import RouteAction, RouteConfiguration
 from meshlib.xds.resource import Reference, Value
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, ROUTE
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, ROUTE, SECRET
 
 
 def references(value: Value) -> tuple[Reference, ...]:
@@ -17,8 +17,8 @@ def references(value: Value) -> tuple[Reference, ...]:
     found: dict[Reference, None] = {}
     if isinstance(value, RouteConfiguration):
         found = dict.fromkeys(_table_references(value))
-    elif isinstance(value, Cluster) and value.eds_name:
-        found = {(ENDPOINT, value.eds_name): None}
+    elif isinstance(value, Cluster):
+        found = dict.fromkeys(_cluster_references(value))
     elif isinstance(value, Listener) and not value.inbound:
         found = dict.fromkeys(_listener_references(value))
     return tuple(found)
@@ -31,6 +31,15 @@ def _table_references(table: RouteConfiguration) -> Iterable[Reference]:
                 for target in route.action.clusters:
                     if target.name:  # else a header names it
                         yield CLUSTER, target.name
+
+
+def _cluster_references(cluster: Cluster) -> Iterable[Reference]:
+    if cluster.eds_name:
+        yield ENDPOINT, cluster.eds_name
+    for socket in (cluster.transport_socket, *(match.socket for match in cluster.transport_socket_matches)):
+        for secret in socket.tls.references if socket is not None and socket.tls is not None else ():
+            if secret.resource:
+                yield SECRET, secret.resource
 
 
 def _listener_references(listener: Listener) -> Iterable[Reference]:

@@ -10,9 +10,10 @@ from meshlib.model.endpoint import ClusterLoadAssignment
 from meshlib.model.listener import Listener
 from meshlib.model.names import NameTable
 from meshlib.model.route import RouteConfiguration
+from meshlib.model.tls import Secret
 from meshlib.xds.faults import Fault, Note, Status
 
-Value = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment | NameTable
+Value = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment | Secret | NameTable
 Reference = tuple[str, str]  # type URL and name
 Remark = tuple[str, str, Status]  # field path, consequence and status of a Note, whatever the resource
 

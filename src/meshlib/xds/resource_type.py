@@ -18,11 +18,13 @@ from google.protobuf.message import DecodeError
 
 from meshlib.nds import NameTable as NameTableMessage
 from meshlib.xds import type_urls
+from meshlib.xds.config_source import file_of, in_file
 from meshlib.xds.decode_cds import cluster
 from meshlib.xds.decode_eds import load_assignment
 from meshlib.xds.decode_lds import listener
 from meshlib.xds.decode_nds import name_table
 from meshlib.xds.decode_rds import route_configuration
+from meshlib.xds.decode_tls import secret
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.protos import (
     cluster_pb2,
@@ -31,12 +33,13 @@ from meshlib.xds.protos import (
     http_connection_manager_pb2,
     listener_pb2,
     route_pb2,
+    secret_pb2,
 )
 from meshlib.xds.references import references
 from meshlib.xds.resource import Examined, Reference, Resource, Value, remarks
 from meshlib.xds.route_table import examine_table
 from meshlib.xds.scope import Scope
-from meshlib.xds.shapes import Shapes, assignment_shape, cluster_shape
+from meshlib.xds.shapes import Shape, Shapes, assignment_shape, cluster_shape
 
 _log = logging.getLogger("meshlib.xds")
 _WRAPPER = type_urls.PREFIX + discovery_pb2.Resource.DESCRIPTOR.full_name
@@ -114,13 +117,16 @@ class ResourceType:
         shape = self.shape(message)
         if shape is None:
             return self._decoded(name, self.message.FromString(value), raw)
-        notes = _SHAPES.get((self.url, shape))
-        if notes is None:
+        known = _SHAPES.get((self.url, shape))
+        if known is None:
             examined = self._decoded(name, self.message.FromString(value), raw)
-            if examined.resource is not None:
-                _SHAPES.add((self.url, shape), remarks(examined.resource.notes(self.url)))
+            resource = examined.resource
+            if resource is not None:
+                secrets = tuple(reference for reference in resource.references if reference[0] == type_urls.SECRET)
+                _SHAPES.add((self.url, shape), Shape(remarks(resource.notes(self.url)), secrets))
             return examined
-        return Examined(name, Resource(name, raw, self._make, refers, notes, patience=patience))
+        refers += known.references
+        return Examined(name, Resource(name, raw, self._make, refers, known.notes, patience=patience))
 
     def _decoded(self, name: str, message: Any, raw: bytes) -> Examined:
         decoded = self.decode(name, message)
@@ -153,13 +159,14 @@ class ResourceType:
         return Examined(name, None, (Fault(name, self.url, field, message),))
 
 
-_SHAPES = Shapes()
+_SHAPES: Shapes[Shape] = Shapes()
 
 
 def _endpoints_of(message: Any) -> tuple[Reference, ...]:
     if message.type != _EDS:
         return ()
-    return ((type_urls.ENDPOINT, message.eds_cluster_config.service_name or message.name),)
+    name, file = message.eds_cluster_config.service_name or message.name, file_of(message.eds_cluster_config.eds_config)
+    return ((type_urls.ENDPOINT, name if file is None else in_file(*file, name)),)
 
 
 def _fetch_timeout(source: Any) -> float | None:
@@ -202,6 +209,7 @@ RESOURCE_TYPES: Mapping[str, ResourceType] = {
         ResourceType(
             type_urls.ENDPOINT, endpoint_pb2.ClusterLoadAssignment, "cluster_name", load_assignment, assignment_shape
         ),
+        ResourceType(type_urls.SECRET, secret_pb2.Secret, "name", secret),
         ResourceType(type_urls.NAME_TABLE, NameTableMessage, "", name_table),
     )
 }

@@ -25,7 +25,7 @@ from meshlib.xds.shapes import Shapes, virtual_host_shape
 from meshlib.xds.type_urls import CLUSTER, ROUTE
 
 _log = logging.getLogger("meshlib.xds")
-_SHAPES = Shapes()
+_SHAPES: Shapes[Sequence[Remark]] = Shapes()
 
 
 class _Level:

@@ -11,20 +11,33 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 
 from meshlib.xds.protos import tls_pb2
-from meshlib.xds.resource import Remark
+from meshlib.xds.resource import Reference, Remark
 
+KnownT = TypeVar("KnownT")
 _TLS_URL = "type.googleapis.com/" + tls_pb2.UpstreamTlsContext.DESCRIPTOR.full_name
 _LONGEST_SNI = 255  # UpstreamTlsContext.sni, validate.rules
 _FEW_ROUTES = 8  # so many are looked up together
 
 
-class Shapes:
-    """The shapes found valid so far, with what of them is not honoured. Any thread.
+class Shape(NamedTuple):
+    """What all resources of a valid shape have in common.
+
+    Attributes:
+        notes: what of them is not honoured.
+        references: the secrets they name.
+    """
+
+    notes: Sequence[Remark]
+    references: tuple[Reference, ...] = ()
+
+
+class Shapes(Generic[KnownT]):
+    """The shapes found valid so far. Any thread.
 
     Facts about bytes, true whatever the mesh; forgotten all at once when there are too many.
 
@@ -33,18 +46,18 @@ class Shapes:
     """
 
     def __init__(self, limit: int = 16384) -> None:
-        self._known: dict[object, Sequence[Remark]] = {}
+        self._known: dict[object, KnownT] = {}
         self._limit = limit
 
-    def get(self, shape: object) -> Sequence[Remark] | None:
-        """Return the notes of a valid shape, None for one that is not known."""
+    def get(self, shape: object) -> KnownT | None:
+        """Return what is known of a valid shape, None for one that is not known."""
         return self._known.get(shape)
 
-    def add(self, shape: object, notes: Sequence[Remark]) -> None:
+    def add(self, shape: object, known: KnownT) -> None:
         """Keep a shape that was found valid."""
         if len(self._known) >= self._limit:
             self._known.clear()
-        self._known[shape] = notes
+        self._known[shape] = known
 
 
 def cluster_shape(cluster: Any) -> bytes:

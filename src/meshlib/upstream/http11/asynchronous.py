@@ -15,6 +15,7 @@ from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.failure import AttemptFailed
 from meshlib.upstream.http11.blocking import CONTINUE_WAIT, Origin, Outgoing, spent
 from meshlib.upstream.http11.framing import LAST_CHUNK, FramingError, ResponseReader, encode_chunk
+from meshlib.upstream.tls import Handshake, resumed
 
 HIGH_WATER = 256 * 1024  # body bytes held for a slow reader before the socket is no longer read
 
@@ -132,6 +133,21 @@ class Connection(asyncio.Protocol):
     def transport(self) -> asyncio.Transport | None:
         """The transport, for ``network_stream`` and upgrades."""
         return self._transport
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """What is known of TLS on this connection, None for plaintext and after the end."""
+        found: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object") if self._transport else None
+        return found if not self.broken else None
+
+    def verify(self, handshake: Handshake) -> None:
+        """Check who the server is, before anything is sent; closes the connection and raises ``PeerRejected``."""
+        assert self._transport is not None
+        try:
+            handshake.verify(self._transport.get_extra_info("ssl_object"))
+        except BaseException:
+            self.close()
+            raise
 
     async def request(self, outgoing: Outgoing, clock: AttemptClock) -> ResponseReader:
         """Send a request and read its response head; the caller's cancel scope bounds it.
@@ -298,6 +314,7 @@ class Pool:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._open = 0
         self._closed = False
+        self._session: ssl.SSLSession | None = None  # resumed by the next connection
 
     async def acquire(
         self, clock: AttemptClock, connect_timeout: float | None, pool_timeout: float | None
@@ -325,6 +342,8 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """Take a connection back, to keep or to close."""
+        if self._origin.handshake is not None and self._session is None and (tls := connection.tls) is not None:
+            self._session = tls.session  # TLS 1.3 gives it with the response
         full = self._max_idle is not None and len(self._idle) >= self._max_idle
         now = connection.idle_since = time.monotonic()
         fresh = self.life is NO_BOUNDS or not spent(connection, self.life, now)
@@ -379,6 +398,8 @@ class Pool:
         loop = asyncio.get_running_loop()
         factory: Callable[[], Connection] = lambda: Connection(loop)  # noqa: E731  typed, and used twice
         hostname = origin.server_hostname if origin.ssl_context is not None else None
+        session = self._session if origin.handshake is not None and origin.handshake.tls.resumption else None
+        token = resumed.set(session)
         try:
             async with asyncio.timeout(timeout):
                 if endpoint.port:
@@ -389,11 +410,18 @@ class Pool:
                     _, connection = await loop.create_unix_connection(
                         factory, endpoint.address, ssl=origin.ssl_context, server_hostname=hostname
                     )
+                if origin.handshake is not None:
+                    connection.verify(origin.handshake)
+                    if session is not None and (tls := connection.tls) is not None and not tls.session_reused:
+                        self._session = None
         except TimeoutError:
             message = f"connecting to {endpoint} took too long"
             raise AttemptFailed(ErrorKind.CONNECT_TIMEOUT, message, phase="connect", timed_out=True) from None
-        except ssl.SSLError as error:
-            raise AttemptFailed(ErrorKind.TLS_FAILED, f"TLS with {endpoint}: {error}", phase="connect") from error
         except OSError as error:
+            # A reset can only come of the handshake: connecting has refusals and routes that are missing.
+            if hostname is not None and isinstance(error, ssl.SSLError | ConnectionResetError):
+                raise origin.handshake_failed(error) from error
             raise AttemptFailed(ErrorKind.CONNECT, f"{endpoint}: {error.strerror or error}", phase="connect") from error
+        finally:
+            resumed.reset(token)
         return connection

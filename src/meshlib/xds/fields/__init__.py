@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from meshlib.xds.fields import balancing, cluster, core, endpoint, filters, listener, protocols, route
+from meshlib.xds.fields import balancing, cluster, core, endpoint, filters, listener, protocols, route, tls
 from meshlib.xds.fields.table import NOT_HONOURED, Fields
 
 __all__ = ["FIELDS", "NOTHING_KNOWN", "NOT_HONOURED", "Fields"]
@@ -26,4 +26,5 @@ FIELDS: Mapping[str, Fields] = {
     **endpoint.FIELDS,
     **listener.FIELDS,
     **filters.FIELDS,
+    **tls.FIELDS,
 }

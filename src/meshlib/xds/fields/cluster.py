@@ -18,8 +18,8 @@ FIELDS: Mapping[str, Fields] = {
         "name type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers "
         "http2_protocol_options common_http_protocol_options typed_extension_protocol_options outlier_detection "
         "round_robin_lb_config least_request_lb_config ring_hash_lb_config maglev_lb_config common_lb_config "
-        "lb_subset_config transport_socket "
-        "transport_socket_matches metadata filters load_balancing_policy max_requests_per_connection",
+        "lb_subset_config transport_socket transport_socket_matches upstream_http_protocol_options metadata filters "
+        "load_balancing_policy max_requests_per_connection",
         {
             **alike("alt_stat_name track_cluster_stats track_timeout_budgets", STATS),
             "http_protocol_options": "HTTP/1.1 is what is spoken unless HTTP/2 is asked for",
@@ -40,16 +40,17 @@ FIELDS: Mapping[str, Fields] = {
             "upstream_connection_options": "TCP keep-alive is the system's",
             "preconnect_policy": "no connection is made ahead",
             "upstream_config": "the pool is meshlib's",
-            "upstream_http_protocol_options": "SNI is the Host header's name",
             "connection_pool_per_downstream_connection": "connections are shared",
         },
         approximated={
             **alike("dns_refresh_rate dns_failure_refresh_rate", _LOOKUPS),
             "original_dst_lb_config": "the destination is the URL's",
-            "transport_socket_matcher": "the listed transport_socket_matches count",
             "protocol_selection": "HTTP/1.1 is spoken unless HTTP/2 is asked for",
         },
-        refused={"lrs_server": _LOAD},
+        refused={
+            "lrs_server": _LOAD,
+            "transport_socket_matcher": "matchers of sockets are not run: no call to the cluster is made",
+        },
     ),
     _CLUSTER + "Filter": fields(
         "name",
