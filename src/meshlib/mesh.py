@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TextIO, TypedDict, Unpack, cast
 from urllib.parse import urlsplit
 
 from meshlib.clock import system_clock, system_randomness
@@ -25,6 +25,7 @@ from meshlib.model.snapshot import Style
 from meshlib.policy.breaker import BreakerCore, ClusterBreaker
 from meshlib.policy.events import Observer
 from meshlib.policy.retrying import plans_with
+from meshlib.policy.safety import RetrySafety
 from meshlib.policy.state import MeshState
 from meshlib.runtime.keeper import Probe
 from meshlib.runtime.runtime import FIRST_CONFIGURATION_TIMEOUT, Runtime, Source
@@ -65,6 +66,10 @@ class MeshKeywords(TypedDict, total=False):
         observers: further observers of every call.
         resolver: looks the names of STRICT_DNS and LOGICAL_DNS clusters up, in place of the system's
             resolver; see :class:`meshlib.lookups.Resolver`.
+        retry_safety: ``"envoy"`` (default) makes every retry that the configuration asks for;
+            ``"strict"`` only those that can do no harm: idempotent methods, an ``Idempotency-Key``, or
+            nothing sent yet; within a budget of a fifth of the requests, and after ``Retry-After``.
+        trace_decisions: share of calls, 0 to 1, whose records carry a decision trace (default 0).
     """
 
     metrics: bool
@@ -76,6 +81,8 @@ class MeshKeywords(TypedDict, total=False):
     retry_wait: WaitBaseT
     observers: tuple[Observer, ...]
     resolver: Resolver
+    retry_safety: Literal["envoy", "strict"]
+    trace_decisions: float
 
 
 class Mesh:
@@ -103,8 +110,16 @@ class Mesh:
         latency = keywords.get("peak_ewma")
         state = MeshState(system_clock, chance, gates, housekeeping.keep, peak_ewma=latency)
         plan_for = plans_with(keywords.get("retry_stop"), keywords.get("retry_wait"))
-        name = f"mesh of {identity.workload}"
-        self._runtime = Runtime(source, state, self._observer(keywords), plan_for, name=name, housekeeping=housekeeping)
+        self._runtime = Runtime(
+            source,
+            state,
+            self._observer(keywords),
+            plan_for,
+            name=f"mesh of {identity.workload}",
+            housekeeping=housekeeping,
+            safety=_safety(keywords.get("retry_safety", "envoy")),
+            trace_decisions=_share(keywords.get("trace_decisions", 0.0)),
+        )
 
     @classmethod
     def from_directory(
@@ -568,3 +583,16 @@ def _disabled() -> bool:
         "servers that demand mTLS will refuse"
     )
     return True
+
+
+def _safety(word: str) -> RetrySafety:
+    try:
+        return RetrySafety(word)
+    except ValueError:
+        raise ValueError(f"retry_safety is 'envoy' or 'strict', not {word!r}") from None
+
+
+def _share(share: float) -> float:
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"trace_decisions is a share of calls from 0 to 1, not {share!r}")
+    return share

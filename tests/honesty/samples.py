@@ -39,11 +39,15 @@ FAULT: Json = typed(
     abort={"http_status": 503, "percentage": HALF},
     headers=[{"name": "x-f", "string_match": {"exact": "1"}}],
     upstream_cluster="c",
+    downstream_nodes=["n"],
+    max_active_faults=7,
+    response_rate_limit={"fixed_limit": {"limit_kbps": "9"}, "percentage": HALF},
 )
 FAULT_BY_HEADER: Json = typed(
     "extensions.filters.http.fault.v3.HTTPFault",
     delay={"header_delay": {}, "percentage": HALF},
     abort={"header_abort": {}, "percentage": HALF},
+    response_rate_limit={"header_limit": {}, "percentage": HALF},
 )
 FAULT_GRPC: Json = typed(
     "extensions.filters.http.fault.v3.HTTPFault", abort={"grpc_status": 14, "percentage": {"numerator": 10}}
@@ -175,6 +179,13 @@ RETRY: Json = {
         },
     ],
     "host_selection_retry_max_attempts": "3",
+    "retry_priority": {
+        "name": "previous",
+        "typed_config": typed(
+            "extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig", update_frequency=2
+        ),
+    },
+    "per_try_idle_timeout": "4s",
     "retriable_status_codes": [409],
     "retriable_headers": [{"name": "x-r"}],
     "retriable_request_headers": [{"name": "x-q"}],
@@ -287,6 +298,11 @@ _ACTIONS: list[Json] = [
         "cluster": "c",
         "regex_rewrite": REWRITE,
         "host_rewrite_header": "x-host",
+        "max_grpc_timeout": "5s",
+        "grpc_timeout_offset": "1s",
+        "hedge_policy": {"hedge_on_per_try_timeout": True},
+        "priority": "HIGH",
+        "idle_timeout": "6s",
         "metadata_match": {"filter_metadata": {"envoy.lb": {"version": "v1"}}},
     },
     {"cluster": "c", "path_rewrite": "/p", "auto_host_rewrite": True, "append_x_forwarded_host": True},
@@ -697,7 +713,8 @@ CLUSTERS: list[Json] = [
                     "retry_budget": {"budget_percent": {"value": 25.0}, "min_retry_concurrency": 5},
                 },
                 {"priority": "HIGH", "max_requests": 9},
-            ]
+            ],
+            "per_host_thresholds": [{"max_connections": 7}],
         },
         "outlier_detection": {
             "consecutive_5xx": 6,

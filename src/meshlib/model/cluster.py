@@ -31,7 +31,7 @@ class RetryBudget:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """``CircuitBreakers.Thresholds`` of the DEFAULT priority, with Envoy's defaults.
+    """``CircuitBreakers.Thresholds`` of one priority, with Envoy's defaults.
 
     Attributes:
         max_connections: connections at once.
@@ -39,6 +39,7 @@ class Thresholds:
         max_requests: requests at once.
         max_retries: retries at once, unless there is a ``retry_budget``.
         retry_budget: takes the place of ``max_retries``.
+        max_connections_per_host: of ``per_host_thresholds``: connections to one endpoint at once.
     """
 
     max_connections: int = 1024
@@ -46,6 +47,25 @@ class Thresholds:
     max_requests: int = 1024
     max_retries: int = 3
     retry_budget: RetryBudget | None = None
+    max_connections_per_host: int = UINT32_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLife:
+    """Of ``HttpProtocolOptions``: when a connection is not used again; None = no bound.
+
+    Attributes:
+        idle_timeout: seconds without a request.
+        longest: seconds since it was made (``max_connection_duration``).
+        requests: requests on it (``max_requests_per_connection``).
+    """
+
+    idle_timeout: float | None = None
+    longest: float | None = None
+    requests: int | None = None
+
+
+NO_BOUNDS = ConnectionLife()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +205,12 @@ class Cluster:
         balancing: how one is chosen.
         connect_timeout: seconds, Envoy's default 5.
         thresholds: circuit breakers of the DEFAULT priority.
+        high_thresholds: those of the HIGH priority, for routes that ask for it.
         outlier: outlier detection, None = off.
         panic_threshold: percent of healthy hosts below which all are used, 0 = never.
         http2: whether ``http2_protocol_options`` ask for HTTP/2.
+        max_stream_duration: seconds of an attempt to the end of its response, 0.0 = off.
+        connections: how long connections are kept, and for how many requests.
         transport_socket: what endpoints without a match use; None is plaintext.
         transport_socket_matches: per-endpoint choices, in order.
         upstream_http: what TLS takes from the request.
@@ -210,9 +233,12 @@ class Cluster:
     balancing: Balancing = ROUND_ROBIN
     connect_timeout: float = 5.0
     thresholds: Thresholds = Thresholds()
+    high_thresholds: Thresholds = Thresholds()
     outlier: OutlierDetection | None = None
     panic_threshold: float = 50.0
     http2: bool = False
+    max_stream_duration: float = 0.0
+    connections: ConnectionLife = NO_BOUNDS
     transport_socket: TransportSocket | None = None
     transport_socket_matches: tuple[TransportSocketMatch, ...] = ()
     upstream_http: UpstreamHttpProtocolOptions = UpstreamHttpProtocolOptions()

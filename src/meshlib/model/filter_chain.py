@@ -22,6 +22,8 @@ from meshlib.model.traffic import FaultInjection
 
 Network = IPv4Network | IPv6Network
 
+DEFAULT_BODY_LIMIT = 1024 * 1024  # Listener.per_connection_buffer_limit_bytes: "an implementation defined default"
+
 
 @dataclass(frozen=True, slots=True)
 class HttpConnectionManager:
@@ -34,6 +36,10 @@ class HttpConnectionManager:
         fault: the filter's own fault, for routes that set none.
         header_mutation: the header_mutation filter, None where it is not in the chain.
         filters: the chain of filters that may answer; empty where the fault filter is the only one.
+        stream_idle_timeout: seconds that a stream may be silent, 0.0 = off.
+        max_stream_duration: seconds of a call, for routes that say nothing; 0.0 = off.
+        respect_expected_timeout: whether a request's own ``x-envoy-expected-rq-timeout-ms`` is its route timeout.
+        body_limit: bytes of a request that are kept for a retry (``per_connection_buffer_limit_bytes``).
     """
 
     route_name: str = ""
@@ -42,6 +48,10 @@ class HttpConnectionManager:
     fault: FaultInjection | None = None
     header_mutation: FilterMutations | None = None
     filters: Filters = ()
+    stream_idle_timeout: float = 0.0
+    max_stream_duration: float = 0.0
+    respect_expected_timeout: bool = False
+    body_limit: int = DEFAULT_BODY_LIMIT
 
 
 @dataclass(frozen=True, slots=True)

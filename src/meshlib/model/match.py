@@ -105,6 +105,17 @@ class PathMatch:
         length = len(self.value)
         return lambda path: test(path) and (len(path) == length or path[length] == "/")
 
+    def compile_view(self) -> Predicate:
+        """Return the closure over a request: one call for what most routes ask."""
+        value = self.value
+        if self.case_sensitive and not self.separated:
+            if self.op is StringOp.PREFIX:
+                return lambda view: view.path.startswith(value)
+            if self.op is StringOp.EXACT:
+                return lambda view: view.path == value
+        test = self.compile()
+        return lambda view: test(view.path)
+
     def __str__(self) -> str:
         if self.template is not None:
             return f"path_match_policy {self.template}"
@@ -142,6 +153,8 @@ class HeaderMatch:
                 if not empty:
                     return False
                 values = [""]
+            if len(values) == 1:
+                return test(values[0]) is not invert
             return any(map(test, values)) is not invert
 
         return matches
@@ -240,16 +253,27 @@ class RouteMatch:
 
     def compile(self) -> Predicate:
         """Return one closure for all but ``runtime_fraction``, which needs a draw."""
-        path = self.path.compile()
+        path = self.path.compile_view()
         checks: list[Predicate] = [m.compile() for m in self.headers]
         checks += [m.compile() for m in self.query]
         checks += [m.compile() for m in self.cookies]
         if self.grpc:
             checks.append(is_grpc)
         if not checks:
-            return lambda view: path(view.path)
-        rest = tuple(checks)
-        return lambda view: path(view.path) and all(check(view) for check in rest)
+            return path
+        first, rest = checks[0], tuple(checks[1:])
+        if not rest:
+            return lambda view: path(view) and first(view)
+
+        def matches(view: RequestView) -> bool:
+            if not path(view) or not first(view):
+                return False
+            for check in rest:  # noqa: SIM110  a generator costs more than most checks
+                if not check(view):
+                    return False
+            return True
+
+        return matches
 
     def __str__(self) -> str:
         parts = [str(self.path), *(f"header {m}" for m in self.headers), *(f"query {m}" for m in self.query)]

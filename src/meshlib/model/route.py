@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Protocol, cast
 
 from meshlib.model.body_format import BodyFormat
@@ -47,6 +48,36 @@ class WeightedCluster:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamDuration:
+    """``RouteAction.MaxStreamDuration``; seconds, 0.0 = off.
+
+    Attributes:
+        longest: of a call, None leaves it to the connection manager.
+        grpc_header_max: the longest that ``grpc-timeout`` may ask for, None = it is not looked at.
+        grpc_header_offset: taken off what it asks for.
+    """
+
+    longest: float | None = None
+    grpc_header_max: float | None = None
+    grpc_header_offset: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcTimeout:
+    """``max_grpc_timeout`` and ``grpc_timeout_offset``, the older way; seconds.
+
+    Attributes:
+        longest: the longest that ``grpc-timeout`` may ask for, 0.0 = no bound.
+        offset: taken off what it asks for.
+        overruled: whether the request's own timeout header counts in its place.
+    """
+
+    longest: float
+    offset: float = 0.0
+    overruled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RouteAction:
     """``RouteAction``: forward to a cluster.
 
@@ -68,6 +99,18 @@ class RouteAction:
         weights_by_hash: ``use_hash_policy``: that hash, where there is one, draws the cluster as well.
         internal_redirects: which redirects are followed here, None = none.
         mirrors: copies of requests that are sent elsewhere (the route's, else the virtual host's, else the table's).
+        hedge: ``hedge_on_per_try_timeout``: an attempt goes on when its per-try timeout passes, beside the next.
+        idle_timeout: seconds that the stream may be silent, 0 = off; None leaves it to the connection manager.
+        stream_duration: ``max_stream_duration``, None where it is not set; else ``timeout`` is 0.
+        grpc_timeout: for gRPC requests in place of ``timeout``, None where it is not set.
+        upstream_duration: seconds of each attempt to the end of its response; only a request sets it, None leaves
+            it to the cluster.
+        high_priority: whether the thresholds of the HIGH priority count.
+        body_limit: bytes of a request that are kept for a retry (``request_body_buffer_limit``), None leaves it
+            to the listener.
+        body_limit_min: the same by ``per_request_buffer_limit_bytes``, which can only lower the listener's.
+        clocked: whether it has a timeout besides ``timeout`` and ``per_try_timeout``.
+        sums: the weights, each added to those before it.
     """
 
     clusters: tuple[WeightedCluster, ...]
@@ -87,6 +130,22 @@ class RouteAction:
     weights_by_hash: bool = False
     internal_redirects: InternalRedirects | None = None
     mirrors: tuple[MirrorPolicy, ...] = ()
+    hedge: bool = False
+    idle_timeout: float | None = None
+    stream_duration: StreamDuration | None = None
+    grpc_timeout: GrpcTimeout | None = None
+    upstream_duration: float | None = None
+    high_priority: bool = False
+    body_limit: int | None = None
+    body_limit_min: int | None = None
+    clocked: bool = field(init=False, compare=False, repr=False)
+    sums: tuple[int, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        rare = (self.idle_timeout, self.stream_duration, self.grpc_timeout, self.upstream_duration)
+        idle = self.retry is not None and self.retry.per_try_idle_timeout
+        object.__setattr__(self, "sums", tuple(accumulate(target.weight for target in self.clusters)))
+        object.__setattr__(self, "clocked", bool(idle) or any(each is not None for each in rare))
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ class RetryPolicy:
         retry_on: conditions, split at commas (``5xx``, ``connect-failure``, …).
         num_retries: retries after the first attempt; Envoy's default 1.
         per_try_timeout: 0 = off; ignored when not below a non-zero route timeout.
+        per_try_idle_timeout: seconds that an attempt may be silent, 0 = off.
         retriable_status_codes: for ``retriable-status-codes``.
         retriable_headers: for ``retriable-headers``: response headers, any of which makes a response retriable.
         retriable_request_headers: without a request header that one of these matches, nothing is retried.
@@ -54,6 +55,8 @@ class RetryPolicy:
         omit_canary_hosts: whether it avoids endpoints whose ``envoy.lb`` metadata says ``canary``.
         omit_host_metadata: it avoids endpoints whose ``envoy.lb`` metadata has all of one of these.
         host_selection_max_attempts: picks before a host already tried is taken, default 1.
+        previous_priorities: ``update_frequency``: after so many attempts each, priorities that were tried are left
+            out; 0 = off.
     """
 
     retry_on: frozenset[str] = frozenset()
@@ -69,6 +72,8 @@ class RetryPolicy:
     omit_canary_hosts: bool = False
     omit_host_metadata: tuple[tuple[tuple[str, object], ...], ...] = ()
     host_selection_max_attempts: int = 1
+    per_try_idle_timeout: float = 0.0
+    previous_priorities: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +108,39 @@ class FaultAbort:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultRate:
+    """Slow the response bodies of ``percentage`` (0–100) of requests down to ``kbps`` KiB a second.
+
+    Attributes:
+        by_header: the request says to what (``header_limit``), and may lower the percentage.
+        unit: percent that 1 in the request's header of the percentage stands for.
+    """
+
+    kbps: int
+    percentage: float
+    by_header: bool = False
+    unit: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class FaultInjection:
     """``envoy.extensions.filters.http.fault.v3.HTTPFault``: delay first, then abort.
 
     Attributes:
         headers: the fault applies only when all of these match.
         upstream_cluster: only for this cluster, when set.
+        downstream_nodes: only for calls whose ``x-envoy-downstream-service-node`` is one of these, when set.
+        max_active: faulty calls at once (``max_active_faults``), None = no limit.
+        rate: slows responses down (``response_rate_limit``).
     """
 
     delay: FaultDelay | None = None
     abort: FaultAbort | None = None
     headers: tuple[HeaderMatch, ...] = ()
     upstream_cluster: str = ""
+    downstream_nodes: frozenset[str] = frozenset()
+    max_active: int | None = None
+    rate: FaultRate | None = None
 
 
 class HashOn(Enum):

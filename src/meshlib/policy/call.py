@@ -15,12 +15,16 @@ from meshlib.policy.effects import (
     Effect,
 )
 from meshlib.policy.events import Observer
+from meshlib.policy.faults import ActiveFaults
 from meshlib.policy.record import NO_METADATA, CallRecord
+from meshlib.policy.replaying import KeptBody
 from meshlib.policy.retrying import PlanFor, plan_for
 from meshlib.policy.sessions import Session
 from meshlib.policy.state import LiveSnapshot
+from meshlib.policy.trace import Trace
 
 Policy = Generator[Effect, Answer, None]
+Steps = Generator[Effect, Answer, bool]  # returns whether an internal redirect makes the call begin anew
 Hint = Callable[[RequestView, routing.Choice], str]
 
 
@@ -43,6 +47,14 @@ class Call:
         cookies: ``set-cookie`` headers that hash policies make.
         removed: headers of the request that filters take off.
         session: which endpoint a stateful session asks for, None without one.
+        deadline: clock second at which the application's own time for the call is over, None = no bound;
+            the driver keeps to it, policy tells it upstream.
+        strict: ``retry_safety="strict"``.
+        races: whether the driver can make attempts side by side.
+        kept: what went out of a streamed body, where it may be sent again; found out as it goes.
+        trace: takes note of every decision, None for a call that is not traced.
+        response_rate: bytes a second to which a fault slows the response down, 0.0 = as it comes.
+        fault: where a fault injected into this call is counted; found out as it goes.
     """
 
     view: RequestView
@@ -60,10 +72,19 @@ class Call:
     cookies: Sequence[str] = ()
     removed: frozenset[str] = frozenset()
     session: Session | None = None
+    deadline: float | None = None
+    strict: bool = False
+    races: bool = False
+    kept: KeptBody | None = None
+    trace: Trace | None = None
+    fault: ActiveFaults | None = None
+    response_rate: float = 0.0
 
     def copied(self, view: RequestView, record: CallRecord, observer: Observer) -> Call:
         """Return a call of ``view`` under the same configuration: a copy of the request."""
-        call = replace(self, view=view, record=record, observer=observer)
+        call = replace(
+            self, view=view, record=record, observer=observer, races=False, kept=None, trace=None, fault=None
+        )
         call.forget()
         return call
 
@@ -83,6 +104,9 @@ class Call:
 
     def forget(self) -> None:
         """Forget what was found out of another request."""
+        if self.fault is not None:
+            self.fault.leave()
+        self.fault, self.response_rate = None, 0.0
         self.steering, self.key = steering.NOTHING, None
         self.added = self.answered = self.cookies = ()
         self.session, self.removed = None, frozenset()

@@ -25,6 +25,7 @@ from meshlib.policy.effects import HeaderLookup, Outcome
 from meshlib.policy.limits import Limits, mutex
 from meshlib.policy.names import Answers, resolved
 from meshlib.policy.outlier import OutlierDetector, Tally, Verdict
+from meshlib.policy.safety import RetryRate
 from meshlib.policy.upkeep import Keeping, Upkeep, no_upkeep
 
 _DOWN = frozenset({HealthStatus.UNHEALTHY, HealthStatus.DRAINING, HealthStatus.TIMEOUT})
@@ -39,6 +40,7 @@ class EndpointState:
     Attributes:
         cluster: whose it is.
         endpoint: its configuration; replaced by updates that keep its address.
+        key: its address.
         active: attempts in flight.
         connections: attempts that hold or were granted a connection.
         ejected: whether outlier detection has taken it out.
@@ -69,6 +71,7 @@ class EndpointState:
         "ejection_jitter",
         "endpoint",
         "excluded",
+        "key",
         "latency",
         "probe",
         "reported",
@@ -81,6 +84,7 @@ class EndpointState:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self.key = endpoint.key
         self.active = 0
         self.connections = 0
         self.ejected = False
@@ -131,9 +135,11 @@ class ClusterState:
 
     Attributes:
         config: the cluster as last configured.
-        limits: thresholds and counts; its lock guards everything here.
+        limits: thresholds and counts of the DEFAULT priority; its lock guards everything here.
+        high: those of the HIGH priority, for routes that ask for it.
         outliers: the outlier detector.
         breaker: the opt-in pybreaker gate, None unless asked for.
+        retry_rate: the budget of ``retry_safety="strict"``.
         endpoints: by address.
         touched: whether an endpoint was picked since :meth:`MeshState.used` was last asked.
         upkeep: what looks names up and checks endpoints, None where nothing has to.
@@ -158,8 +164,10 @@ class ClusterState:
         "breaker",
         "config",
         "endpoints",
+        "high",
         "limits",
         "outliers",
+        "retry_rate",
         "touched",
         "upkeep",
     )
@@ -176,8 +184,10 @@ class ClusterState:
     ) -> None:
         self.config = config
         self.limits = Limits(config.thresholds)
+        self.high = Limits(config.high_thresholds, self.limits.lock)
         self.outliers = OutlierDetector(config.outlier)
         self.breaker = breaker
+        self.retry_rate = RetryRate()
         self.endpoints: dict[tuple[str, int], EndpointState] = {}
         self._originals: dict[tuple[str, int], EndpointState] = {}
         self._chance = chance
@@ -212,6 +222,7 @@ class ClusterState:
             self._keep(config)
             self._place(config)
         self.limits.configure(config.thresholds)
+        self.high.configure(config.high_thresholds)
         if self.upkeep is not None:
             self.upkeep.configured()
 
@@ -497,11 +508,17 @@ class ClusterState:
 
     def offers(self, state: EndpointState) -> bool:
         """Tell whether an endpoint picked earlier is still one of the cluster's."""
-        return self.config.discovery is Discovery.ORIGINAL_DST or self.endpoints.get(state.endpoint.key) is state
+        return self.config.discovery is Discovery.ORIGINAL_DST or self.endpoints.get(state.key) is state
 
-    def begin(self, state: EndpointState) -> bool:
-        """Count an attempt in; False when ``max_requests`` are in flight. :meth:`end` counts it out."""
-        limits = self.limits
+    def begin(self, state: EndpointState, limits: Limits | None = None) -> bool:
+        """Count an attempt in; False when ``max_requests`` are in flight. :meth:`end` counts it out.
+
+        Args:
+            state: the endpoint.
+            limits: :attr:`limits` or :attr:`high`; None is the former.
+        """
+        if limits is None:
+            limits = self.limits
         with limits.lock:
             if limits.requests >= limits.thresholds.max_requests:
                 return False
@@ -509,18 +526,36 @@ class ClusterState:
             state.active += 1
             return True
 
-    def end(self, state: EndpointState) -> None:
+    def end(self, state: EndpointState, limits: Limits | None = None) -> None:
         """Count an attempt out."""
-        with self.limits.lock:
-            self.limits.requests -= 1
+        if limits is None:
+            limits = self.limits
+        with limits.lock:
+            limits.requests -= 1
             state.active -= 1
+
+    def deposit(self, now: float) -> None:
+        """Count a call into the budget of strict retries."""
+        with self.limits.lock:
+            self.retry_rate.deposit(now)
+
+    def withdraw(self, now: float) -> bool:
+        """Take a retry from the budget of strict retries; False when it is spent."""
+        with self.limits.lock:
+            return self.retry_rate.withdraw(now)
+
+    def priorities(self) -> Sequence[tuple[HostSet, Availability]]:
+        """Return each priority's endpoints and what they could take, for ``previous_priorities``."""
+        with self.limits.lock:
+            balancer = self._balancer
+            return list(zip(balancer.sets, balancer.loads.availability, strict=True))
 
     def observe(self, state: EndpointState, verdict: Verdict, now: float) -> bool:
         """Tell outlier detection what an attempt met; returns whether it ejected the endpoint."""
         if self.outliers.config is None:
             return False
         with self.limits.lock:
-            if self.endpoints.get(state.endpoint.key) is not state:
+            if self.endpoints.get(state.key) is not state:
                 return False  # it left the cluster meanwhile
             ejected = self.outliers.observe(state, verdict, len(self.endpoints), now, self._chance)
             if ejected:

@@ -7,6 +7,7 @@ below; a driver of about 25 lines, one sync and one async, performs them:
 effect         the driver                                                 sends back
 =============  =========================================================  ==================
 Attempt        dials ``endpoint``, sends the request, waits for the head  Outcome
+Race           makes attempts side by side, waits for the first to end    Raced or None
 Sleep          sleeps                                                     None
 Await          waits until ``cluster`` is there; puts the newest        None
                snapshot into ``Call.live``, or ends the call
@@ -141,6 +142,38 @@ class Await:
     cluster: str
 
 
+@dataclass(slots=True)
+class Race:
+    """Go on with several attempts at once, until one has its response head or error.
+
+    A driver may only be asked for races where :attr:`~meshlib.policy.call.Call.races` says so. What
+    still runs when policy asks for anything else has lost: the driver ends it.
+
+    Attributes:
+        launch: an attempt to begin beside those under way, None for none.
+        drop: numbers of attempts to end, or of answered ones whose responses to close.
+        ticket: a connection slot whose grant ends the wait too, None for none.
+        timeout: seconds to wait for the first answer, None = no bound.
+    """
+
+    launch: Attempt | None
+    drop: Sequence[int]
+    ticket: Ticket | None
+    timeout: float | None
+
+
+class Raced(NamedTuple):
+    """One of several attempts has ended, or sent its request in full.
+
+    Attributes:
+        number: of the attempt.
+        outcome: what it met; None when its streamed body has gone out.
+    """
+
+    number: int
+    outcome: Outcome | None
+
+
 class Ticket(Protocol):
     """Something to wait for: a connection slot (``policy.limits``), a cluster's first look-up (``policy.upkeep``)."""
 
@@ -214,13 +247,17 @@ class Respond:
     Attributes:
         outcome: the final outcome; always a response.
         timeout: seconds left for the body to end (route timeout), None = no bound.
+        gap: seconds that each wait for a part of it may last (idle timeouts), None = no bound.
         edit: takes the response's headers (lower-case names) and returns what the application is
             to see in their place; None leaves them alone. gRPC metadata is left alone.
+        rate: bytes of the body a second (an injected fault), 0.0 = as it comes.
     """
 
     outcome: Outcome
     timeout: float | None
+    gap: float | None = None
     edit: Callable[[Sequence[tuple[str, str]]], list[tuple[str, str]]] | None = None
+    rate: float = 0.0
 
 
 class ReplyKind(Enum):
@@ -236,6 +273,7 @@ class ReplyKind(Enum):
     TLS_UNAVAILABLE = "transport security unavailable"
     RESET = "upstream reset"
     PER_TRY_TIMEOUT = "per-try timeout"
+    STREAM_TIMEOUT = "stream timeout"
     ROUTE_TIMEOUT = "route timeout"
     APPLICATION = "ended by the application"
 
@@ -278,5 +316,5 @@ class BodyEnd(NamedTuple):
     trailers: HeaderLookup = {}  # noqa: RUF012  a shared empty dict nobody writes to
 
 
-Effect = Attempt | Await | Sleep | Park | Discard | Restart | Mirror | Respond | Reply
-Answer = Outcome | BodyEnd | None
+Effect = Attempt | Race | Await | Sleep | Park | Discard | Restart | Mirror | Respond | Reply
+Answer = Outcome | Raced | BodyEnd | None

@@ -16,6 +16,7 @@ from meshlib.model.filters import (
     StatefulSession,
 )
 from meshlib.model.route import WeightedCluster
+from meshlib.model.traffic import FaultInjection
 from meshlib.policy import faults, flags, headers, ratelimit, replies, routing, sessions
 from meshlib.policy.call import Call
 from meshlib.policy.effects import Answer, Effect, Reply, Sleep
@@ -90,15 +91,27 @@ def _inject_faults(
     fault = (target.fault if target else None) or choice.route.fault or http.fault
     if fault is None or not faults.applies(fault, call.view, call.record.cluster_name):
         return False
+    rate = faults.draw_rate(fault, call.view, call.chance)
+    if rate and _counted(call, fault):
+        call.response_rate = rate
     seconds = faults.draw_delay(fault, call.view, call.chance)
-    if seconds:
+    if seconds and _counted(call, fault):
         call.record.flags |= flags.DELAY_INJECTED
         yield Sleep(seconds)
     abort = faults.draw_abort(fault, call.view, call.chance)
-    if abort is None:
+    if abort is None or not _counted(call, fault):
         return False
     yield _answered(call, choice, target, replies.fault_abort(call.record, abort))
     return True
+
+
+def _counted(call: Call, fault: FaultInjection) -> bool:
+    """Count the call as a faulty one, once, until it is over; False at ``max_active_faults``."""
+    if call.fault is None and call.live.faults.enter(fault.max_active):
+        call.fault = call.live.faults
+    if call.trace is not None:
+        call.trace.note("fault", "injected" if call.fault is not None else "not injected: max_active_faults")
+    return call.fault is not None
 
 
 def _limit(call: Call, limit: LocalRateLimit, choice: routing.Choice) -> Reply | None:

@@ -211,6 +211,14 @@ def request_head(
     return RequestHead(facts.authority, facts.target, headers, gone, touched, facts)
 
 
+def plain(choice: Choice, drawn: WeightedCluster) -> bool:
+    """Tell whether neither the request nor the response of a call is changed on its way."""
+    route = choice.route
+    if route is None or route.rewrites or route.response_headers.steps or drawn.response_headers.steps:
+        return False
+    return not _filtered(choice)
+
+
 def _filtered(choice: Choice) -> bool:
     """Tell whether the header_mutation filter is in the chain; per-route mutations need it."""
     destination = choice.destination

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.request import RequestView
 from meshlib.policy import flags as flag
 from meshlib.policy.effects import ErrorKind
+
+if TYPE_CHECKING:
+    from meshlib.policy.trace import Trace
 
 
 class AttemptRecord:
@@ -108,6 +111,7 @@ class CallRecord:
         retry_skipped: why a wanted retry was not made; empty if none was wanted or all were.
         started, ended: clock seconds; ``ended`` is 0.0 until the body closes.
         bytes_sent, bytes_received: body bytes, as far as known.
+        trace: why it went so, where it was asked for or sampled; else None.
         context: room for the observer (a span); policy never reads it.
     """
 
@@ -134,6 +138,7 @@ class CallRecord:
         "source",
         "started",
         "status",
+        "trace",
         "virtual_host",
     )
 
@@ -155,6 +160,7 @@ class CallRecord:
         self.detail = ""
         self.retry_skipped = ""
         self.bytes_sent = self.bytes_received = 0
+        self.trace: Trace | None = None
         self.context: object = None
 
     @property

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import accumulate
+from typing import NamedTuple
 
 from meshlib.clock import Randomness
 from meshlib.model.match import PathMatch, RouteMatch, StringOp, is_grpc
@@ -21,8 +20,7 @@ from meshlib.model.route import (
 from meshlib.model.snapshot import Destination, Snapshot
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """What routing found; fields stay None from where it found nothing.
 
     Attributes:
@@ -52,7 +50,7 @@ def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
     if host.require_tls == "ALL" and view.scheme != "https":
         return Choice(destination, host, TO_TLS)
     for route in host.candidates(view) if host.by_tree else host.routes:
-        if route.matches(view) and _drawn(route, chance):
+        if route.matches(view) and (route.match.runtime_fraction is None or _drawn(route, chance)):
             return Choice(destination, host, route)
     return Choice(destination, host)
 
@@ -70,7 +68,7 @@ def draw_cluster(action: RouteAction, chance: Randomness, key: int | None = None
     clusters = action.clusters
     if len(clusters) == 1:
         return clusters[0]
-    sums = list(accumulate(target.weight for target in clusters))
+    sums = action.sums
     if action.weights_by_hash and key is not None:
         return clusters[bisect_right(sums, key % sums[-1])]
     return clusters[bisect_right(sums, int(chance.random() * sums[-1]))]

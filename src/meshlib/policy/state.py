@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar, overload
 
 from meshlib.clock import Clock, Randomness
@@ -15,6 +15,7 @@ from meshlib.model.snapshot import Snapshot
 from meshlib.policy.balancing.hosts import HostSet, host_sets
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.cluster_state import ClusterState, EndpointState, Surroundings
+from meshlib.policy.faults import ActiveFaults
 from meshlib.policy.limits import mutex
 from meshlib.policy.ratelimit import RateLimits
 from meshlib.policy.upkeep import Keeping, no_upkeep
@@ -71,11 +72,13 @@ class LiveSnapshot:
         snapshot: the configuration.
         clusters: live state by cluster name.
         rate_limits: the token buckets of local rate limits.
+        faults: calls with a fault injected.
     """
 
     snapshot: Snapshot
     clusters: LiveClusters
     rate_limits: RateLimits
+    faults: ActiveFaults = field(default_factory=ActiveFaults)
 
     def has_endpoint(self, cluster: str, address: tuple[str, int]) -> bool:
         """Tell whether connections to ``address`` for ``cluster`` still have a use."""
@@ -117,6 +120,7 @@ class MeshState:
         self._rate_limits.forked()
         self._states: dict[str, ClusterState] = {}
         self._by_assignment: dict[str, set[str]] = {}  # EDS name -> clusters that have state
+        self._faults = ActiveFaults()
         self._snapshot: Snapshot | None = None
         self._known_callers: tuple[ClusterLoadAssignment | None, HostSet | None] = None, None
 
@@ -139,7 +143,7 @@ class MeshState:
             if before is not None and _local_cluster(before) is not _local_cluster(snapshot):
                 for state in self._states.values():
                     state.refresh()
-        return LiveSnapshot(snapshot, LiveClusters(snapshot, self, self._states), self._rate_limits)
+        return LiveSnapshot(snapshot, LiveClusters(snapshot, self, self._states), self._rate_limits, self._faults)
 
     def _affected(self, before: Snapshot | None, snapshot: Snapshot) -> list[str]:
         """Return the clusters with state whose configuration may have changed."""
@@ -202,7 +206,7 @@ class MeshState:
         names = {snapshot.home.cluster} if snapshot is not None and snapshot.home.cluster else set()
         for name, state in states:
             with state.limits.lock:
-                if state.touched or state.limits.requests or state.limits.pending:
+                if state.touched or any(each.requests or each.pending for each in (state.limits, state.high)):
                     names.add(name)
                 state.touched = False
         return frozenset(names)

@@ -135,7 +135,7 @@ class AioMeshChannel(grpc.aio.Channel):
         if live is not loop.seen:
             loop.seen = live
             loop.pool.retire(live.has_endpoint)
-        exchange.call = call = self._runtime.call(exchange.view, live, "grpc")
+        exchange.call = call = self._runtime.call(exchange.view, live, "grpc", deadline=exchange.deadline)
         policy = execute(call)
         try:
             return await self._drive(policy, exchange, _Attempts(loop.pool, exchange, started))

@@ -143,7 +143,7 @@ class MeshChannel(grpc.Channel):
         if live is not self._seen:
             self._seen = live
             self._pool.retire(live.has_endpoint)
-        exchange.call = call = self._runtime.call(exchange.view, live, "grpc")
+        exchange.call = call = self._runtime.call(exchange.view, live, "grpc", deadline=exchange.deadline)
         policy = execute(call)
         try:
             return self._drive(policy, exchange, cancellation)

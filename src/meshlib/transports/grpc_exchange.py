@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import grpc
 
+from meshlib.deadlines import current_deadline
 from meshlib.policy.call import Call
 from meshlib.policy.effects import Attempt, Outcome, Reply, ReplyKind
 from meshlib.policy.record import CallRecord
@@ -90,7 +91,8 @@ class Exchange:
         self.method = method
         self.request = request
         self._options = options
-        self._deadline = None if options.timeout is None else time.monotonic() + options.timeout
+        given = None if options.timeout is None else time.monotonic() + options.timeout
+        self._deadline = min((at for at in (given, current_deadline()) if at is not None), default=None)
         replayable = not method.streams_requests
         self.view = view_of(target, method.path, tuple(options.metadata or ()), replayable=replayable)
         self.received = 0
@@ -111,6 +113,11 @@ class Exchange:
     def record(self) -> CallRecord:
         """The record of the call, which has begun."""
         return cast("Call", self.call).record
+
+    @property
+    def deadline(self) -> float | None:
+        """The monotonic second of the application's time limit, None = no bound."""
+        return self._deadline
 
     def left(self) -> float | None:
         """Return the seconds left of the application's timeout, not below 0; None = no bound."""

@@ -24,6 +24,7 @@ from meshlib.policy.effects import (
     Mirror,
     Outcome,
     Park,
+    Race,
     Reply,
     Respond,
     Restart,
@@ -39,8 +40,10 @@ from meshlib.transports.driving import conclude, handshake, unsecured
 from meshlib.transports.httpx_engine import AsyncBody, AsyncEngine, async_mocked
 from meshlib.transports.httpx_errors import BODY_LATE, DEADLINE_LATE, MeshNotReady, RouteTimeout
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
+from meshlib.transports.httpx_race import AsyncRacers
 from meshlib.transports.mirrors import MirrorTasks, Tee
 from meshlib.transports.options import TransportOptions
+from meshlib.transports.pacing import Pace
 from meshlib.upstream.clock import AttemptClock, attempt_clock
 from meshlib.upstream.failure import AttemptFailed
 from meshlib.upstream.pools import AsyncEndpointPools, PoolSettings
@@ -56,19 +59,27 @@ class AsyncCarrier(httpx.AsyncHTTPTransport):
 class AsyncCallStream(httpx.AsyncByteStream):
     """The body of a returned response; it keeps the call alive until the body ends."""
 
-    def __init__(self, inner: httpx.AsyncByteStream, policy: Policy, call: Call, clock: AttemptClock) -> None:
+    def __init__(
+        self, inner: httpx.AsyncByteStream, policy: Policy, call: Call, clock: AttemptClock, rate: float
+    ) -> None:
         self._inner = inner
         self._policy: Policy | None = policy
         self._call = call
         self._clock = clock
         self._received = 0
+        self._pace = Pace(rate) if rate else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         parts = aiter(self._inner)
         try:
             while (part := await self._next(parts)) is not None:
                 self._received += len(part)
-                yield part
+                if self._pace is None:
+                    yield part
+                    continue
+                for wait, piece in self._pace.pieces(part):
+                    await anyio.sleep(wait)
+                    yield piece
         except httpx.TransportError as error:
             late = isinstance(error, httpx.TimeoutException)
             self._end(ErrorKind.APPLICATION if late else ErrorKind.RESET)
@@ -76,6 +87,7 @@ class AsyncCallStream(httpx.AsyncByteStream):
         self._end(None)
 
     async def _next(self, parts: AsyncIterator[bytes]) -> bytes | None:
+        self._clock.next_part()
         left = self._clock.left()
         if left is None:
             return await anext(parts, None)
@@ -135,7 +147,7 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         if live is None:
             live = await self._wait(view, timeouts, request)
         loop = await self._loop(live)
-        call = self._runtime.call(view, live)
+        call = self._runtime.call(view, live, deadline=timeouts.deadline, races=True, traced=timeouts.traced)
         policy = execute(call)
         try:
             return await self._drive(policy, Exchange(call, request, timeouts), loop)
@@ -163,6 +175,9 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         clock: AttemptClock | None = None
         while True:
             answer: Answer = None
+            if isinstance(effect, Race):
+                effect, clock = await self._race(effect, policy, exchange, loop)
+                continue
             if isinstance(effect, Attempt):
                 clock = exchange.clock(effect)
                 answer = await self._attempt(effect, exchange, clock, loop)
@@ -186,6 +201,28 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
                 await cast("httpx.Response", effect.outcome.response).aclose()
                 exchange.sent = translate.restarted(exchange, effect)
             effect = policy.send(answer)
+
+    async def _race(
+        self, effect: Effect, policy: Policy, exchange: Exchange, loop: _Loop
+    ) -> tuple[Effect, AttemptClock | None]:
+        """Make attempts side by side until policy asks for something else; returns that, and the winner's clock."""
+
+        async def send(attempt: Attempt, exchange: Exchange, clock: AttemptClock) -> Outcome:
+            return await self._attempt(attempt, exchange, clock, loop)
+
+        failure: Exception | None = None
+        async with anyio.create_task_group() as group:
+            racers = AsyncRacers(send, exchange, group)
+            try:
+                while isinstance(effect, Race):
+                    effect = policy.send(await racers.go(effect))
+            except Exception as error:  # noqa: BLE001  raised below: a task group would wrap it
+                failure = error
+            finally:
+                await racers.end()
+        if failure is not None:
+            raise failure
+        return effect, racers.clock
 
     async def _attempt(
         self,
@@ -220,8 +257,10 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         if response.is_stream_consumed:  # a mock's: nothing left to read
             conclude(policy, BodyEnd(None, len(response.content)))
             return response
-        clock.turn_to_body(effect.timeout, exchange.timeouts.total_deadline)
-        response.stream = AsyncCallStream(cast("httpx.AsyncByteStream", response.stream), policy, exchange.call, clock)
+        clock.turn_to_body(effect.timeout, exchange.timeouts.total_deadline, effect.gap)
+        response.stream = AsyncCallStream(
+            cast("httpx.AsyncByteStream", response.stream), policy, exchange.call, clock, effect.rate
+        )
         return response
 
     def _mirror(self, effect: Mirror, exchange: Exchange, loop: _Loop) -> None:

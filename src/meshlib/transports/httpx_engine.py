@@ -19,7 +19,7 @@ import httpcore
 import httpx
 import sniffio
 
-from meshlib.policy.effects import Attempt
+from meshlib.policy.effects import Attempt, ErrorKind
 from meshlib.transports.httpx_exchange import Exchange
 from meshlib.transports.httpx_failures import to_httpx
 from meshlib.transports.httpx_translate import attempt_headers, attempt_stream
@@ -114,8 +114,12 @@ class Engine:
         timeouts = exchange.timeouts
         message = outgoing(exchange, effect, clock)
         pool = self._pool(effect, exchange.tls, secured)
+        pool.life = effect.cluster.connections
         connection = pool.acquire(clock, timeouts.to_connect(effect), timeouts.left_to_wait())
+        clock.on_cancel = connection.abort
         try:
+            if clock.cancelled:
+                raise AttemptFailed(ErrorKind.APPLICATION, "the attempt was given up", phase="connect")
             reader = connection.request(message, clock, timeouts.write)
         except BaseException:
             pool.release(connection)
@@ -183,6 +187,7 @@ class AsyncEngine:
             self._retire(lambda other: _is_superseded(other, key))
         if effect.endpoint.resolved:
             pool.redirect(effect.endpoint)
+        pool.life = effect.cluster.connections
         connection = await pool.acquire(clock, timeouts.to_connect(effect), timeouts.left_to_wait())
         try:
             reader = await connection.request(message, clock)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from meshlib.deadlines import current_deadline
 from meshlib.policy.call import Call
 from meshlib.policy.effects import Attempt, Park
 from meshlib.policy.record import CallRecord
@@ -26,14 +27,16 @@ class Timeouts:
     between body reads. ``connect`` bounds the seconds spent connecting and ``pool`` those spent
     waiting for a connection slot, both summed over all attempts. An expiry ends the call, is
     never retried and never counts against an endpoint. ``deadline`` (seconds, in
-    ``extensions={"meshlib": {"deadline": s}}``) bounds everything, the body too.
+    ``extensions={"meshlib": {"deadline": s}}``) bounds everything, the body too, and so does
+    :func:`meshlib.deadline`.
 
     Attributes:
         connecting: seconds spent connecting so far.
         pooling: seconds spent waiting for a slot so far.
+        traced: whether the call asks for its decision trace (``extensions={"meshlib": {"trace": True}}``).
     """
 
-    __slots__ = ("connect", "connecting", "pool", "pooling", "read", "started", "total", "write")
+    __slots__ = ("connect", "connecting", "pool", "pooling", "read", "started", "total", "traced", "write")
 
     def __init__(self, request: httpx.Request) -> None:
         given: dict[str, float | None] = request.extensions.get("timeout", {})
@@ -43,7 +46,12 @@ class Timeouts:
         self.pool = given.get("pool")
         own: dict[str, Any] = request.extensions.get("meshlib") or {}
         self.total: float | None = own.get("deadline")
+        self.traced = bool(own.get("trace"))
         self.started = time.monotonic()
+        ambient = current_deadline()
+        if ambient is not None:
+            left = max(0.0, ambient - self.started)
+            self.total = left if self.total is None else min(self.total, left)
         self.connecting = self.pooling = 0.0
 
     def left_for_head(self) -> float | None:
@@ -63,6 +71,12 @@ class Timeouts:
     def total_deadline(self) -> float | None:
         """The monotonic second at which the whole call must be over, None = no bound."""
         return None if self.total is None else self.started + self.total
+
+    @property
+    def deadline(self) -> float | None:
+        """The monotonic second by which the response head must be there, None = no bound."""
+        bounds = [bound for bound in (self.read, self.total) if bound is not None]
+        return self.started + min(bounds) if bounds else None
 
     def to_connect(self, effect: Attempt) -> float:
         """Return the seconds an attempt may take to connect: the cluster's, cut to the application's."""
@@ -95,6 +109,7 @@ class Exchange:
         timeouts: the application's.
         sent: what attempts are made of: the application's, or what an internal redirect led to.
         tee: keeps a streamed body for copies of the request; None while there are none.
+        body: what is left of a streamed request body, None before it is begun.
     """
 
     call: Call
@@ -102,6 +117,7 @@ class Exchange:
     timeouts: Timeouts
     sent: httpx.Request = field(init=False)
     tee: Tee | None = None
+    body: Any = None
 
     def __post_init__(self) -> None:
         self.sent = self.request

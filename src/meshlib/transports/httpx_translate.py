@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -11,10 +11,8 @@ import httpx
 from meshlib.model.request import RequestView
 from meshlib.policy.effects import Attempt, Mirror, Outcome, Reply, ReplyKind, Restart
 from meshlib.policy.headers import Edit
-from meshlib.policy.record import CallRecord
 from meshlib.transports import httpx_errors
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
-from meshlib.transports.mirrors import Tee
 from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.pools import ATTEMPT, Dial
 from meshlib.upstream.tls import Handshake
@@ -44,35 +42,57 @@ def view_of(request: httpx.Request) -> RequestView:
 
 
 class Upload(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A streamed request body that starts the attempt's timeouts when it has been produced."""
+    """A streamed request body for one attempt: first what earlier attempts sent, then what is left of it.
 
-    def __init__(self, inner: Any, clock: AttemptClock, record: CallRecord, tee: Tee | None) -> None:
-        self._inner = inner
+    It starts the attempt's timeouts when the whole body has been produced.
+
+    Args:
+        exchange: the call; its body is begun once, whatever the attempts.
+        clock: the attempt's.
+    """
+
+    def __init__(self, exchange: Exchange, clock: AttemptClock) -> None:
+        self._exchange = exchange
         self._clock = clock
-        self._record = record
-        self._tee = tee
 
     def __iter__(self) -> Iterator[bytes]:
-        for part in self._inner:
+        exchange = self._exchange
+        yield from self._kept()
+        if exchange.body is None:
+            exchange.body = iter(exchange.sent.stream)  # type: ignore[arg-type]  # a blocking client's
+        for part in exchange.body:
             self._count(part)
             yield part
         self._end()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for part in self._inner:
+        exchange = self._exchange
+        for part in self._kept():
+            yield part
+        if exchange.body is None:
+            exchange.body = aiter(exchange.sent.stream)  # type: ignore[arg-type]  # an async client's
+        async for part in exchange.body:
             self._count(part)
             yield part
         self._end()
 
+    def _kept(self) -> Sequence[bytes]:
+        """Return what went out before, where an attempt repeats it."""
+        kept = self._exchange.call.kept
+        return () if kept is None else tuple(kept.parts)
+
     def _count(self, part: bytes) -> None:
-        self._record.bytes_sent += len(part)
-        if self._tee is not None:
-            self._tee.add(part)
+        exchange = self._exchange
+        exchange.call.record.bytes_sent += len(part)
+        if exchange.call.kept is not None:
+            exchange.call.kept.add(part)
+        if exchange.tee is not None:
+            exchange.tee.add(part)
 
     def _end(self) -> None:
         self._clock.start()
-        if self._tee is not None:
-            self._tee.finish()
+        if self._exchange.tee is not None:
+            self._exchange.tee.finish()
 
 
 def attempt_headers(exchange: Exchange, effect: Attempt) -> list[tuple[bytes, bytes]]:
@@ -94,7 +114,7 @@ def attempt_stream(exchange: Exchange, clock: AttemptClock) -> Any:
     if view.replayable:
         record.bytes_sent = int(view.header("content-length") or 0)
         return exchange.sent.stream
-    return Upload(exchange.sent.stream, clock, record, exchange.tee)
+    return Upload(exchange, clock)
 
 
 def attempt_request(

@@ -15,10 +15,12 @@ from meshlib.model.route import (
     DEFAULT_ROUTE_TIMEOUT,
     Action,
     DirectResponse,
+    GrpcTimeout,
     Redirect,
     Route,
     RouteAction,
     RouteConfiguration,
+    StreamDuration,
     VirtualHost,
     WeightedCluster,
 )
@@ -46,6 +48,8 @@ _NOT_FOUND_CODES = {0: 503, 1: 404, 2: 500}
 # RedirectAction.RedirectResponseCode
 _REDIRECT_CODES = {0: 301, 1: 302, 2: 303, 3: 307, 4: 308}
 
+_HIGH = 1  # core.v3.RoutingPriority
+
 # VirtualHost.TlsRequirementType
 _REQUIRE_TLS = {1: "EXTERNAL_ONLY", 2: "ALL"}
 
@@ -65,6 +69,8 @@ def table_level(scope: Scope, table: Any) -> Inherited:
         fault=per_filter_fault(scope, table.typed_per_filter_config),
         retry=None,
         body_limit=number(scope, table, "max_direct_response_body_size_bytes", _DEFAULT_BODY_LIMIT),
+        hedge=False,
+        buffers=(None, None),
         headers=_Headers.none(most_specific_wins=table.most_specific_header_mutations_wins).below(scope, table),
         mirrors=mirror_policies(scope, table),
         filters=route_settings(scope, table),
@@ -85,6 +91,8 @@ class Inherited:
         filters: what is said to filters.
         limits: the ``rate_limits`` of the virtual host.
         plugins: names of the table's ``cluster_specifier_plugins``.
+        hedge: whether the virtual host hedges.
+        buffers: bytes of a request body that are kept.
     """
 
     fault: FaultInjection | None
@@ -95,6 +103,22 @@ class Inherited:
     filters: Settings
     plugins: frozenset[str]
     limits: tuple[RateLimitRule, ...] = ()
+    hedge: bool = False
+    buffers: _Buffers = (None, None)
+
+
+# Bytes of a request body that are kept: ``request_body_buffer_limit``, ``per_request_buffer_limit_bytes``.
+_Buffers = tuple[int | None, int | None]
+
+
+def _buffers(level: Any, above: _Buffers) -> _Buffers:
+    """Return the buffer limits in force at a level: each is its own, else that of the level above."""
+    whole, lowering = above
+    if level.HasField("request_body_buffer_limit"):
+        whole = level.request_body_buffer_limit.value
+    if level.HasField("per_request_buffer_limit_bytes"):
+        lowering = level.per_request_buffer_limit_bytes.value
+    return whole, lowering
 
 
 class _Headers(NamedTuple):
@@ -159,6 +183,8 @@ def virtual_host(scope: Scope, host: Any, above: Inherited) -> VirtualHost:
         mirrors=mirror_policies(scope, host) or above.mirrors,
         filters=in_force(above.filters, route_settings(scope, host)),
         limits=rate_limits(scope, host),
+        hedge=_hedges(scope.at("hedge_policy"), host.hedge_policy) if host.HasField("hedge_policy") else False,
+        buffers=_buffers(host, above.buffers),
     )
     choice(scope, host, "require_tls")
     if not host.HasField("matcher"):
@@ -216,7 +242,7 @@ def _action(scope: Scope, route: Any, above: Inherited, match: RouteMatch | None
     kind = route.WhichOneof("action")
     template = match.path.template if match is not None else None
     if kind == "route":
-        return _forward(scope.at("route"), route.route, above, template)
+        return _forward(scope.at("route"), route.route, above, template, _buffers(route, above.buffers))
     if kind == "redirect":
         if template is not None and route.redirect.prefix_rewrite:
             scope.fault("redirect.prefix_rewrite", "cannot go with path_match_policy")
@@ -234,13 +260,14 @@ def _nowhere(reason: str) -> RouteAction:
     return RouteAction((WeightedCluster(f"({reason} is not supported)"),))
 
 
-def _forward(scope: Scope, action: Any, above: Inherited, template: UriTemplate | None) -> RouteAction:
+def _forward(
+    scope: Scope, action: Any, above: Inherited, template: UriTemplate | None, buffers: _Buffers
+) -> RouteAction:
     scope.audit(action)
-    _check_unused(scope, action)
     own = retry_policy(scope.at("retry_policy"), action.retry_policy) if action.HasField("retry_policy") else None
     return RouteAction(
         clusters=_clusters(scope, action, above.plugins),
-        timeout=seconds(scope, action, "timeout", DEFAULT_ROUTE_TIMEOUT),
+        **_timeouts(scope, action),
         retry=own or above.retry,  # the route's policy replaces the virtual host's whole (semantics 4.4)
         **_rewrites(scope, action, template),
         cluster_not_found_code=_NOT_FOUND_CODES[choice(scope, action, "cluster_not_found_response_code")],
@@ -248,7 +275,43 @@ def _forward(scope: Scope, action: Any, above: Inherited, template: UriTemplate 
         weights_by_hash=action.weighted_clusters.use_hash_policy.value,
         internal_redirects=internal_redirects(scope, action),
         mirrors=mirror_policies(scope, action) or above.mirrors,
+        hedge=_hedges(scope.at("hedge_policy"), action.hedge_policy)
+        if action.HasField("hedge_policy")
+        else above.hedge,
+        high_priority=choice(scope, action, "priority") == _HIGH,
+        body_limit=buffers[0],
+        body_limit_min=buffers[1],
     )
+
+
+def _timeouts(scope: Scope, action: Any) -> dict[str, Any]:
+    """Return the fields of a :class:`RouteAction` about time; ``max_stream_duration`` does away with ``timeout``."""
+    route = seconds(scope, action, "timeout", DEFAULT_ROUTE_TIMEOUT)
+    found: dict[str, Any] = {"timeout": route}
+    if action.HasField("idle_timeout"):
+        found["idle_timeout"] = seconds(scope, action, "idle_timeout", 0.0)
+    offset = seconds(scope, action, "grpc_timeout_offset", 0.0)
+    if action.HasField("max_grpc_timeout"):
+        found["grpc_timeout"] = GrpcTimeout(seconds(scope, action, "max_grpc_timeout", 0.0), offset)
+    if action.HasField("max_stream_duration"):
+        place, limit = scope.at("max_stream_duration"), action.max_stream_duration
+        place.audit(limit)
+
+        def given(field: str) -> float | None:
+            return seconds(place, limit, field, 0.0) if limit.HasField(field) else None
+
+        found["stream_duration"] = StreamDuration(
+            given("max_stream_duration"), given("grpc_timeout_header_max"), given("grpc_timeout_header_offset") or 0.0
+        )
+        found.update(timeout=0.0, grpc_timeout=None)
+    return found
+
+
+def _hedges(scope: Scope, policy: Any) -> bool:
+    scope.audit(policy)
+    if policy.HasField("initial_requests") and policy.initial_requests.value < 1:
+        scope.fault("initial_requests", "must be at least 1")
+    return bool(policy.hedge_on_per_try_timeout)
 
 
 def _rewrites(scope: Scope, action: Any, matched: UriTemplate | None) -> dict[str, Any]:
@@ -277,19 +340,6 @@ def _rewrites(scope: Scope, action: Any, matched: UriTemplate | None) -> dict[st
         "append_forwarded_host": action.append_x_forwarded_host,
         **regexes,
     }
-
-
-def _check_unused(scope: Scope, action: Any) -> None:
-    """Check what is not honoured but would make Envoy refuse the table, and zeros that mean "off"."""
-    hedge = action.hedge_policy
-    if hedge.HasField("initial_requests") and hedge.initial_requests.value < 1:
-        scope.fault("hedge_policy.initial_requests", "must be at least 1")
-    durations = scope.at("max_stream_duration")
-    for field, value in action.max_stream_duration.ListFields():
-        seconds(durations, action.max_stream_duration, field.name, 0.0)
-        # Zero leaves the application's own deadline as it is (gRFC A31). Istio writes zero or the timeout again.
-        if (value.seconds or value.nanos) and value != action.timeout:
-            durations.note(field.name, "the route's timeout and the application's count")
 
 
 def _clusters(scope: Scope, action: Any, plugins: frozenset[str]) -> tuple[WeightedCluster, ...]:

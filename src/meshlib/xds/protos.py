@@ -71,6 +71,7 @@ try:
     from envoy.extensions.path.match.uri_template.v3 import uri_template_match_pb2
     from envoy.extensions.path.rewrite.uri_template.v3 import uri_template_rewrite_pb2
     from envoy.extensions.retry.host.omit_host_metadata.v3 import omit_host_metadata_config_pb2
+    from envoy.extensions.retry.priority.previous_priorities.v3 import previous_priorities_config_pb2
     from envoy.extensions.transport_sockets.tls.v3 import common_pb2 as tls_common_pb2
     from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
     from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
@@ -129,6 +130,7 @@ __all__ = [
     "override_host_pb2",
     "percent_pb2",
     "pick_first_pb2",
+    "previous_priorities_config_pb2",
     "previous_routes_pb2",
     "random_pb2",
     "ring_hash_pb2",

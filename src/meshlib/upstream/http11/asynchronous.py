@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import AsyncIterable, Callable
 from dataclasses import replace
 
+from meshlib.model.cluster import NO_BOUNDS
 from meshlib.model.endpoint import Endpoint
 from meshlib.policy.effects import ErrorKind
 from meshlib.upstream import names
 from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.failure import AttemptFailed
-from meshlib.upstream.http11.blocking import CONTINUE_WAIT, Origin, Outgoing
+from meshlib.upstream.http11.blocking import CONTINUE_WAIT, Origin, Outgoing, spent
 from meshlib.upstream.http11.framing import LAST_CHUNK, FramingError, ResponseReader, encode_chunk
 from meshlib.upstream.tls import Handshake, resumed
 
@@ -28,7 +29,8 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         reader: the response being read.
-        idle_since: monotonic second it went idle.
+        made, idle_since: monotonic seconds at which it was made, and went idle.
+        served: requests so far.
         broken: whether it can carry no further request.
     """
 
@@ -42,7 +44,9 @@ class Connection(asyncio.Protocol):
         "_waiter",
         "broken",
         "idle_since",
+        "made",
         "reader",
+        "served",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -55,6 +59,8 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         self.reader = ResponseReader(b"GET")
         self.idle_since = 0.0
+        self.made = time.monotonic()
+        self.served = 0
         self.broken = False
 
     # ---- asyncio.Protocol
@@ -154,6 +160,7 @@ class Connection(asyncio.Protocol):
             AttemptFailed: no head came; the connection is closed.
         """
         reader = self.reader = ResponseReader(outgoing.method)
+        self.served += 1
         self._failure = None
         self._buffered = 0
         try:
@@ -294,6 +301,9 @@ class Pool:
         max_connections: None = no limit; at the limit callers wait in line.
         max_idle: idle connections kept, None = all.
         idle_expiry: seconds an idle connection is kept, None = for ever.
+
+    Attributes:
+        life: the cluster's own bounds on connections, as last configured.
     """
 
     def __init__(
@@ -303,6 +313,7 @@ class Pool:
         self._max_connections = max_connections
         self._max_idle = max_idle
         self._idle_expiry = idle_expiry
+        self.life = NO_BOUNDS
         self._idle: deque[Connection] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._open = 0
@@ -321,7 +332,8 @@ class Pool:
         while True:
             while self._idle:
                 connection = self._idle.pop()
-                if connection.is_alive():
+                fresh = self.life is NO_BOUNDS or not spent(connection, self.life, time.monotonic())
+                if fresh and connection.is_alive():
                     return connection
                 self._discard(connection)
             if self._max_connections is None or self._open < self._max_connections:
@@ -342,10 +354,11 @@ class Pool:
         if self._origin.handshake is not None and self._session is None and (tls := connection.tls) is not None:
             self._session = tls.session  # TLS 1.3 gives it with the response
         full = self._max_idle is not None and len(self._idle) >= self._max_idle
-        if not connection.reusable or self._closed or full:
+        now = connection.idle_since = time.monotonic()
+        fresh = self.life is NO_BOUNDS or not spent(connection, self.life, now)
+        if not connection.reusable or not fresh or self._closed or full:
             self._discard(connection)
             return
-        now = connection.idle_since = time.monotonic()
         self._idle.append(connection)
         while self._idle_expiry is not None and now - self._idle[0].idle_since > self._idle_expiry:
             self._discard(self._idle.popleft())

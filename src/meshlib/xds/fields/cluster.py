@@ -17,7 +17,7 @@ FIELDS: Mapping[str, Fields] = {
         "http2_protocol_options common_http_protocol_options typed_extension_protocol_options outlier_detection "
         "round_robin_lb_config least_request_lb_config ring_hash_lb_config maglev_lb_config common_lb_config "
         "lb_subset_config transport_socket transport_socket_matches metadata filters load_balancing_policy "
-        "upstream_http_protocol_options "
+        "upstream_http_protocol_options max_requests_per_connection "
         "cluster_type dns_refresh_rate dns_failure_refresh_rate dns_jitter dns_lookup_family respect_dns_ttl "
         "wait_for_warm_on_init original_dst_lb_config health_checks ignore_health_on_host_removal",
         {
@@ -33,7 +33,6 @@ FIELDS: Mapping[str, Fields] = {
             "upstream_connection_options": "TCP keep-alive is the system's",
             "preconnect_policy": "no connection is made ahead",
             "upstream_config": "the pool is meshlib's",
-            "max_requests_per_connection": "connections are reused without counting",
             "connection_pool_per_downstream_connection": "connections are shared",
         },
         approximated={
@@ -52,9 +51,7 @@ FIELDS: Mapping[str, Fields] = {
     ),
     _CLUSTER + "Cluster.EdsClusterConfig": fields("eds_config service_name"),
     _CLUSTER + "Cluster.TransportSocketMatch": fields("name match transport_socket"),
-    _CLUSTER + "CircuitBreakers": fields(
-        "thresholds", unsupported={"per_host_thresholds": "there is no limit an endpoint"}
-    ),
+    _CLUSTER + "CircuitBreakers": fields("thresholds per_host_thresholds"),
     _CLUSTER + "CircuitBreakers.Thresholds": fields(
         "priority max_connections max_pending_requests max_requests max_retries retry_budget",
         {"track_remaining": STATS},

@@ -15,7 +15,7 @@ _COMMON_FAULT = "envoy.extensions.filters.common.fault.v3."
 
 FIELDS: Mapping[str, Fields] = {
     "envoy.extensions.filters.http.router.v3.Router": fields(
-        "",
+        "respect_expected_rq_timeout",
         {
             "dynamic_stats": STATS,
             "start_child_span": TRACE,
@@ -25,7 +25,6 @@ FIELDS: Mapping[str, Fields] = {
         unsupported={
             "suppress_envoy_headers": "x-envoy headers are sent as meshlib's documentation says",
             "strict_check_headers": "x-envoy headers that are no numbers are ignored",
-            "respect_expected_rq_timeout": "the route's timeout counts",
             "upstream_http_filters": "filters of a cluster are not run",
         },
     ),
@@ -71,7 +70,7 @@ FIELDS: Mapping[str, Fields] = {
     "envoy.type.http.v3.Cookie": fields("name ttl path attributes"),
     "envoy.type.http.v3.CookieAttribute": fields("name value"),
     _FAULT + "HTTPFault": fields(
-        "delay abort upstream_cluster headers",
+        "delay abort upstream_cluster headers downstream_nodes max_active_faults response_rate_limit",
         {
             **alike(
                 "delay_percent_runtime abort_percent_runtime delay_duration_runtime abort_http_status_runtime "
@@ -80,12 +79,9 @@ FIELDS: Mapping[str, Fields] = {
             ),
             **alike("disable_downstream_cluster_stats filter_metadata", STATS),
         },
-        unsupported={
-            "downstream_nodes": "the fault applies whoever calls",
-            "max_active_faults": "faults are not limited in number",
-            "response_rate_limit": "response bodies are not slowed",
-        },
     ),
+    _COMMON_FAULT + "FaultRateLimit": fields("fixed_limit header_limit percentage"),
+    _COMMON_FAULT + "FaultRateLimit.FixedLimit": fields("limit_kbps"),
     _COMMON_FAULT + "FaultDelay": fields("fixed_delay header_delay percentage"),
     _FAULT + "FaultAbort": fields("http_status grpc_status header_abort percentage"),
 }

@@ -10,9 +10,9 @@ _ROUTE = "envoy.config.route.v3."
 
 _HEADERS = "request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove "
 _BROWSERS = "about browsers; calls from the process are none"
-_BUFFERS = "a body is buffered by the application or not at all"
 _NO_DESCRIPTOR = "is not known here: there is no descriptor"
-_HEDGE = {"hedge_policy": "no attempt is hedged"}
+_BUFFERS = "per_request_buffer_limit_bytes request_body_buffer_limit "
+_AS_ENVOY = "Envoy does not implement it either"
 _RETRY_EXTENSION = {"retry_policy_typed_config": "retries are made as retry_policy says, or not at all"}
 _REDIRECTS = "redirects are left to the application"
 _NOWHERE = "leads nowhere: a call that matches meets NC"
@@ -37,22 +37,21 @@ FIELDS: Mapping[str, Fields] = {
     ),
     _ROUTE + "VirtualHost": fields(
         _HEADERS
+        + _BUFFERS
         + "name domains routes matcher require_tls typed_per_filter_config include_request_attempt_count retry_policy "
-        "request_mirror_policies rate_limits metadata include_attempt_count_in_response "
+        "request_mirror_policies rate_limits metadata include_attempt_count_in_response hedge_policy "
         "include_is_timeout_retry_header",
         {
             "virtual_clusters": STATS,
             "cors": _BROWSERS,
-            **alike("per_request_buffer_limit_bytes request_body_buffer_limit", _BUFFERS),
         },
-        unsupported={**_HEDGE, **_RETRY_EXTENSION},
+        unsupported={**_RETRY_EXTENSION},
     ),
     _ROUTE + "Route": fields(
-        _HEADERS + "name match route redirect direct_response metadata typed_per_filter_config",
+        _HEADERS + _BUFFERS + "name match route redirect direct_response metadata typed_per_filter_config",
         {
             **alike("decorator tracing", TRACE),
             "stat_prefix": STATS,
-            **alike("per_request_buffer_limit_bytes request_body_buffer_limit", _BUFFERS),
         },
         refused=alike("filter_action non_forwarding_action", _NOWHERE),
     ),
@@ -76,23 +75,19 @@ FIELDS: Mapping[str, Fields] = {
         "path_rewrite host_rewrite_literal host_rewrite_header host_rewrite_path_regex auto_host_rewrite timeout "
         "path_rewrite_policy retry_policy max_stream_duration hash_policy internal_redirect_policy "
         "request_mirror_policies rate_limits include_vh_rate_limits append_x_forwarded_host "
-        "metadata_match",
+        "hedge_policy idle_timeout priority max_grpc_timeout grpc_timeout_offset metadata_match",
         {
             "cors": _BROWSERS,
             "flush_timeout": PROXY,
             "early_data_policy": "about HTTP/3; it is not spoken here",
             "max_internal_redirects": "belongs to internal_redirect_action",
-            **alike("max_grpc_timeout grpc_timeout_offset", "deprecated; Istio repeats in it what timeout says"),
         },
         unsupported={
             "host_rewrite": "the Host header is sent as it is",
-            "idle_timeout": "no idle timeout is kept",
             "internal_redirect_action": _REDIRECTS,
             "upgrade_configs": "upgrades are left to the application",
-            **_HEDGE,
             **_RETRY_EXTENSION,
         },
-        approximated={"priority": "the thresholds of the DEFAULT priority count"},
         refused=alike("cluster_specifier_plugin inline_cluster_specifier_plugin", _NOWHERE),
     ),
     _ROUTE + "RateLimit": fields(
@@ -128,6 +123,9 @@ FIELDS: Mapping[str, Fields] = {
     _ROUTE + "RouteAction.MaxStreamDuration": fields(
         "max_stream_duration grpc_timeout_header_max grpc_timeout_header_offset"
     ),
+    _ROUTE + "HedgePolicy": fields(
+        "hedge_on_per_try_timeout", unsupported=alike("initial_requests additional_request_chance", _AS_ENVOY)
+    ),
     _ROUTE + "RouteAction.HashPolicy": fields(
         "header cookie query_parameter terminal",
         unsupported={
@@ -150,17 +148,15 @@ FIELDS: Mapping[str, Fields] = {
     _ROUTE + "RetryPolicy": fields(
         "retry_on num_retries per_try_timeout retry_host_predicate host_selection_retry_max_attempts "
         "retriable_status_codes retriable_headers retriable_request_headers retry_back_off "
-        "rate_limited_retry_back_off",
-        unsupported={
-            "per_try_idle_timeout": "no idle timeout is kept for an attempt",
-            "retry_priority": "retries stay at the priority that is drawn",
-            "retry_options_predicates": "every attempt is made alike",
-        },
+        "rate_limited_retry_back_off per_try_idle_timeout retry_priority",
+        faulty="retry_options_predicates",
     ),
+    _ROUTE + "RetryPolicy.RetryPriority": fields("typed_config", {"name": "what it is, its typed_config says"}),
     _ROUTE + "RetryPolicy.RetryHostPredicate": fields("name typed_config"),
     _ROUTE + "RetryPolicy.RetryBackOff": fields("base_interval max_interval"),
     _ROUTE + "RetryPolicy.RateLimitedRetryBackOff": fields("reset_headers max_interval"),
     _ROUTE + "RetryPolicy.ResetHeader": fields("name format"),
+    "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig": fields("update_frequency"),
     "envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig": fields("metadata_match"),
     _ROUTE + "RedirectAction": fields(
         "https_redirect scheme_redirect host_redirect port_redirect path_redirect prefix_rewrite response_code "
