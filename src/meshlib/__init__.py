@@ -30,8 +30,10 @@ from meshlib.errors import (
 
 if TYPE_CHECKING:
     from meshlib.capabilities import Capabilities, Capability
+    from meshlib.deadlines import deadline
     from meshlib.explain import Explanation
     from meshlib.mesh import Mesh
+    from meshlib.model.balancing import PeakEwma
     from meshlib.policy.record import AttemptRecord, CallRecord
 
 __version__ = "0.1.0"
@@ -53,6 +55,7 @@ __all__ = [
     "MeshNotReady",
     "NoHealthyUpstream",
     "NoRoute",
+    "PeakEwma",
     "PerTryTimeout",
     "RequestError",
     "RouteTimeout",
@@ -60,6 +63,7 @@ __all__ = [
     "UpstreamConnectFailed",
     "UpstreamReset",
     "__version__",
+    "deadline",
 ]
 
 _LAZY = {
@@ -69,6 +73,8 @@ _LAZY = {
     "Capability": "meshlib.capabilities",
     "Explanation": "meshlib.explain",
     "Mesh": "meshlib.mesh",
+    "PeakEwma": "meshlib.model.balancing",
+    "deadline": "meshlib.deadlines",
     "grpc": "meshlib.grpc",
     "httpx": "meshlib.httpx",
 }

@@ -14,8 +14,8 @@ ANY = "google.protobuf.Any"
 VALUES = frozenset(
     f"google.protobuf.{name}"
     for name in (
-        *("BoolValue", "BytesValue", "DoubleValue", "Duration", "StringValue"),
-        *("Struct", "Timestamp", "UInt32Value", "UInt64Value"),
+        *("BoolValue", "BytesValue", "DoubleValue", "Duration", "FloatValue", "StringValue"),
+        *("Struct", "Timestamp", "UInt32Value", "UInt64Value", "Value"),
     )
 )
 

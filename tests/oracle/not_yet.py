@@ -25,26 +25,10 @@ def every(reason: str, *observations: str) -> dict[str, str]:
     return dict.fromkeys(observations, reason)
 
 
-_SUBSETS = "subset load balancing (lb_subset_config, metadata_match)"
 _UNSENDABLE = "httpx normalises paths itself: it cannot be made to send this one"
-_BUFFERED = "streamed bodies are not copied for a retry: the first outcome is returned, retry_skipped says so"
 
 NOT_YET: dict[str, Reasons] = {
     "resilience/hash-policies": {"source-ip": "a call from the process has no source address to hash"},
-    "resilience/hash-subset": _SUBSETS,
-    "resilience/hedge-per-try": "hedging (hedge_on_per_try_timeout)",
-    "resilience/locality-weighted": "locality_weighted_lb_config",
-    "resilience/previous-priorities": "retry_priority previous_priorities",
-    "resilience/retry-body": {
-        **every(_BUFFERED, "chunked", "early-503-before-body", "reset-before-body"),
-        "over-by-one": "a body in memory is sent again whatever its size: request_body_buffer_limit is no limit here",
-    },
-    "resilience/timeout-grpc": every("the grpc-timeout header over HTTP", "honoured", "capped", "old-honoured"),
-    "resilience/x-envoy-timeout-headers": every("max_stream_duration", "stream-duration"),
-    "routing/header-cookies": "RouteMatch.cookies: the installed xds-protos does not have the field",
-    "routing/internal-redirect": "internal_redirect_policy",
-    "routing/matcher-tree": "VirtualHost.matcher",
-    "routing/mirror": "request_mirror_policies",
     "routing/path-merge-only": "merge_slashes of the HttpConnectionManager",
     "routing/path-normalize": {
         **every(_UNSENDABLE, "dotdot", "dotdot-end", "dot", "root-escape", "query-untouched", "tail-dot"),
@@ -52,8 +36,6 @@ NOT_YET: dict[str, Reasons] = {
     },
     "routing/runtime-fraction": every("there is no runtime to override a fraction", "rt0", "rt100"),
     "routing/sanitise-internal": "x-envoy-* and x-forwarded-* headers as a proxy rewrites them",
-    "routing/subset-default-subset": _SUBSETS,
-    "routing/subset-no-fallback": _SUBSETS,
     "routing/suppress-envoy-headers": "suppress_envoy_headers of the router",
     "routing/validate-vhosts": {"empty-name": "istiod sends gRPC clients virtual hosts without a name: they are taken"},
     "routing/vhost-header": "vhost_header",

@@ -18,13 +18,16 @@ class HealthStatus(Enum):
     DEGRADED = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Locality:
     """``envoy.config.core.v3.Locality``."""
 
     region: str = ""
     zone: str = ""
     sub_zone: str = ""
+
+
+NOWHERE = Locality()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,23 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointCheck:
+    """``Endpoint.HealthCheckConfig``: what checks of one endpoint go by.
+
+    Attributes:
+        disabled: whether it is not checked, and counts as healthy.
+        port: the port to check, 0 for the check's or the endpoint's own.
+        host: the Host header or authority, empty for the check's.
+        address: the address to check, None for the endpoint's own.
+    """
+
+    disabled: bool = False
+    port: int = 0
+    host: str = ""
+    address: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """One ``LbEndpoint``.
 
@@ -50,6 +70,9 @@ class Endpoint:
         hostname: ``Endpoint.hostname``, for auto_host_rewrite.
         metadata: ``filter_metadata`` as plain dicts.
         workload: who answers there, for metrics and spans.
+        check: what active health checks of it go by.
+        resolved: the address to dial where ``address`` is a name that stands for its endpoint
+            (LOGICAL_DNS); empty: ``address`` is dialled.
     """
 
     address: str
@@ -59,6 +82,13 @@ class Endpoint:
     hostname: str = ""
     metadata: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     workload: Workload = Workload()
+    check: EndpointCheck = EndpointCheck()
+    resolved: str = ""
+
+    @property
+    def host(self) -> str:
+        """The address to dial."""
+        return self.resolved or self.address
 
     @property
     def key(self) -> tuple[str, int]:
@@ -66,17 +96,24 @@ class Endpoint:
         return (self.address, self.port)
 
     def __str__(self) -> str:
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{host}:{self.port}" if self.port else self.address
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" if self.port else self.host
 
 
 @dataclass(frozen=True, slots=True)
 class LocalityEndpoints:
-    """``LocalityLbEndpoints``: the endpoints of one locality at one priority."""
+    """``LocalityLbEndpoints``: the endpoints of one locality at one priority.
+
+    Attributes:
+        endpoints: in the order received.
+        locality: where they are.
+        weight: ``load_balancing_weight``, for balancing by locality; unset is 0, which takes nothing.
+        priority: 0 is the first.
+    """
 
     endpoints: tuple[Endpoint, ...]
-    locality: Locality = Locality()
-    weight: int = 1
+    locality: Locality = NOWHERE
+    weight: int = 0
     priority: int = 0
 
 
@@ -88,10 +125,12 @@ class ClusterLoadAssignment:
         name: ``cluster_name``.
         localities: in the order received; the number, not the order, is the priority.
         overprovisioning_factor: percent, default 140.
+        weighted_priority_health: whether endpoints count by their weight for the health of a priority.
         drop_percentage: percent of calls answered with 503 before they are sent (``drop_overloads``).
     """
 
     name: str
     localities: tuple[LocalityEndpoints, ...] = ()
     overprovisioning_factor: int = 140
+    weighted_priority_health: bool = False
     drop_percentage: float = 0.0

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from meshlib.model.balancing import LbPolicy
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.request import RequestView
+from meshlib.policy.balancing.orca import HEADER
 from meshlib.policy.effects import Attempt, ErrorKind, Outcome
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -78,18 +80,19 @@ def view_of(target: Target, path: str, metadata: Metadata, *, replayable: bool) 
 
 def attempt_metadata(metadata: Metadata, effect: Attempt) -> list[tuple[str, str | bytes]]:
     """Return the metadata of one attempt; a header of policy's replaces the application's of that name."""
-    added = [(name, value) for name, value in effect.headers if _allowed(name)]
+    added = [(name, value) for name, value in effect.headers if allowed(name)]
     replaced = effect.removed.union(name for name, _ in added)
     return [(name, value) for name, value in metadata if name not in replaced] + added
 
 
-def _allowed(name: str) -> bool:
+def allowed(name: str) -> bool:
+    """Tell whether a header of policy's may be sent as metadata."""
     return name not in RESERVED and not name.startswith((":", "grpc-"))
 
 
 def dial_target(endpoint: Endpoint) -> str:
     """Return the grpc target of an endpoint: its address, never looked up in the mesh again."""
-    address, port = endpoint.address, endpoint.port
+    address, port = endpoint.host, endpoint.port
     if not port:
         return f"unix:{address}"
     try:
@@ -189,7 +192,7 @@ def failed(error: Any, effect: Attempt, bound: Bound) -> Outcome:
     begun = bool(error.initial_metadata()) or status != 200
     return Outcome(
         status=status,
-        headers=_headers(error.trailing_metadata()),
+        headers={**_headers(error.trailing_metadata()), **load_metrics(error.trailing_metadata())},
         message=f"{code.name}: {details}",
         exception=error,
         grpc_status=None if begun else int(code.value[0]),
@@ -211,9 +214,23 @@ def _local(code: grpc.StatusCode, details: str, endpoint: Endpoint) -> ErrorKind
 
 def _names(text: str, endpoint: Endpoint) -> bool:
     """Tell whether a connect failure is about ``endpoint``; of a host name grpc tells only the port."""
-    if endpoint.address in text:
+    if endpoint.host in text:
         return True
     return dial_target(endpoint).startswith("dns:") and f":{endpoint.port}" in text
+
+
+def wants_report(effect: Attempt) -> bool:
+    """Tell whether the cluster balances by load reports, which end an RPC."""
+    return effect.cluster.balancing.policy is LbPolicy.CLIENT_SIDE_WEIGHTED_ROUND_ROBIN
+
+
+def load_metrics(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
+    """Return the load report in trailing metadata as a header, empty for none.
+
+    ``endpoint-load-metrics`` alone: grpcio's core takes ``endpoint-load-metrics-bin`` for itself and
+    shows it to nobody.
+    """
+    return {name: value for name, value in metadata or () if name == HEADER and isinstance(value, str)}
 
 
 def _headers(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:

@@ -15,11 +15,8 @@ FIELDS: Mapping[str, Fields] = {
         "cluster_name endpoints policy", unsupported={"named_endpoints": _BY_REFERENCE}
     ),
     _ENDPOINT + "ClusterLoadAssignment.Policy": fields(
-        "overprovisioning_factor drop_overloads",
-        unsupported={
-            "endpoint_stale_after": "endpoints do not grow stale",
-            "weighted_priority_health": "endpoints of a priority count alike for its health",
-        },
+        "overprovisioning_factor drop_overloads weighted_priority_health",
+        unsupported={"endpoint_stale_after": "endpoints do not grow stale"},
     ),
     _ENDPOINT + "ClusterLoadAssignment.Policy.DropOverload": fields("category drop_percentage"),
     _ENDPOINT + "LocalityLbEndpoints": fields(
@@ -30,9 +27,9 @@ FIELDS: Mapping[str, Fields] = {
     _ENDPOINT + "LbEndpoint": fields(
         "endpoint health_status metadata load_balancing_weight", unsupported={"endpoint_name": _BY_REFERENCE}
     ),
+    _ENDPOINT + "Endpoint.HealthCheckConfig": fields("port_value hostname address disable_active_health_check"),
     _ENDPOINT + "Endpoint": fields(
-        "address hostname",
-        {"health_check_config": "endpoints are not probed"},
+        "address hostname health_check_config",
         unsupported={"additional_addresses": "only the first address is dialled"},
     ),
 }
