@@ -78,6 +78,7 @@ def _validated(common: Any, tls: ServerTls, name: str, source: Any) -> None:
     """Have clients' certificates checked against a CA that comes by SDS."""
     combined = common.combined_validation_context
     combined.default_validation_context.SetInParent()
+    _pinned(combined.default_validation_context, tls)
     for item in tls.subject_alt_names:
         combined.default_validation_context.match_subject_alt_names.add(exact=item)  # the deprecated field, as istiod
     if tls.ca_crl:
@@ -110,11 +111,17 @@ def _files(common: Any, tls: ServerTls, *, validates: bool) -> None:
     if validates:
         context = common.validation_context
         context.trusted_ca.filename = tls.ca_certificates
+        _pinned(context, tls)
         if tls.ca_crl:
             context.crl.filename = tls.ca_crl
         for item in tls.subject_alt_names:
             kind = common_pb2.SubjectAltNameMatcher.URI if "://" in item else common_pb2.SubjectAltNameMatcher.DNS
             context.match_typed_subject_alt_names.add(san_type=kind).matcher.exact = item
+
+
+def _pinned(context: Any, tls: ServerTls) -> None:
+    context.verify_certificate_hash.extend(tls.verify_certificate_hash)
+    context.verify_certificate_spki.extend(tls.verify_certificate_spki)
 
 
 def _parameters(common: Any, tls: ServerTls) -> None:

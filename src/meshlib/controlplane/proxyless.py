@@ -17,7 +17,7 @@ from meshlib.controlplane.inbound import server_listeners
 from meshlib.controlplane.resources import Resources
 from meshlib.controlplane.routes import virtual_host
 from meshlib.controlplane.scoping import Egress
-from meshlib.controlplane.services import Port, Protocol, Resolution, Service, cluster_name
+from meshlib.controlplane.services import Port, Resolution, Service, cluster_name
 from meshlib.controlplane.sidecar import routes_of
 from meshlib.controlplane.view import View
 
@@ -42,8 +42,7 @@ def listener_names(service: Service, port: Port, view: View) -> list[str]:
 def _ports(view: View) -> Iterator[tuple[Service, Port]]:
     for service, _ in view.services:
         for port in service.ports:
-            if port.protocol is not Protocol.UDP:
-                yield service, port
+            yield service, port
 
 
 def _listeners(view: View) -> Iterator[Any]:

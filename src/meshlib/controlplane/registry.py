@@ -226,6 +226,7 @@ def _connect(port: Port, workloads: Iterable[Workload], options: MeshOptions, mt
                     tls_mode="" if plain else workload.tls_mode,
                     hostname=workload.hostname,
                     node=workload.node,
+                    network=workload.network,
                 )
             )
     return replace(port, endpoints=tuple(endpoints))

@@ -263,7 +263,8 @@ def _fault(fault: FaultInjection) -> Any:
         message.delay.fixed_delay.CopyFrom(duration(fault.delay.fixed_delay or 0.0))
         message.delay.percentage.CopyFrom(_share(fault.delay.percentage, fault.delay.percent))
     if fault.abort is not None:
-        message.abort.percentage.CopyFrom(_share(fault.abort.percentage, fault.abort.percent))
+        if fault.abort.percentage is not None or fault.abort.percent is not None:
+            message.abort.percentage.CopyFrom(_share(fault.abort.percentage, fault.abort.percent))
         if fault.abort.http_status is not None:
             message.abort.http_status = fault.abort.http_status
         else:

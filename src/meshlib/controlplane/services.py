@@ -107,6 +107,7 @@ class Endpoint:
         tls_mode: ``istio`` where a proxy beside it takes Istio's mTLS.
         hostname: its own name within a headless service.
         node: the name of the machine it runs on.
+        network: of Istio's, where it is in one.
     """
 
     address: str
@@ -121,6 +122,7 @@ class Endpoint:
     tls_mode: str = ""
     hostname: str = ""
     node: str = ""
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +186,12 @@ class Service:
     @property
     def vip(self) -> str:
         """The address that a listener is named after; a CIDR block is none."""
-        return next((address for address in self.addresses if "/" not in address), "")
+        return min((address for address in self.addresses if "/" not in address), default="")
 
     @property
     def asked_by(self) -> tuple[str, ...]:
         """The address by which HTTP clients may ask for it: of several, to istiod services of their own, the last."""
-        return tuple(sorted(self.addresses)[-1:])
+        return tuple(f"[{item}]" if ":" in item else item for item in sorted(self.addresses)[-1:])
 
     @property
     def shares(self) -> bool:

@@ -180,12 +180,11 @@ def _split(part: str) -> tuple[str, int | None]:
 class WorkloadEntrySpec(Message):
     """``WorkloadEntry.spec``, also ``ServiceEntry.spec.endpoints[]``."""
 
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"network"})
-
     address: Name
     ports: Mapping[str, Port] = field(default_factory=dict)
     labels: Labels = field(default_factory=dict)
     locality: str = ""
+    network: str = ""
     weight: Count = 0
     service_account: str = ""
 
