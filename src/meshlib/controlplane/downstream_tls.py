@@ -56,9 +56,11 @@ def mesh_socket(options: MeshOptions, *, tcp: bool) -> Any:
     context = tls_pb2.DownstreamTlsContext()
     context.require_client_certificate.value = True
     common = context.common_tls_context
-    common.tls_params.tls_minimum_protocol_version = common_pb2.TlsParameters.TLSv1_2
+    written = options.mesh.mesh_mtls if options.mesh else None
+    least = written.min_protocol_version if written else ""
+    common.tls_params.tls_minimum_protocol_version = _VERSIONS.get(least, common_pb2.TlsParameters.TLSv1_2)
     common.tls_params.tls_maximum_protocol_version = common_pb2.TlsParameters.TLSv1_3
-    common.tls_params.cipher_suites.extend(_CIPHERS)
+    common.tls_params.cipher_suites.extend((written and written.cipher_suites) or _CIPHERS)
     common.alpn_protocols.extend(["istio-peer-exchange", "h2", "http/1.1"] if tcp else ["h2", "http/1.1"])
     _sds(common, "default", agent())
     combined = common.combined_validation_context
@@ -93,7 +95,7 @@ def _credentials(common: Any, tls: ServerTls, *, validates: bool) -> None:
         _sds(common, f"kubernetes://{name}", impatient_ads())
     if validates:
         authority = tls.ca_cert_credential_name or f"{names[0]}-cacert"
-        _validated(common, tls, f"kubernetes://{authority.removesuffix('-cacert')}-cacert", impatient_ads())
+        _validated(common, tls, f"kubernetes://{authority}", impatient_ads())
 
 
 def _agent_files(common: Any, tls: ServerTls, *, validates: bool) -> None:

@@ -49,7 +49,7 @@ def _listeners(view: View) -> Iterator[Any]:
     for service, port in _ports(view):
         for name in listener_names(service, port, view):
             route_name = cluster_name(service.host, port.number)
-            yield listeners.api_listener(name, service.vip or "0.0.0.0", port.number, route_name)
+            yield listeners.api_listener(name, min(service.addresses, default="0.0.0.0"), port.number, route_name)
 
 
 def _tables(view: View) -> Iterator[Any]:

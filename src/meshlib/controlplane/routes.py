@@ -119,7 +119,11 @@ def _route(document: VirtualService, http: HTTPRoute, match: HTTPMatch | None, s
     elif http.direct_response is not None:
         message.direct_response.status = http.direct_response.status
         if http.direct_response.body is not None:
-            message.direct_response.body.inline_string = http.direct_response.body.string
+            body = http.direct_response.body
+            if body.raw is None:
+                message.direct_response.body.inline_string = body.string
+            else:
+                message.direct_response.body.inline_bytes = body.raw
     else:
         only = _forward(message, document, http, scope, authority)
         called = only or called

@@ -105,6 +105,7 @@ class Endpoint:
         healthy: None where nobody says.
         namespace, service_account: of the workload; its SPIFFE identity.
         tls_mode: ``istio`` where a proxy beside it takes Istio's mTLS.
+        plain: whether a PeerAuthentication has no mTLS on the port.
         hostname: its own name within a headless service.
         node: the name of the machine it runs on.
         network: of Istio's, where it is in one.
@@ -120,6 +121,7 @@ class Endpoint:
     namespace: str = ""
     service_account: str = ""
     tls_mode: str = ""
+    plain: bool = False
     hostname: str = ""
     node: str = ""
     network: str = ""
