@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshlib.controlplane.documents import Documents
-from meshlib.controlplane.documents.envoy_filter import (
-    APPLIED,
-    ConfigPatch,
-    EnvoyFilter,
-    FilterChainMatch,
-    ListenerMatch,
-    RouteConfigurationMatch,
+from meshlib.controlplane.documents.envoy_filter import APPLIED, ConfigPatch, EnvoyFilter
+from meshlib.controlplane.envoy_filter_changes import (
+    MERGES,
+    Change,
+    change_list,
+    clone,
+    merge_cluster_socket,
+    merge_socket,
+    merge_typed,
+    set_list,
 )
-from meshlib.controlplane.envoy_messages import NotEnvoys, merge, merge_any, opened, value_of
+from meshlib.controlplane.envoy_messages import NotEnvoys, opened, value_of
 from meshlib.controlplane.node import Node, NodeKind
 from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.workloads import selects
@@ -24,44 +27,6 @@ from meshlib.controlplane.workloads import selects
 OUTBOUND, INBOUND, GATEWAY = "SIDECAR_OUTBOUND", "SIDECAR_INBOUND", "GATEWAY"
 _VIRTUAL = ("virtualInbound", "virtualOutbound")
 _MANAGER = "envoy.filters.network.http_connection_manager"
-_MERGES = ("MERGE", "MERGE_AND_REPLACE_LIST")
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One patch with its value as a message; None where it removes."""
-
-    patch: ConfigPatch
-    value: Any | None
-
-    @property
-    def operation(self) -> str:
-        """What is done."""
-        return self.patch.patch.operation
-
-    def concerns(self, context: str) -> bool:
-        """Tell whether it is about that side of a proxy."""
-        match = self.patch.match
-        return match is None or match.context in ("ANY", context)
-
-    @property
-    def listener(self) -> ListenerMatch | None:
-        """What a listener must be."""
-        return self.patch.match.listener if self.patch.match else None
-
-    @property
-    def chain(self) -> FilterChainMatch | None:
-        """What a filter chain must be."""
-        return self.listener.filter_chain if self.listener else None
-
-    @property
-    def table(self) -> RouteConfigurationMatch | None:
-        """What a route table must be."""
-        return self.patch.match.route_configuration if self.patch.match else None
-
-    def merge(self, into: Any) -> None:
-        """Merge the value into a message."""
-        merge(into, self.value, replace_lists=self.operation == "MERGE_AND_REPLACE_LIST")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +68,7 @@ class Patches:
                 yield cluster
         for change in self._for("CLUSTER", _context(kind)):
             if change.operation == "ADD":
-                yield _clone(change.value)
+                yield clone(change.value)
 
     def _cluster(self, cluster: Any, changes: Iterable[Change]) -> bool:
         for change in changes:
@@ -111,7 +76,7 @@ class Patches:
                 continue
             if change.operation == "REMOVE":
                 return False
-            if change.operation in _MERGES and not _merge_cluster_socket(cluster, change.value):
+            if change.operation in MERGES and not merge_cluster_socket(cluster, change.value):
                 change.merge(cluster)
         return True
 
@@ -125,27 +90,27 @@ class Patches:
                 yield listener
         for change in self._for("LISTENER", _context(kind)):
             if change.operation == "ADD":
-                yield _clone(change.value)
+                yield clone(change.value)
 
     def _listener(self, listener: Any, context: str) -> bool:
         for change in self._for("LISTENER", context):
             if _listener_matches(listener, change):
                 if change.operation == "REMOVE":
                     return False
-                if change.operation in _MERGES:
+                if change.operation in MERGES:
                     change.merge(listener)
         for change in self._for("LISTENER_FILTER", context):
             if _listener_matches(listener, change):
                 named = change.listener.listener_filter if change.listener else ""
-                _apply(listener.listener_filters, change, named)
-                _merge_typed(listener.listener_filters, change, named)
+                change_list(listener.listener_filters, change, named)
+                merge_typed(listener.listener_filters, change, named)
         self._chains(listener, context)
         return True
 
     def _chains(self, listener: Any, context: str) -> None:
         kept = [chain for chain in listener.filter_chains if not chain.filters or self._chain(listener, chain, context)]
         if len(kept) < len(listener.filter_chains):
-            kept = [_clone(chain) for chain in kept]
+            kept = [clone(chain) for chain in kept]
             del listener.filter_chains[:]
             listener.filter_chains.extend(kept)
         if listener.HasField("default_filter_chain") and not self._chain(
@@ -173,16 +138,14 @@ class Patches:
         for change in concerned("FILTER_CHAIN"):
             if change.operation == "REMOVE":
                 return False
-            if change.operation in _MERGES and not _merge_socket(chain, change.value):
+            if change.operation in MERGES and not merge_socket(chain, change.value):
                 change.merge(chain)
         network = concerned("NETWORK_FILTER")
         for change in network:
             named = change.chain.filter.name if change.chain and change.chain.filter else ""
-            _apply(chain.filters, change, named)
+            change_list(chain.filters, change, named)
         for change in network:
-            _merge_typed(
-                chain.filters, change, change.chain.filter.name if change.chain and change.chain.filter else ""
-            )
+            merge_typed(chain.filters, change, change.chain.filter.name if change.chain and change.chain.filter else "")
         http = concerned("HTTP_FILTER")
         tables = self._has_routes()
         for item in chain.filters:
@@ -201,9 +164,9 @@ class Patches:
             if match is None or not match.name or match.name == item.name:
                 relevant.append((change, match.sub_filter.name if match and match.sub_filter else ""))
         for change, named in relevant:
-            _apply(manager.http_filters, change, named)
+            change_list(manager.http_filters, change, named)
         for change, named in relevant:
-            _merge_typed(manager.http_filters, change, named)
+            merge_typed(manager.http_filters, change, named)
         if manager.HasField("route_config"):
             self._table(manager.route_config, context)
         item.typed_config.Pack(manager, deterministic=True)
@@ -219,14 +182,14 @@ class Patches:
 
     def _table(self, table: Any, context: str) -> None:
         for change in self._for("ROUTE_CONFIGURATION", context):
-            if change.operation in _MERGES and self._table_matches(table, change, context):
+            if change.operation in MERGES and self._table_matches(table, change, context):
                 change.merge(table)
         hosts = [change for change in self._for("VIRTUAL_HOST", context) if self._table_matches(table, change, context)]
         routes = [change for change in self._for("HTTP_ROUTE", context) if self._table_matches(table, change, context)]
         kept = [host for host in table.virtual_hosts if _virtual_host(host, hosts, routes)]
         kept += [change.value for change in hosts if change.operation == "ADD"]
         if any(change.operation in ("ADD", "REMOVE") for change in hosts):
-            kept = [_clone(host) for host in kept]
+            kept = [clone(host) for host in kept]
             del table.virtual_hosts[:]
             table.virtual_hosts.extend(kept)
 
@@ -331,78 +294,6 @@ def _gateway_table(name: str) -> tuple[int, str, str]:
     return number, "", ""
 
 
-# ---------------------------------------------------------------- changing
-
-
-def _clone(message: Any) -> Any:
-    made = type(message)()
-    made.CopyFrom(message)
-    return made
-
-
-def _apply(items: Any, change: Change, named: str) -> None:
-    """Add to a list of filters, or take from it; ``named`` is the one meant, perhaps none."""
-    operation = change.operation
-    found = next((index for index, item in enumerate(items) if item.name == named), None) if named else None
-    if operation in ("REPLACE", "REMOVE") and found is not None:
-        kept = [_clone(item) for item in items if item.name != named]
-        if operation == "REPLACE":
-            kept = [_clone(item) for item in items]
-            kept[found] = change.value
-        _set(items, kept)
-    elif operation == "ADD" or (operation == "INSERT_AFTER" and not named):
-        items.append(change.value)
-    elif operation == "INSERT_FIRST" or (operation == "INSERT_BEFORE" and not named):
-        _set(items, [change.value, *map(_clone, items)])
-    elif operation in ("INSERT_BEFORE", "INSERT_AFTER") and found is not None:
-        kept = [_clone(item) for item in items]
-        kept.insert(found + (operation == "INSERT_AFTER"), change.value)
-        _set(items, kept)
-
-
-def _set(items: Any, values: Sequence[Any]) -> None:
-    del items[:]
-    items.extend(values)
-
-
-def _merge_typed(items: Any, change: Change, named: str) -> None:
-    """Merge into the configuration of filters; one without configuration stays."""
-    if change.operation != "MERGE" or change.value is None:
-        return
-    for item in items:
-        if (named and item.name != named) or not item.HasField("typed_config"):
-            continue
-        if change.value.HasField("typed_config"):
-            merge_any(item.typed_config, change.value.typed_config)
-        item.name = change.value.name or item.name
-
-
-def _merge_cluster_socket(cluster: Any, value: Any) -> bool:
-    """Merge a transport socket; tell whether the patch had one, for then nothing else of it counts."""
-    if not value.HasField("transport_socket"):
-        return False
-    wanted = value.transport_socket
-    if cluster.transport_socket_matches:
-        sockets = [item.transport_socket for item in cluster.transport_socket_matches]
-        found = next((item for item in sockets if item.name == wanted.name), None)
-        if found is not None:
-            merge_any(found.typed_config, wanted.typed_config)
-    elif cluster.HasField("transport_socket") and cluster.transport_socket.name == wanted.name:
-        merge_any(cluster.transport_socket.typed_config, wanted.typed_config)
-    else:
-        cluster.transport_socket.CopyFrom(wanted)
-    return True
-
-
-def _merge_socket(chain: Any, value: Any) -> bool:
-    if not (value.HasField("transport_socket") and chain.HasField("transport_socket")):
-        return False
-    if value.transport_socket.name != chain.transport_socket.name:
-        return False
-    merge_any(chain.transport_socket.typed_config, value.transport_socket.typed_config)
-    return True
-
-
 def _virtual_host(host: Any, changes: Iterable[Change], routes: Sequence[Change]) -> bool:
     """Change a virtual host and its routes; tell whether it stays."""
     for change in changes:
@@ -410,7 +301,7 @@ def _virtual_host(host: Any, changes: Iterable[Change], routes: Sequence[Change]
             continue
         if change.operation == "REMOVE":
             return False
-        if change.operation in _MERGES:
+        if change.operation in MERGES:
             change.merge(host)
         elif change.operation == "REPLACE":
             host.CopyFrom(change.value)
@@ -419,9 +310,9 @@ def _virtual_host(host: Any, changes: Iterable[Change], routes: Sequence[Change]
 
 
 def _routes(host: Any, changes: Sequence[Change]) -> None:
-    kept = [_clone(route) for route in host.routes]
+    kept = [clone(route) for route in host.routes]
     for change in changes:
-        if change.operation in _MERGES:
+        if change.operation in MERGES:
             for route in kept:
                 if _route_matches(route, change):
                     change.merge(route)
@@ -437,7 +328,7 @@ def _routes(host: Any, changes: Sequence[Change]) -> None:
         elif change.operation == "INSERT_AFTER" and found is not None:
             kept.insert(found + 1, change.value)
     if changes:
-        _set(host.routes, kept)
+        set_list(host.routes, kept)
 
 
 def _host_matches(host: Any, change: Change) -> bool:

@@ -13,13 +13,11 @@ from envoy.type.v3 import percent_pb2
 from meshlib.controlplane import cors, headers, hosts, retries
 from meshlib.controlplane.consistent_hash import hash_policy
 from meshlib.controlplane.documents.destinations import Destination
+from meshlib.controlplane.documents.fault_injection import GRPC_STATUS, FaultInjection, Percentage
 from meshlib.controlplane.documents.l4_routes import L4Match, TLSMatch
 from meshlib.controlplane.documents.virtual_service import (
-    GRPC_STATUS,
-    FaultInjection,
     HTTPMatch,
     HTTPRoute,
-    Percentage,
     Redirect,
     Retries,
     Rewrite,

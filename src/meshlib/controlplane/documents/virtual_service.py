@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 from meshlib.controlplane import hosts
 from meshlib.controlplane.documents.cors import CorsPolicy
 from meshlib.controlplane.documents.destinations import Destination, Host
+from meshlib.controlplane.documents.fault_injection import FaultInjection, Percentage, Status
 from meshlib.controlplane.documents.fields import (
     Count,
     Duration,
@@ -17,7 +18,6 @@ from meshlib.controlplane.documents.fields import (
     Labels,
     Message,
     Name,
-    Percent,
     Port,
     Regex,
     Share,
@@ -33,18 +33,6 @@ from meshlib.controlplane.documents.string_match import StringMatch
 from meshlib.controlplane.faults import suggestion
 from meshlib.model.template import Template
 
-GRPC_STATUS = {
-    status: code
-    for code, status in enumerate(
-        (
-            "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
-            "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
-            "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
-            "UNAUTHENTICATED",
-        )
-    )
-}  # fmt: skip
-
 # x-envoy-retry-on and x-envoy-retry-grpc-on of Envoy's router filter.
 RETRY_CONDITIONS = frozenset(
     {
@@ -57,9 +45,6 @@ RETRY_CONDITIONS = frozenset(
 
 MESH = "mesh"
 """The gateway that means every sidecar."""
-
-
-Status = Annotated[int, integer(200, 599)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,61 +158,6 @@ class Retries(Message):
                 report.error(
                     self.at.child("retryOn"), f"expected retry conditions or status codes, got {condition!r}{near}"
                 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Percentage(Message):
-    """``Percent``: 0 to 100."""
-
-    value: Percent = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delay(Message):
-    """``HTTPFaultInjection.Delay``."""
-
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"exponentialDelay"})
-
-    fixed_delay: Duration | None = None
-    percentage: Percentage | None = None
-    percent: Share | None = None
-
-    def check(self, report: Report) -> None:
-        """A delay with no share of requests never happens."""
-        if self.fixed_delay is None:
-            report.error(self.at, "expected a field 'fixedDelay', and there is none")
-        _check_share(self, report)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Abort(Message):
-    """``HTTPFaultInjection.Abort``."""
-
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"http2Error"})
-
-    http_status: Status | None = None
-    grpc_status: Annotated[str, one_of(*GRPC_STATUS)] | None = None
-    percentage: Percentage | None = None
-    percent: Share | None = None
-
-    def check(self, report: Report) -> None:
-        """Exactly one status, and some share of requests."""
-        if (self.http_status is None) == (self.grpc_status is None):
-            report.error(self.at, "expected one of httpStatus and grpcStatus")
-        _check_share(self, report)
-
-
-def _check_share(fault: Delay | Abort, report: Report) -> None:
-    if fault.percentage is None and fault.percent is None:
-        report.warning(fault.at, "has no percentage, so it never happens; write percentage: {value: 100}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FaultInjection(Message):
-    """``HTTPFaultInjection``."""
-
-    delay: Delay | None = None
-    abort: Abort | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
