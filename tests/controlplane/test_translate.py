@@ -247,6 +247,11 @@ def test_a_retry_budget_as_istiod_sends_it(budget, percent, least):
     assert thresholds["max_retries"] == 4294967295
 
 
+HASHED = """{host: catalog, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}},
+  subsets: [{name: v1, trafficPolicy: {loadBalancer: {consistentHash: {httpQueryParameterName: id}}}},
+            {name: v2, trafficPolicy: {loadBalancer: {simple: RANDOM}}}]}"""
+
+
 @pytest.mark.parametrize(
     ("retries", "moves"),
     [
@@ -255,18 +260,22 @@ def test_a_retry_budget_as_istiod_sends_it(budget, percent, least):
         (", retries: {attempts: 2, retryIgnorePreviousHosts: true}", True),
     ],
 )
-def test_routes_hash_for_each_destination_and_retries_stay(retries, moves):
-    rule = """{host: catalog, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}},
-      subsets: [{name: v1, trafficPolicy: {loadBalancer: {consistentHash: {httpQueryParameterName: id}}}},
-                {name: v2, trafficPolicy: {loadBalancer: {simple: RANDOM}}}]}"""
+def test_a_route_to_one_destination_hashes_and_its_retries_stay(retries, moves):
+    routed = f"{{route: [{{destination: {{host: catalog}}}}]{retries}}}"
+    (route,) = routes(translated(SIDECAR, resource("DestinationRule", HASHED), http(routed)))
+    assert route["route"]["hash_policy"] == [{"header": {"header_name": "x-user"}}]
+    assert ("retry_host_predicate" in route["route"]["retry_policy"]) is moves
+
+
+def test_a_route_to_several_hashes_for_each_and_its_retries_move_as_istiods_do():
     split = "".join(
         f"{{destination: {{host: catalog, subset: {subset}}}, weight: {weight}}}, "
         for subset, weight in (("v1", 50), ("v2", 50), ("v1", 0))
     )
-    routed = f"{{route: [{split}{{destination: {{host: catalog}}, weight: 10}}]{retries}}}"
-    (route,) = routes(translated(SIDECAR, resource("DestinationRule", rule), http(routed)))
+    routed = f"{{route: [{split}{{destination: {{host: catalog}}, weight: 10}}]}}"
+    (route,) = routes(translated(SIDECAR, resource("DestinationRule", HASHED), http(routed)))
     assert route["route"]["hash_policy"] == [{"query_parameter": {"name": "id"}}, {"header": {"header_name": "x-user"}}]
-    assert ("retry_host_predicate" in route["route"]["retry_policy"]) is moves
+    assert "retry_host_predicate" in route["route"]["retry_policy"]
 
 
 def test_a_subset_refines_and_a_port_replaces():

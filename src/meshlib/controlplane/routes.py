@@ -149,7 +149,8 @@ def _forward(message: Any, document: VirtualService, http: HTTPRoute, scope: Sco
     only = _destinations(message, document, http, scope)
     action.request_mirror_policies.extend(_mirrors(document, http, scope))
     action.hash_policy.extend(_hash_policies(document, http, scope))
-    retry = retries.policy(http.retries or scope.options.default_retries, sticky=bool(action.hash_policy))
+    sticky = bool(action.hash_policy) and len(http.route) == 1  # as istiod: of several, none keeps its retries
+    retry = retries.policy(http.retries or scope.options.default_retries, sticky=sticky)
     _limits(action, http.timeout or 0.0, retry, grpc=scope.node.kind is NodeKind.GRPC)
     return only
 
