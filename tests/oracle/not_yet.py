@@ -26,19 +26,25 @@ def every(reason: str, *observations: str) -> dict[str, str]:
 
 
 _SUBSETS = "subset load balancing (lb_subset_config, metadata_match)"
-_UNSENDABLE = "httpx normalises paths itself: it cannot be made to send this one"
+_RATE_LIMIT = "the local_ratelimit filter is not run"
 _BUFFERED = "streamed bodies are not copied for a retry: the first outcome is returned, retry_skipped says so"
 
 NOT_YET: dict[str, Reasons] = {
+    "resilience/aggregate-cluster": "aggregate clusters",
     "resilience/hash-policies": {"source-ip": "a call from the process has no source address to hash"},
     "resilience/hash-subset": _SUBSETS,
     "resilience/hedge-per-try": "hedging (hedge_on_per_try_timeout)",
+    "resilience/hedge-two-retries": "hedging (hedge_on_per_try_timeout)",
+    "resilience/local-ratelimit-descriptors": every(_RATE_LIMIT, *("vip1", "vip2", "vip3", "o0", "o1", "n0", "n1")),
+    "resilience/local-ratelimit-descriptors-own": every(_RATE_LIMIT, "vip3", "o1", "n0", "n1"),
+    "resilience/local-ratelimit-partial-fill": every(_RATE_LIMIT, "a3", "b1", "c3"),
     "resilience/locality-weighted": "locality_weighted_lb_config",
     "resilience/previous-priorities": "retry_priority previous_priorities",
     "resilience/retry-body": {
         **every(_BUFFERED, "chunked", "early-503-before-body", "reset-before-body"),
         "over-by-one": "a body in memory is sent again whatever its size: request_body_buffer_limit is no limit here",
     },
+    "resilience/stateful-session-cookie": every(chance("the stateful_session filter is not run"), "strict-ok"),
     "resilience/timeout-grpc": every("the grpc-timeout header over HTTP", "honoured", "capped", "old-honoured"),
     "resilience/x-envoy-timeout-headers": every("max_stream_duration", "stream-duration"),
     "routing/header-cookies": "RouteMatch.cookies: the installed xds-protos does not have the field",
@@ -47,8 +53,11 @@ NOT_YET: dict[str, Reasons] = {
     "routing/mirror": "request_mirror_policies",
     "routing/path-merge-only": "merge_slashes of the HttpConnectionManager",
     "routing/path-normalize": {
-        **every(_UNSENDABLE, "dotdot", "dotdot-end", "dot", "root-escape", "query-untouched", "tail-dot"),
-        **every("normalize_path of the HttpConnectionManager", "pct-dot", "pct-unreserved", "backslash"),
+        **every(
+            "normalize_path of the HttpConnectionManager",
+            *("pct-dot", "pct-unreserved", "backslash"),
+            *("dotdot", "dotdot-end", "dot", "root-escape", "query-untouched", "tail-dot"),
+        ),
     },
     "routing/runtime-fraction": every("there is no runtime to override a fraction", "rt0", "rt100"),
     "routing/sanitise-internal": "x-envoy-* and x-forwarded-* headers as a proxy rewrites them",
@@ -57,7 +66,6 @@ NOT_YET: dict[str, Reasons] = {
     "routing/suppress-envoy-headers": "suppress_envoy_headers of the router",
     "routing/validate-vhosts": {"empty-name": "istiod sends gRPC clients virtual hosts without a name: they are taken"},
     "routing/vhost-header": "vhost_header",
-    "routing/vhost-precedence": {"empty-host": "httpx always sends a Host header"},
     "routing/weighted-extremes": every(
         chance("WeightedCluster.header_name: the draw is by chance here"),
         *("rnd49", "rnd50", "rnd99", "rnd175", "w3-10", "w3-30", "w3-59", "w3-big"),

@@ -426,11 +426,18 @@ class _Attempts:
             record.flags |= flags.DOWNSTREAM_CONNECTION_TERMINATION
         elif end.error is not None:
             self.failed = True
-            # Measured: to Envoy's HTTP/1.1 codec a message that is cut short breaks the protocol.
-            http2 = self._multiplexed()
-            record.flags |= flags.UPSTREAM_CONNECTION_TERMINATION if http2 else flags.UPSTREAM_PROTOCOL_ERROR
-            cut = "connection_termination" if http2 else "protocol_error"
-            record.detail = f"upstream_reset_after_response_started{{{cut}}}"
+            self._cut(end.error)
+
+    def _cut(self, error: ErrorKind) -> None:
+        """Note why a body broke off. Measured: to Envoy's HTTP/1.1 codec one that is cut short breaks the protocol."""
+        if error in (ErrorKind.REMOTE_RESET, ErrorKind.REFUSED):
+            flag, why = flags.UPSTREAM_REMOTE_RESET, "remote_reset"
+        elif self._multiplexed():
+            flag, why = flags.UPSTREAM_CONNECTION_TERMINATION, "connection_termination"
+        else:
+            flag, why = flags.UPSTREAM_PROTOCOL_ERROR, "protocol_error"
+        self.record.flags |= flag
+        self.record.detail = f"upstream_reset_after_response_started{{{why}}}"
 
     def _edit(self, status: int) -> Edit | None:
         mutations = headers.response_mutations(self.choice, self.drawn)

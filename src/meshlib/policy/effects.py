@@ -38,7 +38,8 @@ class ErrorKind(Enum):
     CONNECT = "connection failed"  # refused, unreachable, unresolvable
     CONNECT_TIMEOUT = "connect timeout"  # the cluster's connect_timeout
     RESET = "connection reset before the response head"
-    REFUSED = "stream refused"  # RST_STREAM REFUSED_STREAM: the endpoint has not begun on it
+    REFUSED = "stream refused"  # RST_STREAM REFUSED_STREAM, or GOAWAY: the endpoint has not begun on it
+    REMOTE_RESET = "stream reset by the endpoint"  # RST_STREAM with any other code
     TIMEOUT = "timeout"  # the attempt's deadline; policy knows whose it was
     PROTOCOL = "invalid response"
     TLS_UNAVAILABLE = "TLS cannot be honoured"

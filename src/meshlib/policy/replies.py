@@ -56,6 +56,13 @@ ERRORS: dict[ErrorKind, tuple[ReplyKind, int, int, str, str]] = {
         "remote refused stream reset",
         "upstream_reset_before_response_started{remote_refused_stream_reset}",
     ),
+    ErrorKind.REMOTE_RESET: (
+        ReplyKind.RESET,
+        503,
+        flags.UPSTREAM_REMOTE_RESET,
+        "remote reset",
+        "upstream_reset_before_response_started{remote_reset}",
+    ),
     ErrorKind.PROTOCOL: (
         ReplyKind.RESET,
         502,

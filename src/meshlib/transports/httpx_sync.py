@@ -64,8 +64,7 @@ class CallStream(httpx.SyncByteStream):
                 self._received += len(part)
                 yield part
         except httpx.TransportError as error:
-            late = isinstance(error, httpx.TimeoutException)
-            self._end(ErrorKind.APPLICATION if late else ErrorKind.RESET)
+            self._end(failures.broken(error))
             raise with_record(error, self._call.record) from None
         self._end(None)
 

@@ -30,7 +30,8 @@ def view_of(request: httpx.Request) -> RequestView:
         host=url.raw_host.decode("ascii").lower(),
         port=url.port or DEFAULT_PORTS.get(scheme, 80),
         authority=next((value for key, value in headers if key == "host"), "") or url.netloc.decode("ascii"),
-        target=url.raw_path.decode("ascii"),
+        # httpcore's extension: what goes out in place of the URL's path, normalised by nobody.
+        target=(request.extensions.get("target") or url.raw_path).decode("latin-1"),
         headers=headers,
         replayable=isinstance(request.stream, httpx.ByteStream),
     )
@@ -83,9 +84,11 @@ def attempt_request(exchange: Exchange, effect: Attempt, clock: AttemptClock) ->
     """Return one attempt as httpx's transports take it: the logical URL, and where to dial in its extensions."""
     request, view = exchange.request, exchange.call.view
     url = request.url
-    if effect.target != view.target:
-        url = url.copy_with(raw_path=effect.target.encode("ascii"))
     extensions = dict(request.extensions)
+    if "target" in extensions:
+        extensions["target"] = effect.target.encode("latin-1")
+    elif effect.target != view.target:
+        url = url.copy_with(raw_path=effect.target.encode("ascii"))
     extensions["timeout"] = exchange.timeouts.for_attempt(effect)
     extensions[ATTEMPT] = Dial(effect.cluster, effect.endpoint, exchange.tls)
     headers, stream = attempt_headers(exchange, effect), attempt_stream(exchange, clock)
