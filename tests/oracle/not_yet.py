@@ -51,14 +51,6 @@ NOT_YET: dict[str, Reasons] = {
     "routing/internal-redirect": "internal_redirect_policy",
     "routing/matcher-tree": "VirtualHost.matcher",
     "routing/mirror": "request_mirror_policies",
-    "routing/path-merge-only": "merge_slashes of the HttpConnectionManager",
-    "routing/path-normalize": {
-        **every(
-            "normalize_path of the HttpConnectionManager",
-            *("pct-dot", "pct-unreserved", "backslash"),
-            *("dotdot", "dotdot-end", "dot", "root-escape", "query-untouched", "tail-dot"),
-        ),
-    },
     "routing/runtime-fraction": every("there is no runtime to override a fraction", "rt0", "rt100"),
     "routing/sanitise-internal": "x-envoy-* and x-forwarded-* headers as a proxy rewrites them",
     "routing/subset-default-subset": _SUBSETS,

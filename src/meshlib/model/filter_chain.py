@@ -16,6 +16,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 from meshlib.model.headers import FilterMutations
+from meshlib.model.intake import AS_IT_IS, Intake
 from meshlib.model.route import RouteConfiguration, WeightedCluster
 from meshlib.model.traffic import FaultInjection
 
@@ -32,6 +33,8 @@ class HttpConnectionManager:
         fault_filter: whether the fault filter is in the chain; per-route faults need it.
         fault: the filter's own fault, for routes that set none.
         header_mutation: the header_mutation filter, None where it is not in the chain.
+        intake: what becomes of path and authority before there is a route.
+        suppress_envoy_headers: of the router: it adds no ``x-envoy-`` headers.
     """
 
     route_name: str = ""
@@ -39,6 +42,8 @@ class HttpConnectionManager:
     fault_filter: bool = False
     fault: FaultInjection | None = None
     header_mutation: FilterMutations | None = None
+    intake: Intake = AS_IT_IS
+    suppress_envoy_headers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

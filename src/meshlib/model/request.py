@@ -44,6 +44,19 @@ class RequestView:
         self.headers = headers
         self.replayable = replayable
 
+    def changed(self, *, target: str, authority: str) -> RequestView:
+        """Return this request with another target and authority."""
+        return RequestView(
+            method=self.method,
+            scheme=self.scheme,
+            host=self.host,
+            port=self.port,
+            authority=authority,
+            target=target,
+            headers=self.headers,
+            replayable=self.replayable,
+        )
+
     def values(self, name: str) -> list[str]:
         """Return every value of the header ``name`` (lower case), in order.
 

@@ -77,10 +77,15 @@ class RouteAction:
 
 @dataclass(frozen=True, slots=True)
 class DirectResponse:
-    """``DirectResponseAction``: the configuration itself answers."""
+    """``DirectResponseAction``: the configuration itself answers.
+
+    Attributes:
+        location: where to go instead; empty for what the request asks for.
+    """
 
     status: int
     body: str = ""
+    location: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,8 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
     snapshot = call.live.snapshot
     choice = routing.choose(snapshot, view, call.chance)
     destination, route = choice.destination, choice.route
+    if choice.view is not None and choice.view is not view:
+        view = call.view = record.request = choice.view
     if destination is not None:
         record.listener = destination.listener
         record.route_config = destination.routes.name if destination.routes else ""
@@ -133,7 +135,8 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
         return None
     record.route, record.source = route.name, route.source
     if isinstance(route.action, DirectResponse):
-        yield _local(call, choice, replies.direct(record, route.action, routing.location(Redirect(), route, view)))
+        location = route.action.location or routing.location(Redirect(), route, view)
+        yield _local(call, choice, replies.direct(record, route.action, location))
     elif isinstance(route.action, Redirect):
         location = routing.location(route.action, route, view)
         yield _local(call, choice, replies.redirect(record, route.action.status, location))

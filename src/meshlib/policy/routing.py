@@ -8,9 +8,11 @@ from difflib import get_close_matches
 from itertools import accumulate
 
 from meshlib.clock import Randomness
+from meshlib.model.intake import AS_IT_IS
 from meshlib.model.match import PathMatch, RouteMatch, StringOp, is_grpc
 from meshlib.model.request import RequestView
 from meshlib.model.route import (
+    DirectResponse,
     Redirect,
     Route,
     RouteAction,
@@ -19,6 +21,7 @@ from meshlib.model.route import (
     without_port,
 )
 from meshlib.model.snapshot import Destination, Snapshot
+from meshlib.policy.intake import Redirected, Refused, taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +32,20 @@ class Choice:
         destination: the listener and its route table, or TCP clusters.
         virtual_host: whose domains match.
         route: the first route that matches.
+        view: the request as the connection manager takes it in; None where it has no word in it.
     """
 
     destination: Destination | None = None
     virtual_host: VirtualHost | None = None
     route: Route | None = None
+    view: RequestView | None = None
 
 
 # What Envoy does for plaintext where ``VirtualHost.require_tls`` is ALL. EXTERNAL_ONLY concerns callers from
 # elsewhere; this process is none.
-TO_TLS = Route(RouteMatch(path=PathMatch(StringOp.PREFIX, "")), Redirect(scheme="https"))
+_ANY = RouteMatch(path=PathMatch(StringOp.PREFIX, ""))
+TO_TLS = Route(_ANY, Redirect(scheme="https"))
+_REFUSED = Route(_ANY, DirectResponse(400))
 
 
 def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
@@ -48,15 +55,22 @@ def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
     )
     if destination is None or destination.routes is None:
         return Choice(destination)
+    if (destination.http is not None and destination.http.intake is not AS_IT_IS) or "#" in view.target:
+        try:
+            view = taken(destination.http.intake if destination.http else AS_IT_IS, view)
+        except Refused:
+            return Choice(destination, route=_REFUSED)
+        except Redirected as to:
+            return Choice(destination, route=Route(_ANY, DirectResponse(307, location=to.target)))
     host = destination.routes.virtual_host(view)
     if host is None:
-        return Choice(destination)
+        return Choice(destination, view=view)
     if host.require_tls == "ALL" and view.scheme != "https":
-        return Choice(destination, host, TO_TLS)
+        return Choice(destination, host, TO_TLS, view)
     for route in host.routes:
         if route.matches(view) and _drawn(route, chance):
-            return Choice(destination, host, route)
-    return Choice(destination, host)
+            return Choice(destination, host, route, view)
+    return Choice(destination, host, view=view)
 
 
 def _drawn(route: Route, chance: Randomness) -> bool:

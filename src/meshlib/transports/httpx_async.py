@@ -125,7 +125,7 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         call = self._runtime.call(view, live)
         policy = execute(call)
         try:
-            return await self._drive(policy, Exchange(call, request, timeouts), loop)
+            return await self._drive(policy, Exchange(call, request, timeouts, view), loop)
         except BaseException:
             policy.close()
             raise

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from meshlib.model.request import RequestView
 from meshlib.policy.call import Call
 from meshlib.policy.effects import Attempt, Park
 from meshlib.policy.record import CallRecord
@@ -91,6 +92,7 @@ class Exchange:
     call: Call
     request: httpx.Request
     timeouts: Timeouts
+    asked: RequestView  # as the application made it; the call's own is as the mesh takes it in
 
     @property
     def tls(self) -> str:

@@ -130,7 +130,7 @@ class MeshTransport(httpx.BaseTransport):
         call = self._runtime.call(view, live)
         policy = execute(call)
         try:
-            return self._drive(policy, Exchange(call, request, timeouts))
+            return self._drive(policy, Exchange(call, request, timeouts, view))
         except BaseException:
             policy.close()
             raise

@@ -65,7 +65,7 @@ def attempt_headers(exchange: Exchange, effect: Attempt) -> list[tuple[bytes, by
         replaced.update(name.encode("latin-1") for name in effect.removed)
     headers = [pair for pair in exchange.request.headers.raw if pair[0].lower() not in replaced]
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in effect.headers]
-    if effect.authority != exchange.call.view.authority:
+    if effect.authority != exchange.asked.authority:
         headers = [pair for pair in headers if pair[0].lower() != b"host"]
         headers.insert(0, (b"Host", effect.authority.encode("latin-1")))
     return headers
@@ -82,7 +82,7 @@ def attempt_stream(exchange: Exchange, clock: AttemptClock) -> Any:
 
 def attempt_request(exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Request:
     """Return one attempt as httpx's transports take it: the logical URL, and where to dial in its extensions."""
-    request, view = exchange.request, exchange.call.view
+    request, view = exchange.request, exchange.asked
     url = request.url
     extensions = dict(request.extensions)
     if "target" in extensions:

@@ -13,6 +13,7 @@ from meshlib.model.filter_chain import (
     SourceType,
     TcpProxy,
 )
+from meshlib.model.intake import AS_IT_IS, EscapedSlashes, Intake
 from meshlib.model.listener import Listener
 from meshlib.model.route import WeightedCluster
 from meshlib.xds.decode_cds import check_config_source
@@ -34,8 +35,12 @@ _TLS_INSPECTOR = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspecto
 _SOURCE_FIELDS = ("direct_source_prefix_ranges", "source_type", "source_prefix_ranges", "source_ports")
 _SOURCE = f"a call from this process counts as coming from {SOURCE_ADDRESS}, from no port that could be known"
 _INBOUND = 1  # core.v3.TrafficDirection
-# HttpConnectionManager.PathWithEscapedSlashesAction that leave the path alone.
-_KEEP_SLASHES = (0, 1)
+# HttpConnectionManager.PathWithEscapedSlashesAction; 0 leaves it to the implementation, which keeps them.
+_ESCAPED_SLASHES = {
+    2: EscapedSlashes.REJECT,
+    3: EscapedSlashes.REDIRECT,
+    4: EscapedSlashes.FORWARD,
+}
 
 
 def listener(scope: Scope, message: Any) -> Listener:
@@ -210,10 +215,6 @@ def _weighted(scope: Scope, target: Any) -> WeightedCluster:
 def _http(scope: Scope, hcm: Any) -> HttpConnectionManager:
     # The stat_prefix, which Envoy demands, is not looked at: istiod sends none to gRPC nodes.
     scope.audit(hcm)
-    if hcm.merge_slashes:
-        scope.note("merge_slashes", "slashes in paths are kept")
-    if choice(scope, hcm, "path_with_escaped_slashes_action") not in _KEEP_SLASHES:
-        scope.note("path_with_escaped_slashes_action", "escaped slashes in paths are kept")
     has_fault, fault, mutations = False, None, None
     for i, filter_ in enumerate(hcm.http_filters):
         place = scope.at("http_filters", i)
@@ -229,18 +230,45 @@ def _http(scope: Scope, hcm: Any) -> HttpConnectionManager:
                 mutations = mutation_filter(place.at("typed_config"), config)
         else:
             _note_filter(place, filter_)
+    routes = _routes(scope, hcm)
+    return HttpConnectionManager(
+        **routes,
+        fault_filter=has_fault,
+        fault=fault,
+        header_mutation=mutations,
+        intake=_intake(scope, hcm),
+        suppress_envoy_headers=any(_suppresses(filter_) for filter_ in hcm.http_filters),
+    )
+
+
+def _routes(scope: Scope, hcm: Any) -> dict[str, Any]:
+    """Return the fields of a :class:`HttpConnectionManager` that say where its routes are."""
     kind = hcm.WhichOneof("route_specifier")
     if kind == "rds":
-        return HttpConnectionManager(
-            route_name=_route_name(scope.at("rds"), hcm.rds),
-            fault_filter=has_fault,
-            fault=fault,
-            header_mutation=mutations,
-        )
+        return {"route_name": _route_name(scope.at("rds"), hcm.rds)}
     if kind != "route_config":
         scope.fault(kind or "rds", "is not supported: expected rds or route_config" if kind else "is missing")
-    table = route_configuration(scope.at("route_config"), hcm.route_config)
-    return HttpConnectionManager(route_config=table, fault_filter=has_fault, fault=fault, header_mutation=mutations)
+    return {"route_config": route_configuration(scope.at("route_config"), hcm.route_config)}
+
+
+def _intake(scope: Scope, hcm: Any) -> Intake:
+    slashes = choice(scope, hcm, "path_with_escaped_slashes_action")
+    if hcm.strip_matching_host_port and hcm.strip_any_host_port:
+        scope.fault("strip_matching_host_port", "cannot go with strip_any_host_port")
+    found = Intake(
+        normalize_path=hcm.normalize_path.value,
+        merge_slashes=hcm.merge_slashes,
+        escaped_slashes=_ESCAPED_SLASHES.get(slashes, EscapedSlashes.KEEP),
+        strip_port="any" if hcm.strip_any_host_port else "matching" if hcm.strip_matching_host_port else "",
+        strip_trailing_dot=hcm.strip_trailing_host_dot,
+    )
+    return AS_IT_IS if found == AS_IT_IS else found  # which a call tells at once
+
+
+def _suppresses(filter_: Any) -> bool:
+    router = router_pb2.Router()
+    packed = filter_.typed_config
+    return bool(any_type(packed) == _ROUTER and packed.Unpack(router) and router.suppress_envoy_headers)
 
 
 def _route_name(scope: Scope, rds: Any) -> str:

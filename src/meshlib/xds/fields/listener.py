@@ -73,7 +73,8 @@ FIELDS: Mapping[str, Fields] = {
     ),
     _LISTENER + "Filter": fields("name typed_config", refused={"config_discovery": _ECDS}),
     _HCM + "HttpConnectionManager": fields(
-        "rds route_config http_filters merge_slashes path_with_escaped_slashes_action",
+        "rds route_config http_filters normalize_path merge_slashes path_with_escaped_slashes_action "
+        "strip_matching_host_port strip_any_host_port strip_trailing_host_dot",
         {
             **alike(
                 "add_proxy_protocol_connection_state add_user_agent always_set_request_id_in_response "
@@ -92,7 +93,6 @@ FIELDS: Mapping[str, Fields] = {
             "tracing": TRACE,
             "request_id_extension": "request ids are UUIDs, as this asks",
             "generate_request_id": "request ids are always made",
-            "normalize_path": "the HTTP client normalises paths before they come here",
             "stream_idle_timeout": "the application's own read timeout bounds a silent stream",
         },
         faulty="scoped_routes",
@@ -101,8 +101,6 @@ FIELDS: Mapping[str, Fields] = {
             "access_log_options": ACCESS_LOG,
             "common_http_protocol_options": "connections and streams live by meshlib's own limits",
             "local_reply_config": "replies made here are not rewritten",
-            **alike("strip_matching_host_port strip_any_host_port", "the Host header keeps its port"),
-            "strip_trailing_host_dot": "the Host header keeps its dot",
             "early_header_mutation_extensions": "headers are not changed",
             "path_normalization_options": "the path is sent as it is",
             "scheme_header_transformation": "the scheme is the URL's",
