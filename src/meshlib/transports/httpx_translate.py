@@ -83,12 +83,13 @@ def attempt_stream(exchange: Exchange, clock: AttemptClock) -> Any:
 def attempt_request(exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Request:
     """Return one attempt as httpx's transports take it: the logical URL, and where to dial in its extensions."""
     request, view = exchange.request, exchange.asked
-    url = request.url
+    url, target = request.url, effect.target.encode("latin-1")
     extensions = dict(request.extensions)
-    if "target" in extensions:
-        extensions["target"] = effect.target.encode("latin-1")
-    elif effect.target != view.target:
-        url = url.copy_with(raw_path=effect.target.encode("ascii"))
+    extensions.pop("target", None)
+    if effect.target != view.target and "#" not in effect.target and effect.target.isascii():
+        url = url.copy_with(raw_path=target)
+    if url.raw_path != target:
+        extensions["target"] = target
     extensions["timeout"] = exchange.timeouts.for_attempt(effect)
     extensions[ATTEMPT] = Dial(effect.cluster, effect.endpoint, exchange.tls)
     headers, stream = attempt_headers(exchange, effect), attempt_stream(exchange, clock)
