@@ -7,7 +7,7 @@ STAMP := .venv/.ready-
 SOURCES := src tests examples benchmarks interop scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance fuzz lint format interop bench docs clean
+.PHONY: help demo test conformance fuzz lint format parity interop bench docs clean
 # A stamp is only written when its setup worked.
 .DELETE_ON_ERROR:
 
@@ -36,6 +36,9 @@ lint: $(STAMP)lint ## ruff, mypy --strict, import contracts, reasons of every ex
 format: $(STAMP)lint ## let ruff rewrite the sources
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+parity: $(STAMP)test ## our translation beside istiod's (CASES=dir for other captures, BOOK=dir for the book's YAML)
+	@PYTHONPATH=tests $(BIN)/python tests/controlplane/parity.py $(CASES) $(ARGS)
 
 interop: $(STAMP)test ## our client against Envoy's Go control plane, and its Go types (needs Go)
 	@command -v go >/dev/null || { echo "make interop needs Go: no 'go' on PATH. Install it (https://go.dev/dl, or golang-go of your distribution; version: see interop/go.mod)" >&2; exit 2; }

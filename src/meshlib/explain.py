@@ -14,8 +14,9 @@ from meshlib.model.route import DirectResponse, Redirect, Route, RouteAction
 from meshlib.model.snapshot import Destination
 from meshlib.model.traffic import FaultInjection
 from meshlib.policy import routing
+from meshlib.policy.cluster_state import ClusterState, EndpointState
 from meshlib.policy.deadlines import Deadlines
-from meshlib.policy.state import ClusterState, EndpointState, LiveSnapshot
+from meshlib.policy.state import LiveSnapshot
 
 
 @dataclass(frozen=True, slots=True)

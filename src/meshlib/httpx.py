@@ -20,6 +20,7 @@ from meshlib.transports.httpx_errors import (
     RouteTimeout,
     TransportSecurityUnavailable,
     UpstreamConnectFailed,
+    UpstreamProtocolError,
     UpstreamReset,
 )
 from meshlib.transports.options import TransportOptions
@@ -44,6 +45,7 @@ __all__ = [
     "TransportOptions",
     "TransportSecurityUnavailable",
     "UpstreamConnectFailed",
+    "UpstreamProtocolError",
     "UpstreamReset",
 ]
 

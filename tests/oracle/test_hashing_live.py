@@ -14,7 +14,7 @@ from google.protobuf import json_format
 
 from meshlib.model.traffic import HashOn, HashPolicy
 from meshlib.policy.balancing.hashing import request_key
-from meshlib.policy.state import ClusterState
+from meshlib.policy.cluster_state import ClusterState
 from meshlib.xds.resource_type import RESOURCE_TYPES
 from meshlib.xds.type_urls import CLUSTER
 from policy.snapshots import request

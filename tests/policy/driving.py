@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from meshlib.model.request import RequestView
 from meshlib.model.snapshot import Snapshot
-from meshlib.policy.call import Call, Policy, execute
+from meshlib.policy.call import Call, Policy
+from meshlib.policy.cluster_state import ClusterState
 from meshlib.policy.effects import (
     Attempt,
     BodyEnd,
@@ -23,7 +24,8 @@ from meshlib.policy.effects import (
 )
 from meshlib.policy.record import AttemptRecord, CallRecord
 from meshlib.policy.retrying import PlanFor, plan_for
-from meshlib.policy.state import ClusterState, MeshState
+from meshlib.policy.stack import execute
+from meshlib.policy.state import MeshState
 from policy.snapshots import request
 
 

@@ -8,7 +8,7 @@ import pytest
 from meshlib.model.cluster import LbPolicy
 from meshlib.model.endpoint import Endpoint, HealthStatus
 from meshlib.policy.balancing import policies, priorities
-from meshlib.policy.state import EndpointState
+from meshlib.policy.cluster_state import EndpointState
 from policy.driving import ScriptedRandom
 from policy.snapshots import cluster
 

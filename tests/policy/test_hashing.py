@@ -20,7 +20,7 @@ from meshlib.policy.balancing import policies, priorities
 from meshlib.policy.balancing.hashing import endpoint_key, mersenne_twister, murmur2, request_key, shuffled
 from meshlib.policy.balancing.maglev import Maglev
 from meshlib.policy.balancing.ring_hash import Ring
-from meshlib.policy.state import EndpointState
+from meshlib.policy.cluster_state import EndpointState
 from policy.driving import Lab, ScriptedRandom
 from policy.snapshots import cluster, endpoints, forward, request, retry, snapshot
 

@@ -4,9 +4,9 @@ import pytest
 
 from meshlib.model.cluster import OutlierDetection, Thresholds
 from meshlib.model.endpoint import Endpoint
+from meshlib.policy.cluster_state import EndpointState
 from meshlib.policy.effects import BodyEnd, ErrorKind, Outcome
 from meshlib.policy.outlier import OutlierDetector, Verdict
-from meshlib.policy.state import EndpointState
 from policy.driving import Lab, Met, ScriptedRandom
 from policy.snapshots import cluster, endpoints, forward, request, retry, snapshot
 

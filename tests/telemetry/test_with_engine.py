@@ -18,9 +18,10 @@ from meshlib.model.match import PathMatch, RouteMatch, StringOp
 from meshlib.model.route import Route, RouteAction, RouteConfiguration, VirtualHost, WeightedCluster
 from meshlib.model.snapshot import Bindings, Snapshot
 from meshlib.model.traffic import RetryPolicy
-from meshlib.policy.call import Call, execute
+from meshlib.policy.call import Call
 from meshlib.policy.effects import Attempt, BodyEnd, ErrorKind, Outcome, Respond, Sleep
 from meshlib.policy.record import CallRecord
+from meshlib.policy.stack import execute
 from meshlib.policy.state import MeshState
 from meshlib.telemetry import Telemetry
 from meshlib.telemetry.access_log import AccessLog

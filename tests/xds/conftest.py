@@ -44,6 +44,7 @@ class AdsServer:
         self.resources: dict[str, dict[str, object]] = {url: {} for url in ALL_TYPE_URLS}
         self.version = "1"
         self.answers = True
+        self.unknown: frozenset[str] = frozenset()  # types that end the stream
         self.requests: list[tuple[int, object]] = []
         self._changed = threading.Condition()
         self._streams: dict[int, _ServedStream] = {}
@@ -103,6 +104,8 @@ class AdsServer:
             return  # over before it began
         threading.Thread(target=self._listen, args=(incoming, stream), daemon=True).start()
         yield from iter(stream.outgoing.get, None)
+        if stream.refused:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"unknown type {stream.refused}")
 
     def _listen(self, incoming: Iterator[object], stream: _ServedStream) -> None:
         try:
@@ -113,6 +116,9 @@ class AdsServer:
                 with self._changed:
                     self.requests.append((stream.number, request))
                     self._changed.notify_all()
+                if request.type_url in self.unknown:
+                    stream.refused = request.type_url
+                    stream.outgoing.put(None)
                 if not self.answers or names == before:
                     continue
                 added = names - (before or frozenset())
@@ -134,6 +140,7 @@ class _ServedStream:
     def __init__(self, number: int) -> None:
         self.number = number
         self.names: dict[str, frozenset[str]] = {}
+        self.refused = ""
         self.outgoing: queue.SimpleQueue[object] = queue.SimpleQueue()
 
 

@@ -13,7 +13,7 @@ from meshlib.xds.bootstrap import for_address, load
 from meshlib.xds.channel import RECONNECT, _attempt
 from meshlib.xds.client import XdsClient
 from meshlib.xds.protos import discovery_pb2
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, ROUTE
 
 TIMEOUT = 10.0
 ADS = {"ads": {}}
@@ -366,6 +366,20 @@ def test_garbage_ends_the_stream_and_not_the_client(ads_server, mesh, sidecar):
     server.update("5", ENDPOINT)
     until(lambda: client.status.connected and client.status.last_error == "")
     assert ports(watch.snapshots[-1]) == [1001, 1002]
+
+
+def test_a_server_that_ends_the_stream_over_nds_is_not_asked_for_it_for_ever(ads_server, mesh, sidecar, caplog):
+    server = ads_server()
+    mesh(server)
+    server.unknown = frozenset({NAME_TABLE})
+    client, watch = sidecar(server.address)
+    until(lambda: "seems not to know NDS" in caplog.text)
+    watch.until(lambda s: ports(s) == [1001, 1002])
+    mesh(server, "2", ports=(2001,))
+    server.update("2", ENDPOINT)
+    watch.until(lambda s: ports(s) == [2001])
+    assert client.status.connected
+    assert sum(request.type_url == NAME_TABLE for _, request in server.requests) == 2
 
 
 def test_a_type_nobody_asked_for_is_ignored(ads_server, mesh, sidecar, caplog):

@@ -1,6 +1,6 @@
 """What one call asks of its driver, and what the driver answers.
 
-The policy of a call is a generator (:func:`meshlib.policy.call.execute`). It yields the effects
+The policy of a call is a generator (:func:`meshlib.policy.stack.execute`). It yields the effects
 below; a driver of about 25 lines, one sync and one async, performs them:
 
 =============  =========================================================  ==================

@@ -16,7 +16,7 @@ from meshlib.model.cluster import UINT32_MAX, Thresholds
 from meshlib.policy.effects import WakeUp
 
 if TYPE_CHECKING:
-    from meshlib.policy.state import EndpointState
+    from meshlib.policy.cluster_state import EndpointState
 
 
 def mutex() -> threading.RLock:

@@ -19,7 +19,7 @@ from meshlib.clock import Randomness
 from meshlib.model.cluster import OutlierDetection
 
 if TYPE_CHECKING:
-    from meshlib.policy.state import EndpointState
+    from meshlib.policy.cluster_state import EndpointState
 
 GATEWAY_STATUSES = frozenset({502, 503, 504})
 

@@ -24,7 +24,7 @@ from meshlib.model.traffic import RateLimitedBackOff, RetryPolicy
 from meshlib.policy.effects import ErrorKind, HeaderLookup, Outcome
 
 if TYPE_CHECKING:
-    from meshlib.policy.state import EndpointState
+    from meshlib.policy.cluster_state import EndpointState
 
 # gRPC status codes by retry_on token; they count only in response headers (trailers-only responses).
 GRPC_TOKENS = {1: "cancelled", 4: "deadline-exceeded", 8: "resource-exhausted", 13: "internal", 14: "unavailable"}

@@ -157,7 +157,7 @@ class Runtime:
             self._source.wake(cluster)
 
     def call(self, view: RequestView, live: LiveSnapshot, protocol: str = "http") -> Call:
-        """Return a call of ``view``, ready for ``policy.call.execute``."""
+        """Return a call of ``view``, ready for ``policy.stack.execute``."""
         clock = self.state.clock
         record = CallRecord(view, clock(), protocol=protocol)
         return Call(

@@ -13,7 +13,7 @@ from typing import Any, Self, cast
 import grpc
 
 from meshlib import errors
-from meshlib.policy.call import Call, Policy, execute
+from meshlib.policy.call import Call, Policy
 from meshlib.policy.effects import (
     Answer,
     Attempt,
@@ -27,6 +27,7 @@ from meshlib.policy.effects import (
     Respond,
     Sleep,
 )
+from meshlib.policy.stack import execute
 from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
 from meshlib.transports.driving import conclude, insecure

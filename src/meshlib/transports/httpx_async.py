@@ -12,7 +12,7 @@ import httpx
 
 from meshlib import errors
 from meshlib.model.request import RequestView
-from meshlib.policy.call import Call, Policy, execute
+from meshlib.policy.call import Call, Policy
 from meshlib.policy.effects import (
     Answer,
     Attempt,
@@ -27,13 +27,14 @@ from meshlib.policy.effects import (
     Respond,
     Sleep,
 )
+from meshlib.policy.stack import execute
 from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
 from meshlib.runtime.waking import loop_token, threadsafe
 from meshlib.transports import httpx_failures as failures
 from meshlib.transports import httpx_translate as translate
 from meshlib.transports.driving import conclude, insecure
-from meshlib.transports.httpx_engine import AsyncEngine, async_mocked
+from meshlib.transports.httpx_engine import AsyncBody, AsyncEngine, async_mocked
 from meshlib.transports.httpx_errors import BODY_LATE, DEADLINE_LATE, MeshNotReady, RouteTimeout
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
 from meshlib.transports.options import TransportOptions
@@ -80,6 +81,14 @@ class AsyncCallStream(httpx.AsyncByteStream):
             raise httpx.ReadTimeout(DEADLINE_LATE)
         self._end(ErrorKind.TIMEOUT)
         raise RouteTimeout(BODY_LATE, record=self._call.record)
+
+    def take(self) -> bytes | None:
+        """Return the whole body and end the call, or None where it is not here as a whole."""
+        data = self._inner.take() if type(self._inner) is AsyncBody and self._received == 0 else None
+        if data is not None:
+            self._received = len(data)
+            self._end(None)
+        return data
 
     async def aclose(self) -> None:
         """Close the connection or give it back; the call ends here at the latest."""

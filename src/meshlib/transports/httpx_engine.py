@@ -223,6 +223,10 @@ class Body(httpx.SyncByteStream):
         finally:
             self.close()
 
+    def take(self) -> bytes | None:
+        """Return what is left of the body where all of it is here, else None."""
+        return self._reader.take() if self._pool is None and self._reader.complete else None
+
     def close(self) -> None:
         """Give the connection back; a body not read to its end closes it."""
         self._release()
@@ -245,6 +249,7 @@ class AsyncBody(httpx.AsyncByteStream):
         self._pool: asynchronous.Pool | None = pool
         self._gap = gap
         self._rest = b""
+        self._whole = False
         if connection.reader.complete:
             self._finish()
 
@@ -263,6 +268,13 @@ class AsyncBody(httpx.AsyncByteStream):
         finally:
             await self.aclose()
 
+    def take(self) -> bytes | None:
+        """Return what is left of the body where all of it is here, else None."""
+        if self._pool is not None or not self._whole:
+            return None
+        rest, self._rest = self._rest, b""
+        return rest
+
     async def aclose(self) -> None:
         """Give the connection back; a body not read to its end closes it."""
         pool, self._pool = self._pool, None
@@ -280,6 +292,7 @@ class AsyncBody(httpx.AsyncByteStream):
         # The response is over: its connection serves the next call while this body is read.
         pool, self._pool = self._pool, None
         self._rest = self._connection.reader.take()
+        self._whole = True
         if pool is not None:
             pool.release(self._connection)
 

@@ -56,6 +56,10 @@ class UpstreamReset(MeshRequestError, errors.UpstreamReset, httpx.ReadError):
     """UC: the connection broke before the response head."""
 
 
+class UpstreamProtocolError(UpstreamReset, httpx.RemoteProtocolError):
+    """UC or UPE: the connection ended before the response head, or what came was no HTTP."""
+
+
 class PerTryTimeout(MeshRequestError, errors.PerTryTimeout, httpx.ReadTimeout):
     """UT: an attempt met its per_try_timeout and no retry was left."""
 
@@ -84,4 +88,7 @@ BY_REPLY: dict[ReplyKind, type[MeshRequestError]] = {
 
 def from_reply(reply: Reply, record: CallRecord, request: httpx.Request) -> MeshRequestError:
     """Return the error of a local reply."""
-    return BY_REPLY[reply.kind](f"{reply.message} [{record.response_flags}]", record=record, request=request)
+    kind = BY_REPLY[reply.kind]
+    if kind is UpstreamReset and isinstance(reply.cause, httpx.RemoteProtocolError):
+        kind = UpstreamProtocolError
+    return kind(f"{reply.message} [{record.response_flags}]", record=record, request=request)

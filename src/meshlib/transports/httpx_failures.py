@@ -23,6 +23,7 @@ BROKE: dict[str, type[httpx.TransportError]] = {
     "connect": httpx.ConnectError,
     "write": httpx.WriteError,
     "read": httpx.ReadError,
+    "end": httpx.RemoteProtocolError,  # as h11 sees it: a message is cut short
 }
 
 

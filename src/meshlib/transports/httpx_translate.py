@@ -16,13 +16,17 @@ from meshlib.transports.httpx_exchange import Exchange, with_record
 from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.pools import ATTEMPT, Dial
 
-DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def view_of(request: httpx.Request) -> RequestView:
-    """Return what policy may read of ``request``."""
+    """Return what policy may read of ``request``; raises ``httpx.UnsupportedProtocol``."""
     url = request.url
-    scheme = {"ws": "http", "wss": "https"}.get(url.scheme, url.scheme)
+    scheme = SCHEMES.get(url.scheme)
+    if scheme is None:
+        what = f"an unsupported protocol '{url.scheme}://'" if url.scheme else "no protocol"
+        raise httpx.UnsupportedProtocol(f"Request URL has {what}: 'http://' or 'https://' is expected.")
     headers = [(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in request.headers.raw]
     return RequestView(
         method=request.method.upper(),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import httpx
@@ -59,3 +60,11 @@ class TransportOptions:
             ssl_context=httpx.create_ssl_context(verify=self.verify, cert=self.cert, trust_env=self.trust_env),
             http2=self.http2,
         )
+
+
+def divided(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what of a meshed client's options is the transport's, and what is httpx's client's."""
+    names = {known.name for known in fields(TransportOptions)}
+    own = {name: value for name, value in options.items() if name in names}
+    clients = {name: value for name, value in options.items() if name not in names or name == "trust_env"}
+    return own, clients

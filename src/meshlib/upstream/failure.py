@@ -11,7 +11,8 @@ class AttemptFailed(Exception):
     Attributes:
         kind: policy's word for it; TIMEOUT and APPLICATION are told apart by the attempt's clock.
         message: the failure in words.
-        phase: ``connect``, ``write``, ``read`` or ``pool``: which timeout of the application applies.
+        phase: ``connect``, ``write``, ``read`` or ``pool``: which timeout of the application applies;
+            ``end`` where the peer ended the connection in good order, but too early.
         timed_out: whether a timeout ended it.
     """
 

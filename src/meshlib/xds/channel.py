@@ -38,7 +38,7 @@ from meshlib.xds.protocol import (
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.sotw import SotwProtocol
 from meshlib.xds.stream import AdsStream, StreamData, StreamEnded, StreamEvent, StreamOpened
-from meshlib.xds.type_urls import ALL_TYPE_URLS, short
+from meshlib.xds.type_urls import ALL_TYPE_URLS, NAME_TABLE, short
 
 _log = logging.getLogger("meshlib.xds")
 
@@ -47,6 +47,9 @@ RECONNECT: wait_base = wait_fixed(1) + wait_random_exponential(multiplier=1, max
 _FAULTS_SAID = 20  # faults spelt out in one NACK and one log record; the rest is counted
 _INVALID_ARGUMENT = 3  # google.rpc.Code, as other clients NACK
 _NOT_SPOKEN = "UNIMPLEMENTED"
+# Codes by which a server may say that it does not know a type, of which only Istio knows NDS.
+_NOT_KNOWN = frozenset({"UNIMPLEMENTED", "INVALID_ARGUMENT", "NOT_FOUND", "UNKNOWN", "INTERNAL", "FAILED_PRECONDITION"})
+_OPTIONAL_TRIES = 2  # streams in a row that may end so before NDS is given up
 _LONGEST_PATIENCE = 30.0  # seconds between NACKs of what comes unchanged again and again
 _OWED = 0.05  # seconds of work on other responses that a does-not-exist timer does not count
 
@@ -133,6 +136,7 @@ class Channel:
         self._busy = 0.0  # seconds spent on responses: an answer may have waited unread meanwhile
         self._refusals: dict[str, tuple[list[str], int]] = {}  # by type: what was said last, how often in a row
         self._asked: dict[str, int] = {}  # by type: how many requests went out
+        self._nds_ended = 0  # streams in a row that ended, perhaps, because NDS was asked for
 
     def __repr__(self) -> str:
         state = "connected" if self.connected else "not connected"
@@ -209,8 +213,17 @@ class Channel:
         if event.code == _NOT_SPOKEN and self._protocol.variant is Variant.DELTA and self.server.delta is None:
             self._speak_state_of_the_world()
             return
+        if event.code in _NOT_KNOWN and self._protocol.expects(NAME_TABLE) and self._nds_ended >= 0:
+            self._count_against_nds()
         advice = diagnosis.advice(event.code, self.server, self._owner.node)
         self.fail(f"{event.reason}; {advice}" if advice else event.reason)
+
+    def _count_against_nds(self) -> None:
+        """Give up the table of names, which is of use but not needed, where asking for it ends the stream."""
+        self._nds_ended += 1
+        if self._nds_ended == _OPTIONAL_TRIES:
+            _log.warning("server=%s seems not to know NDS; it is not asked for any more", self.server.address)
+            self._perform(self._protocol.change(NAME_TABLE, gone=tuple(self._protocol.names(NAME_TABLE))))
 
     def _speak_state_of_the_world(self) -> None:
         """The server does not speak delta: ask it for the same in the other variant, at once."""
@@ -236,6 +249,8 @@ class Channel:
             _log.warning("server=%s type=%s answered without being asked; ignored", self.server.address, short(url))
             return
         offered = self._owner.offered(self, url, parts.version, parts.resources)
+        if url == NAME_TABLE:
+            self._nds_ended = -1  # it is known here: whatever ends a stream, that was not it
         self._count(url, offered)
         said = _said(offered)
         if said and self._refusals.get(url, ([], 0))[0] != said:

@@ -447,7 +447,11 @@ class XdsClient:
                 authority.change(type_url, mine, not_mine)
         strangers = {name for name in added if not any(a.owns(name) for a in self._authorities.values())}
         for name in strangers:
-            _log.warning("type=%s %s: its authority is not in the bootstrap", short(type_url), name)
+            _log.warning(
+                "type=%s %s: its authority is not in the bootstrap: name its servers under `authorities` there",
+                short(type_url),
+                name,
+            )
             self._assembly.absent(type_url, name)
 
     def _fall_back(self) -> None:

@@ -16,7 +16,7 @@ from meshlib.model.request import RequestView
 from meshlib.model.traffic import HashOn, HashPolicy
 
 if TYPE_CHECKING:
-    from meshlib.policy.state import EndpointState
+    from meshlib.policy.cluster_state import EndpointState
 
 _MASK32 = 2**32 - 1
 _MASK64 = 2**64 - 1

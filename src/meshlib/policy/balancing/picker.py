@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from meshlib.clock import Randomness
 
 if TYPE_CHECKING:
-    from meshlib.policy.state import EndpointState
+    from meshlib.policy.cluster_state import EndpointState
 
 
 class Picker(Protocol):

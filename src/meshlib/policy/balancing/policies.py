@@ -18,7 +18,7 @@ from meshlib.policy.balancing.picker import Picker
 from meshlib.policy.balancing.ring_hash import Ring
 
 if TYPE_CHECKING:
-    from meshlib.policy.state import EndpointState
+    from meshlib.policy.cluster_state import EndpointState
 
 
 class RoundRobin:

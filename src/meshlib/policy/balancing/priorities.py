@@ -21,7 +21,7 @@ from meshlib.policy.balancing import policies
 from meshlib.policy.balancing.picker import Picker
 
 if TYPE_CHECKING:
-    from meshlib.policy.state import EndpointState
+    from meshlib.policy.cluster_state import EndpointState
 
 HEALTHY = frozenset({HealthStatus.UNKNOWN, HealthStatus.HEALTHY})
 DEGRADED = frozenset({HealthStatus.DEGRADED})

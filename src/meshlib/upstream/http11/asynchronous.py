@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
         try:
             self.reader.feed_eof()
         except FramingError as error:
-            self._fail(AttemptFailed(ErrorKind.RESET, str(error), phase="read"))
+            self._fail(AttemptFailed(ErrorKind.RESET, str(error), phase="end"))
         self._wake()
         return False
 

@@ -201,7 +201,7 @@ class Connection:
                 self.broken = True
                 self.reader.feed_eof()
         except Truncated as error:
-            raise AttemptFailed(ErrorKind.RESET, str(error), phase="read") from None
+            raise AttemptFailed(ErrorKind.RESET, str(error), phase="end") from None
         except FramingError as error:
             raise AttemptFailed(ErrorKind.PROTOCOL, str(error), phase="read") from None
 
