@@ -139,6 +139,39 @@ _ACTIONS: list[Json] = [
             {"cookie": {"name": "c", "path": "/"}},
             {"query_parameter": {"name": "q"}},
         ],
+        "internal_redirect_policy": {
+            "max_internal_redirects": 3,
+            "redirect_response_codes": [302, 303],
+            "predicates": [
+                {
+                    "name": "allowed",
+                    "typed_config": typed(
+                        "extensions.internal_redirect.allow_listed_routes.v3.AllowListedRoutesConfig",
+                        allowed_route_names=["r1"],
+                    ),
+                },
+                {
+                    "name": "previous",
+                    "typed_config": typed("extensions.internal_redirect.previous_routes.v3.PreviousRoutesConfig"),
+                },
+                {
+                    "name": "safe",
+                    "typed_config": typed("extensions.internal_redirect.safe_cross_scheme.v3.SafeCrossSchemeConfig"),
+                },
+            ],
+            "allow_cross_scheme_redirect": True,
+            "response_headers_to_copy": ["x-copied"],
+        },
+        "request_mirror_policies": [
+            {
+                "cluster": "c",
+                "runtime_fraction": {"default_value": HALF},
+                "trace_sampled": True,
+                "disable_shadow_host_suffix_append": True,
+                "request_headers_mutations": [{"remove": "x-m"}, {"append": HEADER}],
+            },
+            {"cluster_header": "x-mirror", "host_rewrite_literal": "shadows"},
+        ],
         "prefix_rewrite": "/z",
         "host_rewrite_literal": "elsewhere",
         "cluster_not_found_response_code": "NOT_FOUND",
@@ -194,12 +227,14 @@ ROUTES: Json = {
             + _OTHERS,
             "include_request_attempt_count": True,
             "require_tls": "EXTERNAL_ONLY",
+            "request_mirror_policies": [{"cluster": "c2"}],
             "retry_policy": {"retry_on": "5xx"},
             "typed_per_filter_config": PER_ROUTE,
             **MUTATIONS,
         }
     ],
     "ignore_port_in_host_matching": True,
+    "request_mirror_policies": [{"cluster": "c3"}],
     "max_direct_response_body_size_bytes": 100,
     "most_specific_header_mutations_wins": True,
     "typed_per_filter_config": PER_ROUTE,

@@ -87,6 +87,9 @@ class Journal:
     def call_ended(self, record: CallRecord) -> None:
         self.events["call_ended"] += 1
 
+    def mirror_ended(self, record: CallRecord) -> None:
+        self.events["mirror_ended"] += 1
+
 
 @dataclass
 class Run:

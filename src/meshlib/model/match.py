@@ -196,8 +196,30 @@ class QueryMatch:
 
 
 @dataclass(frozen=True, slots=True)
+class CookieMatch:
+    """``CookieMatcher``: looks at the first cookie of the name; one that is missing matches only inverted."""
+
+    name: str
+    string: StringMatch
+    invert: bool = False
+
+    def compile(self) -> Predicate:
+        """Return the closure over the request."""
+        name, invert, test = self.name, self.invert, self.string.compile()
+
+        def matches(view: RequestView) -> bool:
+            value = view.cookie(name)
+            return (value is not None and test(value)) is not invert
+
+        return matches
+
+    def __str__(self) -> str:
+        return f"{self.name} {'not ' if self.invert else ''}{self.string}"
+
+
+@dataclass(frozen=True, slots=True)
 class RouteMatch:
-    """``envoy.config.route.v3.RouteMatch``: path and headers and query, all of them.
+    """``envoy.config.route.v3.RouteMatch``: path, headers, query and cookies, all of them.
 
     Attributes:
         grpc: only gRPC requests (content-type ``application/grpc``).
@@ -207,6 +229,7 @@ class RouteMatch:
     path: PathMatch
     headers: tuple[HeaderMatch, ...] = ()
     query: tuple[QueryMatch, ...] = ()
+    cookies: tuple[CookieMatch, ...] = ()
     grpc: bool = False
     runtime_fraction: float | None = None
 
@@ -214,7 +237,7 @@ class RouteMatch:
         """Return one closure for all but ``runtime_fraction``, which needs a draw."""
         path = self.path.compile()
         checks: list[Predicate] = [m.compile() for m in self.headers]
-        checks += [m.compile() for m in self.query]
+        checks += [m.compile() for m in (*self.query, *self.cookies)]
         if self.grpc:
             checks.append(is_grpc)
         if not checks:
@@ -224,6 +247,7 @@ class RouteMatch:
 
     def __str__(self) -> str:
         parts = [str(self.path), *(f"header {m}" for m in self.headers), *(f"query {m}" for m in self.query)]
+        parts += [f"cookie {m}" for m in self.cookies]
         return " and ".join([*parts, *(["gRPC"] if self.grpc else [])])
 
 

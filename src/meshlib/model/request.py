@@ -18,9 +18,10 @@ class RequestView:
         path: raw path without query.
         headers: (lower-case name, value) pairs, in order, repeats kept.
         replayable: whether the body can be sent again.
+        tls: whether the application speaks TLS itself; an internal redirect changes ``scheme`` alone.
     """
 
-    __slots__ = ("authority", "headers", "host", "method", "path", "port", "replayable", "scheme", "target")
+    __slots__ = ("authority", "headers", "host", "method", "path", "port", "replayable", "scheme", "target", "tls")
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class RequestView:
         target: str,
         headers: Sequence[tuple[str, str]],
         replayable: bool = True,
+        tls: bool | None = None,
     ) -> None:
         self.method = method
         self.scheme = scheme
@@ -43,6 +45,7 @@ class RequestView:
         self.path = target.partition("?")[0]
         self.headers = headers
         self.replayable = replayable
+        self.tls = scheme == "https" if tls is None else tls
 
     def changed(self, *, target: str, authority: str) -> RequestView:
         """Return this request with another target and authority."""
@@ -55,6 +58,7 @@ class RequestView:
             target=target,
             headers=self.headers,
             replayable=self.replayable,
+            tls=self.tls,
         )
 
     def values(self, name: str) -> list[str]:
@@ -78,6 +82,15 @@ class RequestView:
         for key, value in self.headers:
             if key == name:
                 return value
+        return None
+
+    def cookie(self, name: str) -> str | None:
+        """Return the value of the first cookie of that name, without quotes around it, or None."""
+        for header in self.values("cookie"):
+            for part in header.split(";"):
+                key, equals, value = part.partition("=")
+                if equals and key.lstrip(" ") == name:
+                    return value[1:-1] if len(value) >= 2 and value[0] == value[-1] == '"' else value
         return None
 
     def whole(self, name: str) -> int | None:

@@ -10,7 +10,7 @@ from meshlib.model.match import Predicate, RouteMatch
 from meshlib.model.request import RequestView
 from meshlib.model.rewrite import RegexRewrite
 from meshlib.model.template import Template
-from meshlib.model.traffic import FaultInjection, HashPolicy, RetryPolicy
+from meshlib.model.traffic import FaultInjection, HashPolicy, InternalRedirects, MirrorPolicy, RetryPolicy
 
 DEFAULT_ROUTE_TIMEOUT = 15.0  # RouteAction.timeout: "If not specified, the default is 15s."
 
@@ -57,6 +57,8 @@ class RouteAction:
         timeout_status: status when the timeout passes; only a request asks for another than 504.
         hash_policies: what of the request finds its endpoint, for RING_HASH and MAGLEV clusters.
         weights_by_hash: ``use_hash_policy``: that hash, where there is one, draws the cluster as well.
+        internal_redirects: which redirects are followed here, None = none.
+        mirrors: copies of requests that are sent elsewhere (the route's, else the virtual host's, else the table's).
     """
 
     clusters: tuple[WeightedCluster, ...]
@@ -73,6 +75,8 @@ class RouteAction:
     timeout_status: int = 504
     hash_policies: tuple[HashPolicy, ...] = ()
     weights_by_hash: bool = False
+    internal_redirects: InternalRedirects | None = None
+    mirrors: tuple[MirrorPolicy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from meshlib.model.headers import NO_MUTATIONS, HeaderMutations
 from meshlib.model.match import HeaderMatch
 from meshlib.model.rewrite import RegexRewrite
 
@@ -144,3 +145,47 @@ class HashPolicy:
     def rewritten(self, value: str) -> str:
         """Return what is hashed of a header's value."""
         return self.rewrite.replace(value) if self.rewrite else value
+
+
+@dataclass(frozen=True, slots=True)
+class InternalRedirects:
+    """``InternalRedirectPolicy``: redirects that are followed here and never shown to the application.
+
+    Attributes:
+        codes: the statuses that are followed, of 301, 302, 303, 307 and 308; Envoy's default 302.
+        limit: how many a call follows (``max_internal_redirects``); Envoy's default 1.
+        cross_scheme: whether ``https://`` may follow from ``http://`` and the other way round.
+        safe_cross_scheme: whether a predicate forbids ``https://`` to follow from ``http://``.
+        allowed_routes: the names of routes that may be led to, of each ``allow_listed_routes`` predicate.
+        previous_routes: whether a predicate forbids a route to lead to the same route twice.
+        copied: response headers, in lower case, that the next request takes over.
+    """
+
+    codes: frozenset[int] = frozenset({302})
+    limit: int = 1
+    cross_scheme: bool = False
+    safe_cross_scheme: bool = False
+    allowed_routes: tuple[frozenset[str], ...] = ()
+    previous_routes: bool = False
+    copied: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorPolicy:
+    """``RouteAction.RequestMirrorPolicy``: send a copy of a request to another cluster, and forget it.
+
+    Attributes:
+        cluster: where to.
+        header: the request header that names the cluster in its place (``cluster_header``).
+        percentage: 0 to 100, of requests that are mirrored.
+        suffix: whether ``-shadow`` is appended to the host, before its port.
+        host_rewrite: the host of the copy, as it is, in place of that.
+        request_headers: made to the headers of the copy alone.
+    """
+
+    cluster: str = ""
+    header: str = ""
+    percentage: float = 100.0
+    suffix: bool = True
+    host_rewrite: str = ""
+    request_headers: HeaderMutations = NO_MUTATIONS

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from meshlib.model.cluster import Discovery
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.match import is_grpc
 from meshlib.model.route import RouteAction, WeightedCluster
-from meshlib.policy import flags, headers, replies, routing
+from meshlib.policy import flags, headers, mirroring, redirecting, replies, routing
 from meshlib.policy.call import Call, Policy
 from meshlib.policy.cluster_state import ClusterState, EndpointState
 from meshlib.policy.deadlines import Deadlines
@@ -19,10 +19,12 @@ from meshlib.policy.effects import (
     Discard,
     Effect,
     ErrorKind,
+    Mirror,
     Outcome,
     Park,
     Reply,
     Respond,
+    Restart,
     Sleep,
 )
 from meshlib.policy.headers import CallFacts, Edit, RequestHead
@@ -48,6 +50,7 @@ class Attempts:
         "failed",
         "head",
         "record",
+        "restarted",
         "retrying",
         "tried",
         "verdict",
@@ -68,6 +71,7 @@ class Attempts:
         self.failed: bool | None = None  # None while nothing is known, for the breaker
         self.verdict: Verdict | None = None  # on the last attempt
         self.retrying = False
+        self.restarted = False  # by an internal redirect: the call begins anew
 
     def run(self) -> Policy:
         """Attempt, back off and attempt again until an outcome is final or the time is over."""
@@ -111,9 +115,12 @@ class Attempts:
             if not begun:
                 yield self._local(self._overflow("max_requests", cluster.limits.thresholds.max_requests))
                 return None
-            outcome = yield from self._send(state)
+            outcome, sent = yield from self._send(state)
             wait = self._retry(outcome)
-            if wait is None:
+            if wait is None and (restart := self._redirected(outcome, sent)) is not None:
+                yield restart
+                self.call.restart(restart.view)
+            elif wait is None:
                 yield from self._finish(outcome)
             elif outcome.response is not None:
                 yield Discard(outcome)
@@ -143,7 +150,16 @@ class Attempts:
             return cluster.pick(self.call.clock(), avoided(retry, tried), retry.host_selection_max_attempts, key)
         return cluster.pick(self.call.clock(), key=key)
 
-    def _send(self, state: EndpointState) -> Generator[Effect, Answer, Outcome]:
+    def _redirected(self, outcome: Outcome, sent: Attempt) -> Restart | None:
+        """Return the request that an internal redirect leads to, None for none."""
+        policy = self.action.internal_redirects
+        restart = redirecting.followed(self.call, policy, outcome, sent) if policy is not None else None
+        if restart is not None:
+            self._release_retry()
+            self.failed, self.restarted = False, True
+        return restart
+
+    def _send(self, state: EndpointState) -> Generator[Effect, Answer, tuple[Outcome, Attempt]]:
         call, record = self.call, self.record
         now = call.clock()
         endpoint = state.endpoint
@@ -153,7 +169,10 @@ class Attempts:
         record.attempts.append(attempt)
         added = call.observer.attempt_started(record, attempt)
         try:
-            answer = yield self._effect(attempt, endpoint, added)
+            effect = self._effect(attempt, endpoint, added)
+            if self.action.mirrors and attempt.number == 1:
+                yield from self._mirrors(attempt, added)
+            answer = yield effect
             if not isinstance(answer, Outcome):
                 raise TypeError(f"the driver answered an Attempt with {answer!r}")
             self.deadlines.uploaded(answer.upload)
@@ -170,7 +189,13 @@ class Attempts:
         verdict = self.verdict = self._judge(answer)
         if verdict is not None:
             self.cluster.observe(state, verdict, attempt.ended)
-        return answer
+        return answer, effect
+
+    def _mirrors(self, attempt: AttemptRecord, added: Sequence[tuple[str, str]]) -> Iterator[Mirror]:
+        assert self.head is not None
+        set_ = self.head.for_attempt(attempt.number, self._own_headers(attempt), added)
+        merged = headers.merged(self.call.view, set_, self.call.steering | self.head.removed)
+        return mirroring.mirrors(self.call, self.action, self.head.authority, self.head.target, merged)
 
     def _effect(self, attempt: AttemptRecord, endpoint: Endpoint, added: Sequence[tuple[str, str]]) -> Attempt:
         own = self._own_headers(attempt)

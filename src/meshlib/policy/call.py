@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from meshlib.clock import Clock, Randomness
 from meshlib.model.request import RequestView
@@ -47,3 +47,14 @@ class Call:
     hint: Hint = field(default=lambda view, _choice: f"no route for {view.authority}")
     steering: frozenset[str] = steering.NOTHING
     key: int | None = None
+
+    def copied(self, view: RequestView, record: CallRecord, observer: Observer) -> Call:
+        """Return a call of ``view`` under the same configuration: a copy of the request."""
+        return replace(self, view=view, record=record, observer=observer, steering=steering.NOTHING, key=None)
+
+    def restart(self, view: RequestView) -> None:
+        """Go on with another request, after an internal redirect; the record goes on with it."""
+        self.view = self.record.request = view
+        self.record.attempts = []
+        self.record.cluster, self.record.cluster_name = None, ""
+        self.key = None

@@ -12,6 +12,8 @@ Await          waits until ``cluster`` is there; puts the newest        None
                snapshot into ``Call.live``, or ends the call
 Park           waits until ``ticket`` is granted or ``deadline`` passes   None
 Discard        closes the response of an outcome that will be retried     None
+Restart        closes it as well and goes on with another request         None
+Mirror         has another call made beside this one, and never waits     None
 Respond        returns the response; the stream wrapper keeps the         BodyEnd, when the
                generator and reports the end of the body                  body ends or breaks
 Reply          returns a reply made here, or raises, by ``local_replies``  nothing: last effect
@@ -26,10 +28,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from meshlib.model.cluster import Cluster, TransportSocket
 from meshlib.model.endpoint import Endpoint
+from meshlib.model.request import RequestView
+
+if TYPE_CHECKING:
+    from meshlib.model.route import RouteAction
+    from meshlib.policy.call import Call
 
 
 class ErrorKind(Enum):
@@ -48,7 +55,10 @@ class ErrorKind(Enum):
 
 
 class HeaderLookup(Protocol):
-    """Response headers as policy reads them; ``httpx.Headers`` and ``dict`` satisfy it."""
+    """Response headers as policy reads them; ``httpx.Headers`` and ``dict`` satisfy it.
+
+    ``httpx.Headers`` also has ``get_list``, for headers that come more than once.
+    """
 
     def get(self, key: str, /) -> str | None:
         """Return the value of a header by lower-case name, or None."""
@@ -80,6 +90,14 @@ class Outcome(NamedTuple):
     grpc_status: int | None = None
     written: bool = True
     upload: float = 0.0
+
+    def values(self, name: str) -> list[str]:
+        """Return every value of the response header ``name`` (lower case), in order."""
+        several = getattr(self.headers, "get_list", None)
+        if several is not None:
+            return list(several(name))
+        value = self.headers.get(name)
+        return [] if value is None else [value]
 
 
 @dataclass(slots=True)
@@ -156,6 +174,34 @@ class Discard:
 
 
 @dataclass(slots=True)
+class Restart:
+    """Close the response of ``outcome`` and go on with another request: an internal redirect.
+
+    Attributes:
+        outcome: the response that redirects.
+        view: the request to go on with; its headers are all there are.
+        body: whether it has the body of the first.
+    """
+
+    outcome: Outcome
+    view: RequestView
+    body: bool
+
+
+@dataclass(slots=True)
+class Mirror:
+    """Have a copy of the request sent, by ``policy.stack.mirrored``; nobody waits for its outcome.
+
+    Attributes:
+        call: the copy; its view has all of its headers.
+        action: where it goes.
+    """
+
+    call: Call
+    action: RouteAction
+
+
+@dataclass(slots=True)
 class Respond:
     """Return ``outcome`` to the application (its response, or its exception).
 
@@ -223,5 +269,5 @@ class BodyEnd(NamedTuple):
     received: int = 0
 
 
-Effect = Attempt | Await | Sleep | Park | Discard | Respond | Reply
+Effect = Attempt | Await | Sleep | Park | Discard | Restart | Mirror | Respond | Reply
 Answer = Outcome | BodyEnd | None

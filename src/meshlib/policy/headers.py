@@ -15,8 +15,9 @@ from typing import NamedTuple
 from meshlib.model.cluster import Cluster, Discovery
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations, Pair
+from meshlib.model.request import RequestView
 from meshlib.model.route import Route, RouteAction, WeightedCluster
-from meshlib.policy.effects import Reply
+from meshlib.policy.effects import Attempt, Reply
 from meshlib.policy.record import CallRecord
 from meshlib.policy.routing import Choice, matched_length
 
@@ -233,6 +234,17 @@ def _rewrite_path(facts: CallFacts, route: Route, action: RouteAction) -> None:
         return
     _set(facts, ORIGINAL_PATH, target)
     facts.target = rewritten
+
+
+def merged(view: RequestView, set_: Sequence[Pair], removed: frozenset[str]) -> list[Pair]:
+    """Return all headers of a request but its Host, with those in place that an attempt sets."""
+    gone = removed.union({"host"}, (name for name, _ in set_))
+    return [*(pair for pair in view.headers if pair[0] not in gone), *set_]
+
+
+def sent_headers(view: RequestView, attempt: Attempt) -> list[Pair]:
+    """Return all headers that an attempt sent, but its Host."""
+    return merged(view, attempt.headers, attempt.removed)
 
 
 def endpoint_authority(cluster: Cluster, endpoint: Endpoint) -> str:

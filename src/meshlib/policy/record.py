@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.request import RequestView
@@ -60,6 +62,25 @@ class AttemptRecord:
         return f"<attempt {self.number} {self.endpoint} {outcome} {1000 * (self.ended - self.started):.1f}ms>"
 
 
+class RedirectRecord(NamedTuple):
+    """One internal redirect that was followed.
+
+    Attributes:
+        url: of the request that met it, as it was sent.
+        status: of the response.
+        route, cluster: where that request went.
+        target: the route that the redirect leads to.
+        attempts: of that request, in order.
+    """
+
+    url: str
+    status: int
+    route: str
+    cluster: str
+    target: str
+    attempts: list[AttemptRecord]
+
+
 class CallRecord:
     """One call: its route, its attempts, why it ended so.
 
@@ -72,7 +93,9 @@ class CallRecord:
         source: where the route was configured (``catalog-vs.yaml:7``).
         cluster: the cluster drawn, None before that.
         cluster_name: its name, also where the cluster does not exist.
-        attempts: every attempt, in order.
+        attempts: every attempt, in order; after an internal redirect those since the last.
+        redirects: the internal redirects that were followed, in order.
+        mirrors: the clusters that copies of the request were made for.
         flags: response flags as an int; :attr:`response_flags` names them.
         status: HTTP status of the call, or of the reply an Envoy would have made.
         grpc_status: gRPC status, None where unknown.
@@ -95,7 +118,9 @@ class CallRecord:
         "flags",
         "grpc_status",
         "listener",
+        "mirrors",
         "protocol",
+        "redirects",
         "request",
         "retry_skipped",
         "route",
@@ -115,6 +140,8 @@ class CallRecord:
         self.cluster: Cluster | None = None
         self.cluster_name = ""
         self.attempts: list[AttemptRecord] = []
+        self.redirects: list[RedirectRecord] = []
+        self.mirrors: list[str] = []
         self.flags = 0
         self.status: int | None = None
         self.grpc_status: int | None = None

@@ -50,9 +50,7 @@ _REFUSED = Route(_ANY, DirectResponse(400))
 
 def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
     """Return the destination, virtual host and route of a request; first match wins."""
-    destination = snapshot.destination(
-        view.host, view.port, tls=view.scheme == "https", http2=is_grpc(view), chance=chance
-    )
+    destination = snapshot.destination(view.host, view.port, tls=view.tls, http2=is_grpc(view), chance=chance)
     if destination is None or destination.routes is None:
         return Choice(destination)
     if (destination.http is not None and destination.http.intake is not AS_IT_IS) or "#" in view.target:

@@ -11,7 +11,11 @@ The order of the stack, top to bottom, and why each step stands where it does:
    As in Envoy, who waits for a connection does not count as a request yet.
    Outlier detection sees every attempt, timeouts too, and before the retry is decided, so that
    the retry already avoids an endpoint that this attempt ejected.
-6. *respond*: the slot is held until the body ends.
+6. *respond*: the slot is held until the body ends. An internal redirect begins at 1 instead, with
+   another request: Envoy recreates the stream, filters and all.
+
+Beside them, *mirrors*: with the first attempt, once it has an endpoint, copies of the request begin
+calls of their own at *cluster* (:func:`mirrored`), and nothing here waits for them.
 
 Every ``finally`` gives its counts back, so closing the generator anywhere leaves nothing behind.
 """
@@ -51,14 +55,32 @@ def execute(call: Call) -> Policy:
         call.observer.call_ended(record)
 
 
+def mirrored(call: Call, action: RouteAction) -> Policy:
+    """Run the policy of a copy of a request (:class:`~meshlib.policy.effects.Mirror`): one attempt on one cluster."""
+    target = action.clusters[0]
+    try:
+        if target.name in call.live.snapshot.dormant:
+            yield Await(target.name)
+        yield from _forward(call, routing.Choice(), action, target)
+    finally:
+        call.record.ended = call.clock()
+        call.observer.call_ended(call.record)
+
+
 def _route(call: Call) -> Policy:
     """Route, and again after a wait for a cluster: what is chosen is of one snapshot (gRFC A74)."""
     while (cluster := (yield from _routed(call))) is not None:
-        yield Await(cluster)
+        if cluster:
+            yield Await(cluster)
 
 
 def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
-    """Route and run the call; returns the cluster that has to be waited for first, None when it is over."""
+    """Route and run the call.
+
+    Returns:
+        None when it is over, the cluster that has to be waited for first, or the empty string where
+        an internal redirect makes it begin anew.
+    """
     record, view = call.record, call.view
     snapshot = call.live.snapshot
     choice = routing.choose(snapshot, view, call.chance)
@@ -98,7 +120,7 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
         if not (yield from _inject_faults(call, choice, target)):
             call.steering = steering.headers(view)
             action = steering.obeyed(route.action, view, call.steering) if call.steering else route.action
-            yield from _forward(call, choice, action, target)
+            return "" if (yield from _forward(call, choice, action, target)) else None
     return None
 
 
@@ -129,29 +151,32 @@ def _inject_faults(call: Call, choice: routing.Choice, target: WeightedCluster) 
     return True
 
 
-def _forward(call: Call, choice: routing.Choice, action: RouteAction, target: WeightedCluster) -> Policy:
+def _forward(
+    call: Call, choice: routing.Choice, action: RouteAction, target: WeightedCluster
+) -> Generator[Effect, Answer, bool]:
+    """Send the call to a cluster; returns whether it has to begin anew."""
     record = call.record
     name = record.cluster_name = record.cluster_name or target.name
     cluster = call.live.clusters.get(name)
     if cluster is None:
         reply = replies.cluster_not_found(record, name, action.cluster_not_found_code)
         yield _local(call, choice, reply, target)
-        return
+        return False
     record.cluster = cluster.config
     assignment = cluster.config.assignment
     drops = assignment.drop_percentage if assignment is not None else 0.0
     if drops and 100.0 * call.chance.random() < drops:
         yield _local(call, choice, replies.dropped(record, drops), target)
-        return
+        return False
     breaker = cluster.breaker
+    attempts = Attempts(call, choice, action, target, cluster)
     if breaker is None:
-        yield from Attempts(call, choice, action, target, cluster).run()
-        return
+        yield from attempts.run()
+        return attempts.restarted
     admission = breaker.admit()
     if admission is Admission.REFUSED:
         yield _local(call, choice, replies.breaker_open(record), target)
-        return
-    attempts = Attempts(call, choice, action, target, cluster)
+        return False
     try:
         yield from attempts.run()
     finally:
@@ -159,3 +184,4 @@ def _forward(call: Call, choice: routing.Choice, action: RouteAction, target: We
             breaker.abandon(admission)
         else:
             breaker.record(admission, failed=attempts.failed)
+    return attempts.restarted

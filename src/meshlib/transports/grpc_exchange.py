@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import grpc
@@ -17,7 +17,7 @@ from meshlib.policy.record import CallRecord
 from meshlib.runtime.runtime import FIRST_CONFIGURATION_TIMEOUT
 from meshlib.transports import grpc_errors
 from meshlib.transports.grpc_errors import DeadlineExceeded, with_record
-from meshlib.transports.grpc_translate import Bound, Metadata, Target, attempt_metadata, view_of
+from meshlib.transports.grpc_translate import Bound, Metadata, Target, allowed, attempt_metadata, view_of
 
 Serializer = Callable[[Any], Any]
 
@@ -95,6 +95,17 @@ class Exchange:
         self.view = view_of(target, method.path, tuple(options.metadata or ()), replayable=replayable)
         self.received = 0
         self.call: Call | None = None
+
+    def copied(self, call: Call) -> Exchange:
+        """Return a copy of this RPC, whose request is one message, as a call of its own without a timeout."""
+        view, serializer = call.view, self.method.serializer
+        method = replace(self.method, serializer=None, deserializer=None)
+        request = self.request if serializer is None else serializer(self.request)
+        binary = [pair for pair in self._options.metadata or () if pair[0].endswith("-bin")]
+        options = CallOptions(metadata=[*((name, value) for name, value in view.headers if allowed(name)), *binary])
+        copy = Exchange(Target(view.host, view.port, view.authority), method, request, options)
+        copy.view, copy.call = view, call
+        return copy
 
     @property
     def record(self) -> CallRecord:

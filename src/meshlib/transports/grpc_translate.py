@@ -78,12 +78,13 @@ def view_of(target: Target, path: str, metadata: Metadata, *, replayable: bool) 
 
 def attempt_metadata(metadata: Metadata, effect: Attempt) -> list[tuple[str, str | bytes]]:
     """Return the metadata of one attempt; a header of policy's replaces the application's of that name."""
-    added = [(name, value) for name, value in effect.headers if _allowed(name)]
+    added = [(name, value) for name, value in effect.headers if allowed(name)]
     replaced = effect.removed.union(name for name, _ in added)
     return [(name, value) for name, value in metadata if name not in replaced] + added
 
 
-def _allowed(name: str) -> bool:
+def allowed(name: str) -> bool:
+    """Tell whether a header of policy's may be sent as metadata."""
     return name not in RESERVED and not name.startswith((":", "grpc-"))
 
 

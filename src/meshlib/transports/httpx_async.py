@@ -21,13 +21,15 @@ from meshlib.policy.effects import (
     Discard,
     Effect,
     ErrorKind,
+    Mirror,
     Outcome,
     Park,
     Reply,
     Respond,
+    Restart,
     Sleep,
 )
-from meshlib.policy.stack import execute
+from meshlib.policy.stack import execute, mirrored
 from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
 from meshlib.runtime.waking import loop_token, threadsafe
@@ -37,6 +39,7 @@ from meshlib.transports.driving import conclude, insecure
 from meshlib.transports.httpx_engine import AsyncBody, AsyncEngine, async_mocked
 from meshlib.transports.httpx_errors import BODY_LATE, DEADLINE_LATE, MeshNotReady, RouteTimeout
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
+from meshlib.transports.mirrors import MirrorTasks, Tee
 from meshlib.transports.options import TransportOptions
 from meshlib.upstream.clock import AttemptClock, attempt_clock
 from meshlib.upstream.failure import AttemptFailed
@@ -176,6 +179,12 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
                 await self._park(effect, exchange)
             elif isinstance(effect, Discard):
                 await cast("httpx.Response", effect.outcome.response).aclose()
+            elif isinstance(effect, Mirror):
+                self._mirror(effect, exchange, loop)
+            elif isinstance(effect, Restart):
+                await cast("httpx.Response", effect.outcome.response).aclose()
+                exchange.sent = translate.restarted(exchange, effect)
+                exchange.asked = effect.view
             effect = policy.send(answer)
 
     async def _attempt(
@@ -218,6 +227,34 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         response.stream = AsyncCallStream(cast("httpx.AsyncByteStream", response.stream), policy, exchange.call, clock)
         return response
 
+    def _mirror(self, effect: Mirror, exchange: Exchange, loop: _Loop) -> None:
+        sent = exchange.sent
+
+        def send(copy: Mirror, content: bytes | None) -> None:
+            loop.mirrors.send(copy.call, lambda: self._copy(copy, sent, content, loop))
+
+        if exchange.call.view.replayable:
+            send(effect, None)
+            return
+        if exchange.tee is None:
+            exchange.tee = Tee(send)
+        exchange.tee.wait(effect)
+
+    async def _copy(self, effect: Mirror, like: httpx.Request, content: bytes | None, loop: _Loop) -> None:
+        """Send a copy of a request; only the observer learns what became of it."""
+        policy = mirrored(effect.call, effect.action)
+        try:
+            response = await self._drive(policy, translate.copied(effect, like, content), loop)
+            try:
+                async for _ in cast("httpx.AsyncByteStream", response.stream):
+                    pass
+            finally:
+                await response.aclose()
+        except Exception:  # noqa: BLE001  nobody waits for a copy: what became of it is in its record
+            pass
+        finally:
+            policy.close()
+
     async def _sleep(self, seconds: float, exchange: Exchange) -> None:
         left = exchange.timeouts.left_for_head()
         if left is not None and seconds >= left:
@@ -258,13 +295,14 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
 class _Loop:
     """What belongs to one event loop: its connections."""
 
-    __slots__ = ("__weakref__", "_carrier", "_engine", "_inner", "_pools", "seen")
+    __slots__ = ("__weakref__", "_carrier", "_engine", "_inner", "_pools", "mirrors", "seen")
 
     def __init__(self, settings: PoolSettings, inner: httpx.AsyncBaseTransport | None) -> None:
         self._inner = inner
         self._engine = AsyncEngine(settings)
         self._pools = AsyncEndpointPools(settings)  # for mocks, HTTP/2 and trio
         self._carrier = AsyncCarrier(self._pools)
+        self.mirrors = MirrorTasks()
         self.seen: LiveSnapshot | None = None
 
     async def send(self, exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Response:
@@ -278,6 +316,7 @@ class _Loop:
         await self._pools.retire(live.has_endpoint)
 
     async def aclose(self) -> None:
+        await self.mirrors.aclose()
         self._engine.close()
         await self._pools.aclose()
 

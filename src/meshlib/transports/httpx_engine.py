@@ -71,7 +71,7 @@ def carries(settings: PoolSettings, exchange: Exchange, effect: Attempt) -> bool
 def outgoing(exchange: Exchange, effect: Attempt, clock: AttemptClock) -> Outgoing:
     """Return an attempt as bytes to send; raises ``httpx.LocalProtocolError`` for what must not be sent."""
     view = exchange.call.view
-    method = exchange.request.method.encode("ascii")
+    method = exchange.sent.method.encode("ascii")
     try:
         head = encode_head(method, effect.target.encode("latin-1"), attempt_headers(exchange, effect))
     except BadRequest as error:

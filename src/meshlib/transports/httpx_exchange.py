@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import httpx
@@ -14,6 +14,7 @@ from meshlib.policy.call import Call
 from meshlib.policy.effects import Attempt, Park
 from meshlib.policy.record import CallRecord
 from meshlib.runtime.runtime import FIRST_CONFIGURATION_TIMEOUT
+from meshlib.transports.mirrors import Tee
 from meshlib.upstream.clock import AttemptClock
 
 ErrorT = TypeVar("ErrorT", bound=httpx.RequestError)
@@ -87,18 +88,31 @@ class Timeouts:
 
 @dataclass(slots=True)
 class Exchange:
-    """One call as an httpx driver sees it."""
+    """One call as an httpx driver sees it.
+
+    Attributes:
+        call: the call, for policy.
+        request: the application's.
+        timeouts: the application's.
+        sent: what attempts are made of: the application's, or what an internal redirect led to.
+        tee: keeps a streamed body for copies of the request; None while there are none.
+    """
 
     call: Call
     request: httpx.Request
     timeouts: Timeouts
-    asked: RequestView  # as the application made it; the call's own is as the mesh takes it in
+    asked: RequestView  # as ``sent`` was made; the call's own is as the mesh takes it in
+    sent: httpx.Request = field(init=False)
+    tee: Tee | None = None
+
+    def __post_init__(self) -> None:
+        self.sent = self.request
 
     @property
     def tls(self) -> str:
         """Host name of the application's own TLS, empty for plaintext."""
         view = self.call.view
-        return view.host if view.scheme == "https" else ""
+        return view.host if view.tls else ""
 
     def clock(self, effect: Attempt) -> AttemptClock:
         """Return the clock of an attempt; a streamed body starts it once it has been produced."""

@@ -20,13 +20,15 @@ from meshlib.policy.effects import (
     Discard,
     Effect,
     ErrorKind,
+    Mirror,
     Outcome,
     Park,
     Reply,
     Respond,
+    Restart,
     Sleep,
 )
-from meshlib.policy.stack import execute
+from meshlib.policy.stack import execute, mirrored
 from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
 from meshlib.transports import httpx_failures as failures
@@ -35,6 +37,7 @@ from meshlib.transports.driving import conclude, insecure
 from meshlib.transports.httpx_engine import Body, Engine, mocked
 from meshlib.transports.httpx_errors import BODY_LATE, DEADLINE_LATE, MeshNotReady, RouteTimeout
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
+from meshlib.transports.mirrors import MirrorThreads, Tee
 from meshlib.transports.options import TransportOptions
 from meshlib.upstream.clock import AttemptClock, attempt_clock
 from meshlib.upstream.failure import AttemptFailed
@@ -122,6 +125,7 @@ class MeshTransport(httpx.BaseTransport):
         if inner is not None and not isinstance(inner, httpx.BaseTransport):
             raise TypeError(f"inner of a blocking transport is an httpx.BaseTransport, not {inner!r}")
         self._carrier = inner or Carrier(self._pools)
+        self._mirrors = MirrorThreads()
         self._seen: object = None
         runtime.on_fork(self)
 
@@ -166,6 +170,12 @@ class MeshTransport(httpx.BaseTransport):
                 self._park(effect, exchange)
             elif isinstance(effect, Discard):
                 cast("httpx.Response", effect.outcome.response).close()
+            elif isinstance(effect, Mirror):
+                self._mirror(effect, exchange)
+            elif isinstance(effect, Restart):
+                cast("httpx.Response", effect.outcome.response).close()
+                exchange.sent = translate.restarted(exchange, effect)
+                exchange.asked = effect.view
             effect = policy.send(answer)
 
     def _attempt(self, effect: Attempt, exchange: Exchange, clock: AttemptClock) -> Outcome:
@@ -201,6 +211,34 @@ class MeshTransport(httpx.BaseTransport):
         response.stream = CallStream(cast("httpx.SyncByteStream", response.stream), policy, exchange.call, clock)
         return response
 
+    def _mirror(self, effect: Mirror, exchange: Exchange) -> None:
+        sent = exchange.sent
+
+        def send(copy: Mirror, content: bytes | None) -> None:
+            self._mirrors.send(copy.call, lambda: self._copy(copy, sent, content))
+
+        if exchange.call.view.replayable:
+            send(effect, None)
+            return
+        if exchange.tee is None:
+            exchange.tee = Tee(send)
+        exchange.tee.wait(effect)
+
+    def _copy(self, effect: Mirror, like: httpx.Request, content: bytes | None) -> None:
+        """Send a copy of a request; only the observer learns what became of it."""
+        policy = mirrored(effect.call, effect.action)
+        try:
+            response = self._drive(policy, translate.copied(effect, like, content))
+            try:
+                for _ in cast("httpx.SyncByteStream", response.stream):
+                    pass
+            finally:
+                response.close()
+        except Exception:  # noqa: BLE001  nobody waits for a copy: what became of it is in its record
+            pass
+        finally:
+            policy.close()
+
     def _sleep(self, seconds: float, exchange: Exchange) -> None:
         left = exchange.timeouts.left_for_head()
         if left is not None and seconds >= left:
@@ -226,10 +264,12 @@ class MeshTransport(httpx.BaseTransport):
 
     def close(self) -> None:
         """Close the connections; the mesh stays open."""
+        self._mirrors.close()
         self._engine.close()
         self._pools.close()
 
     def forked(self) -> None:
         """Leave the connections to the parent process."""
+        self._mirrors.forget()
         self._engine.forget()
         self._pools.forget()

@@ -14,6 +14,7 @@ from meshlib.model.snapshot import Style
 from meshlib.xds.credentials import PLAINTEXT, Credentials
 from meshlib.xds.faults import Note, Status
 from meshlib.xds.fields import NOT_HONOURED
+from meshlib.xds.newer import parse_dict
 
 Json = Mapping[str, Any]
 # Keys of a bootstrap that ask for a discovery service, or another, that is not spoken.
@@ -152,7 +153,7 @@ def check_address(address: str, origin: str) -> None:
 def parse_message(data: Any, message: Any, origin: str) -> Any:
     """Fill ``message`` from plain JSON; raises ``BootstrapError`` with protobuf's own path."""
     try:
-        return json_format.ParseDict(expect(data, Mapping, origin), message)
+        return parse_dict(expect(data, Mapping, origin), message)
     except json_format.ParseError as error:
         raise BootstrapError(f"{origin}: {error}") from error
     except (TypeError, AttributeError, ValueError) as error:  # what ParseDict lets slip for wrong shapes

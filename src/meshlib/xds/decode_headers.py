@@ -107,10 +107,11 @@ def mutation_filter(scope: Scope, message: Any) -> FilterMutations:
 
 def _steps(scope: Scope, field: str, mutations: Any) -> HeaderMutations:
     """Each mutation is a step of its own: the filter makes them one by one."""
-    return HeaderMutations(tuple(_each_step(scope, field, getattr(mutations, field))))
+    return HeaderMutations(tuple(each_step(scope, field, getattr(mutations, field))))
 
 
-def _each_step(scope: Scope, field: str, mutations: Any) -> Iterator[MutationStep]:
+def each_step(scope: Scope, field: str, mutations: Any) -> Iterator[MutationStep]:
+    """Yield each of a list of ``mutation_rules.v3.HeaderMutation``, the field ``field``, as a step of its own."""
     for i, mutation in enumerate(mutations):
         place = scope.at(field, i)
         place.audit(mutation)

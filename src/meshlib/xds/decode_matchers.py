@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshlib.model.match import HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch, StringOp, full_match
+from meshlib.model.match import (
+    CookieMatch,
+    HeaderMatch,
+    PathMatch,
+    QueryMatch,
+    RouteMatch,
+    StringMatch,
+    StringOp,
+    full_match,
+)
+from meshlib.xds import newer
 from meshlib.xds.decode_values import flag, fraction
 from meshlib.xds.scope import Scope
 
@@ -85,6 +95,15 @@ def query_match(scope: Scope, matcher: Any) -> QueryMatch:
     return QueryMatch(matcher.name, present=kind is None or matcher.present_match)
 
 
+def cookie_match(scope: Scope, matcher: Any) -> CookieMatch:
+    """Return a ``route.v3.CookieMatcher``."""
+    if not matcher.name:
+        scope.fault("name", "must not be empty")
+    if not matcher.HasField("string_match"):
+        scope.fault("string_match", "is missing")
+    return CookieMatch(matcher.name, string_match(scope.at("string_match"), matcher.string_match), matcher.invert_match)
+
+
 def route_match(scope: Scope, match: Any) -> RouteMatch | None:
     """Return a ``route.v3.RouteMatch``; None for one that no request from here can meet."""
     scope.audit(match)
@@ -92,6 +111,7 @@ def route_match(scope: Scope, match: Any) -> RouteMatch | None:
     path = _path(scope, match)
     headers = tuple(header_match(scope.at("headers", i), m) for i, m in enumerate(match.headers))
     query = tuple(query_match(scope.at("query_parameters", i), m) for i, m in enumerate(match.query_parameters))
+    cookies = tuple(cookie_match(scope.at("cookies", i), m) for i, m in enumerate(newer.cookies(match)))
     if never or path is None:
         return None
     share = None
@@ -100,7 +120,7 @@ def route_match(scope: Scope, match: Any) -> RouteMatch | None:
         if not match.runtime_fraction.HasField("default_value"):
             place.fault("default_value", "is missing")
         share = fraction(place, match.runtime_fraction, "default_value")
-    return RouteMatch(path, headers, query, grpc=match.HasField("grpc"), runtime_fraction=share)
+    return RouteMatch(path, headers, query, cookies, grpc=match.HasField("grpc"), runtime_fraction=share)
 
 
 def _path(scope: Scope, match: Any) -> PathMatch | None:

@@ -17,11 +17,12 @@ from meshlib.model.route import (
     VirtualHost,
     WeightedCluster,
 )
-from meshlib.model.traffic import FaultInjection, RetryPolicy
+from meshlib.model.traffic import FaultInjection, MirrorPolicy, RetryPolicy
 from meshlib.xds.decode_fault import per_filter_fault
 from meshlib.xds.decode_hash_policy import hash_policies
 from meshlib.xds.decode_headers import header_mutations, per_filter_mutations, regex_rewrite, template
 from meshlib.xds.decode_matchers import route_match
+from meshlib.xds.decode_mirror import internal_redirects, mirror_policies
 from meshlib.xds.decode_retry import retry_policy
 from meshlib.xds.decode_values import UINT32_MAX, choice, number, seconds, source
 from meshlib.xds.scope import Scope
@@ -54,17 +55,24 @@ def table_level(scope: Scope, table: Any) -> Inherited:
         retry=None,
         body_limit=number(scope, table, "max_direct_response_body_size_bytes", _DEFAULT_BODY_LIMIT),
         headers=_Headers.none(most_specific_wins=table.most_specific_header_mutations_wins).below(scope, table),
+        mirrors=mirror_policies(scope, table),
     )
 
 
 class Inherited:
     """What a route has of the levels above it."""
 
-    __slots__ = ("body_limit", "fault", "headers", "retry")
+    __slots__ = ("body_limit", "fault", "headers", "mirrors", "retry")
 
     def __init__(
-        self, fault: FaultInjection | None, retry: RetryPolicy | None, body_limit: int, headers: _Headers
+        self,
+        fault: FaultInjection | None,
+        retry: RetryPolicy | None,
+        body_limit: int,
+        headers: _Headers,
+        mirrors: tuple[MirrorPolicy, ...],
     ) -> None:
+        self.mirrors = mirrors
         self.fault = fault
         self.retry = retry
         self.body_limit = body_limit
@@ -125,7 +133,8 @@ def virtual_host(scope: Scope, host: Any, above: Inherited) -> VirtualHost:
     scope.audit(host)
     retry = retry_policy(scope.at("retry_policy"), host.retry_policy) if host.HasField("retry_policy") else None
     fault = per_filter_fault(scope, host.typed_per_filter_config)
-    inherited = Inherited(fault or above.fault, retry, above.body_limit, above.headers.below(scope, host))
+    mirrors = mirror_policies(scope, host) or above.mirrors
+    inherited = Inherited(fault or above.fault, retry, above.body_limit, above.headers.below(scope, host), mirrors)
     routes = (_route(scope.at("routes", i), route, inherited) for i, route in enumerate(host.routes))
     choice(scope, host, "require_tls")
     return host_of(host, tuple(route for route in routes if route is not None))
@@ -197,6 +206,8 @@ def _forward(scope: Scope, action: Any, above: Inherited) -> RouteAction:
         cluster_not_found_code=_NOT_FOUND_CODES[choice(scope, action, "cluster_not_found_response_code")],
         hash_policies=hash_policies(scope, action),
         weights_by_hash=action.weighted_clusters.use_hash_policy.value,
+        internal_redirects=internal_redirects(scope, action),
+        mirrors=mirror_policies(scope, action) or above.mirrors,
     )
 
 

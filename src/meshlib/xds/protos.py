@@ -35,6 +35,13 @@ try:
     from envoy.extensions.filters.http.router.v3 import router_pb2
     from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
     from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+    from envoy.extensions.internal_redirect.allow_listed_routes.v3 import (
+        allow_listed_routes_config_pb2 as allow_listed_routes_pb2,
+    )
+    from envoy.extensions.internal_redirect.previous_routes.v3 import previous_routes_config_pb2 as previous_routes_pb2
+    from envoy.extensions.internal_redirect.safe_cross_scheme.v3 import (
+        safe_cross_scheme_config_pb2 as safe_cross_scheme_pb2,
+    )
     from envoy.extensions.load_balancing_policies.least_request.v3 import least_request_pb2
     from envoy.extensions.load_balancing_policies.maglev.v3 import maglev_pb2
     from envoy.extensions.load_balancing_policies.random.v3 import random_pb2
@@ -61,6 +68,7 @@ __all__ = [
     "OTLP_REPAIR",
     "XDS_REPAIR",
     "address_pb2",
+    "allow_listed_routes_pb2",
     "base_pb2",
     "circuit_breaker_pb2",
     "cluster_pb2",
@@ -82,12 +90,14 @@ __all__ = [
     "otlp_conflict",
     "outlier_detection_pb2",
     "percent_pb2",
+    "previous_routes_pb2",
     "random_pb2",
     "ring_hash_pb2",
     "round_robin_pb2",
     "route_components_pb2",
     "route_pb2",
     "router_pb2",
+    "safe_cross_scheme_pb2",
     "string_pb2",
     "tcp_proxy_pb2",
     "tls_common_pb2",

@@ -31,6 +31,9 @@ def _table_references(table: RouteConfiguration) -> Iterable[Reference]:
                 for target in route.action.clusters:
                     if target.name:  # else a header names it
                         yield CLUSTER, target.name
+                for mirror in route.action.mirrors:
+                    if mirror.cluster:
+                        yield CLUSTER, mirror.cluster
 
 
 def _listener_references(listener: Listener) -> Iterable[Reference]:

@@ -101,7 +101,8 @@ class _Table(Resource):
     ) -> None:
         self.level = level
         self.hosts: dict[bytes, VirtualHost] = {}
-        clusters: dict[str, None] = {}
+        clusters: dict[str, None] = dict.fromkeys(mirror.cluster for mirror in level.inherited.mirrors)
+        clusters.pop("", None)  # named by a header
         groups = []
         for host in value.virtual_hosts:
             routes = host.routes

@@ -44,7 +44,7 @@ def _evaluate(policy: HashPolicy, view: RequestView) -> int | None:
     if policy.on is HashOn.HEADER:
         values = sorted(policy.rewritten(value) for value in view.values(policy.name))
     elif policy.on is HashOn.COOKIE:
-        values = [value for value in (_cookie(view, policy.name),) if value]
+        values = [value for value in (view.cookie(policy.name),) if value]
     elif policy.on is HashOn.QUERY_PARAMETER:
         values = [value for name, value in _parameters(view) if name == policy.name][:1]
     else:
@@ -55,15 +55,6 @@ def _evaluate(policy: HashPolicy, view: RequestView) -> int | None:
     for value in values:  # Envoy chains repeated headers by the seed
         key = xxhash.xxh64_intdigest(value.encode("latin-1", "replace"), key)
     return key
-
-
-def _cookie(view: RequestView, name: str) -> str:
-    for header in view.values("cookie"):
-        for part in header.split(";"):
-            key, equals, value = part.partition("=")
-            if equals and key.lstrip(" ") == name:
-                return value[1:-1] if len(value) >= 2 and value[0] == value[-1] == '"' else value
-    return ""
 
 
 def _parameters(view: RequestView) -> list[tuple[str, str]]:

@@ -11,7 +11,6 @@ _ROUTE = "envoy.config.route.v3."
 _HEADERS = "request_headers_to_add request_headers_to_remove response_headers_to_add response_headers_to_remove "
 _BROWSERS = "about browsers; calls from the process are none"
 _BUFFERS = "a body is buffered by the application or not at all"
-_MIRROR = {"request_mirror_policies": "requests are not mirrored"}
 _LIMITS = {"rate_limits": "requests are not limited"}
 _HEDGE = {"hedge_policy": "no attempt is hedged"}
 _RETRY_EXTENSION = {"retry_policy_typed_config": "retries are made as retry_policy says, or not at all"}
@@ -24,7 +23,7 @@ _AT_RANDOM = "a request that has nothing else to hash goes to an endpoint at ran
 FIELDS: Mapping[str, Fields] = {
     _ROUTE + "RouteConfiguration": fields(
         _HEADERS + "name virtual_hosts ignore_port_in_host_matching max_direct_response_body_size_bytes "
-        "typed_per_filter_config most_specific_header_mutations_wins",
+        "typed_per_filter_config most_specific_header_mutations_wins request_mirror_policies",
         {
             "validate_clusters": "a cluster that does not exist is answered by NC when it is called",
             "metadata": ORIGIN,
@@ -34,12 +33,12 @@ FIELDS: Mapping[str, Fields] = {
         unsupported={
             "vhost_header": "the virtual host is found by the Host header",
             "ignore_path_parameters_in_path_matching": "parameters count as part of the path",
-            **_MIRROR,
         },
         refused={"vhds": "virtual hosts on demand (VHDS) are not asked for: a host that is not listed meets NR"},
     ),
     _ROUTE + "VirtualHost": fields(
-        _HEADERS + "name domains routes require_tls typed_per_filter_config include_request_attempt_count retry_policy",
+        _HEADERS + "name domains routes require_tls typed_per_filter_config include_request_attempt_count retry_policy "
+        "request_mirror_policies",
         {
             "metadata": ORIGIN,
             "virtual_clusters": STATS,
@@ -48,7 +47,7 @@ FIELDS: Mapping[str, Fields] = {
             "cors": _BROWSERS,
             **alike("per_request_buffer_limit_bytes request_body_buffer_limit", _BUFFERS),
         },
-        unsupported={"matcher": "its routes are not matched", **_LIMITS, **_HEDGE, **_RETRY_EXTENSION, **_MIRROR},
+        unsupported={"matcher": "its routes are not matched", **_LIMITS, **_HEDGE, **_RETRY_EXTENSION},
     ),
     _ROUTE + "Route": fields(
         _HEADERS + "name match route redirect direct_response metadata typed_per_filter_config",
@@ -73,7 +72,7 @@ FIELDS: Mapping[str, Fields] = {
     _ROUTE + "RouteAction": fields(
         "cluster weighted_clusters cluster_header cluster_not_found_response_code prefix_rewrite regex_rewrite "
         "path_rewrite host_rewrite_literal host_rewrite_header host_rewrite_path_regex auto_host_rewrite timeout "
-        "retry_policy max_stream_duration hash_policy",
+        "retry_policy max_stream_duration hash_policy internal_redirect_policy request_mirror_policies",
         {
             "cors": _BROWSERS,
             **alike("append_x_forwarded_host flush_timeout", PROXY),
@@ -86,17 +85,25 @@ FIELDS: Mapping[str, Fields] = {
             "path_rewrite_policy": "the path is sent as it is",
             "host_rewrite": "the Host header is sent as it is",
             "idle_timeout": "no idle timeout is kept",
-            **alike("internal_redirect_policy internal_redirect_action", _REDIRECTS),
+            "internal_redirect_action": _REDIRECTS,
             "upgrade_configs": "upgrades are left to the application",
             **_SUBSET,
             **_LIMITS,
             **_HEDGE,
             **_RETRY_EXTENSION,
-            **_MIRROR,
         },
         approximated={"priority": "the thresholds of the DEFAULT priority count"},
         refused=alike("cluster_specifier_plugin inline_cluster_specifier_plugin", _NOWHERE),
     ),
+    _ROUTE + "RouteAction.RequestMirrorPolicy": fields(
+        "cluster cluster_header runtime_fraction disable_shadow_host_suffix_append request_headers_mutations "
+        "host_rewrite_literal",
+        {"trace_sampled": "copies of requests make no spans of their own"},
+    ),
+    _ROUTE + "InternalRedirectPolicy": fields(
+        "max_internal_redirects redirect_response_codes predicates allow_cross_scheme_redirect response_headers_to_copy"
+    ),
+    "envoy.extensions.internal_redirect.allow_listed_routes.v3.AllowListedRoutesConfig": fields("allowed_route_names"),
     _ROUTE + "RouteAction.MaxStreamDuration": fields(
         "max_stream_duration grpc_timeout_header_max grpc_timeout_header_offset"
     ),
