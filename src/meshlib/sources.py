@@ -266,7 +266,7 @@ class StaticSource:
         from meshlib.xds.files import FileSource
         from meshlib.xds.note_log import NoteLog
 
-        assembly = Assembly(Style.STATIC, listener=self._listener)
+        assembly = Assembly(Style.STATIC, listener=self._listener, runtime=self._bootstrap.runtime)
         faults = assembly.apply("static", self._bootstrap.static)
         if faults:
             lines = "\n  ".join(str(fault) for fault in faults)

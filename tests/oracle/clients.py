@@ -33,8 +33,9 @@ class EdsSource:
                 eds = cluster.setdefault("eds_cluster_config", {})
                 eds["eds_config"] = {"ads": {}, "resource_api_version": "V3"}
                 self._assign(cluster["name"], cluster.pop("load_assignment"), eds.get("service_name"))
-        self._resources = dict(bootstraps.load(config).static)
-        self._assembly = Assembly(Style.STATIC)
+        bootstrap = bootstraps.load(config)
+        self._resources = dict(bootstrap.static)
+        self._assembly = Assembly(Style.STATIC, runtime=bootstrap.runtime)
         self._publish: Callable[[Snapshot], None] | None = None
         self._version = 0
 

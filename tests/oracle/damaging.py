@@ -6,7 +6,25 @@ from copy import deepcopy
 from random import Random
 from typing import Any
 
-_STRINGS = ("", " ", "a b", "a\nb", "*", "(", "%BAD%", "%REQ(", "%", "\\9", "/{", "/{x}/{x}", "x", "-1s", "A", ":path", "host")
+_STRINGS = (
+    "",
+    " ",
+    "a b",
+    "a\nb",
+    "*",
+    "(",
+    "%BAD%",
+    "%REQ(",
+    "%",
+    "\\9",
+    "/{",
+    "/{x}/{x}",
+    "x",
+    "-1s",
+    "A",
+    ":path",
+    "host",
+)
 _NUMBERS = (0, 1, -1, 99, 199, 600, 65536, 4294967295)
 
 

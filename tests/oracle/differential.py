@@ -25,8 +25,10 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest's `pythonpath` does
 
 import httpx
+from google.protobuf import json_format
 
 import meshlib
+from meshlib.xds.protos import route_pb2
 from oracle import cases
 from oracle.clients import Records
 from oracle.damaging import damaged
@@ -43,7 +45,15 @@ _LOGGED = {
 }
 # What every hop adds or takes away, whatever the configuration says.
 _NOISE_SENT = frozenset(
-    {"x-forwarded-proto", "x-request-id", "x-envoy-internal", "content-length", "transfer-encoding", "connection", "host"}
+    {
+        "x-forwarded-proto",
+        "x-request-id",
+        "x-envoy-internal",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "host",
+    }
 )
 _NOISE_RECEIVED = frozenset(
     {"date", "server", "x-envoy-upstream-service-time", "content-length", "transfer-encoding", "connection"}
@@ -94,6 +104,15 @@ def chain(config: Mapping[str, Any], log: str = "") -> dict[str, Any]:
         logger = {"@type": file, "path": log, "log_format": {"json_format": _LOGGED}}
         manager["access_log"] = [{"name": "log", "typed_config": logger}]
     return {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+
+
+def _is_message(config: Mapping[str, Any]) -> bool:
+    """Tell whether protobuf can read a configuration: Envoy takes none of the listeners where one is unreadable."""
+    try:
+        json_format.ParseDict(config["route_config"], route_pb2.RouteConfiguration())
+    except json_format.ParseError:
+        return False
+    return True
 
 
 @dataclass(slots=True)
@@ -157,7 +176,7 @@ class Upstream:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 line, pairs = _parsed(head)
-                method, path, _ = line.split(" ", 2)
+                method, _, path = line.removesuffix(" HTTP/1.1").partition(" ")
                 case = next((value for key, value in pairs if key == "x-case"), "")
                 host = next((value for key, value in pairs if key == "host"), "")
                 self.seen[case] = (method, path, host, _clean(pairs, _NOISE_SENT))
@@ -181,7 +200,9 @@ async def ask_envoy(path: str, request: Mapping[str, Any], case: str) -> Decisio
     reader, writer = await asyncio.open_unix_connection(path)
     try:
         pairs = [("Host", request["authority"]), *request["headers"], ("x-case", case)]
-        head = f"{request['method']} {request['path']} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in pairs) + "\r\n"
+        head = (
+            f"{request['method']} {request['path']} HTTP/1.1\r\n" + "".join(f"{k}: {v}\r\n" for k, v in pairs) + "\r\n"
+        )
         writer.write(head.encode("latin-1"))
         line, headers = _parsed(await reader.readuntil(b"\r\n\r\n"))
         status = int(line.split(" ")[1])
@@ -271,7 +292,10 @@ class Run:
         config = generator.configuration()
         requests = [generator.request() for _ in range(self._requests)]
         chance = Random(f"damage {seed}")
-        return (damaged(config, chance) if chance.random() < self._damage else config), requests
+        if chance.random() < self._damage:
+            broken = damaged(config, chance)
+            config = broken if _is_message(broken) else config
+        return config, requests
 
     async def differences(self) -> Any:
         """Yield every difference, as a line that begins with its seed."""

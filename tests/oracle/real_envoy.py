@@ -104,6 +104,8 @@ class RealEnvoy:
     def _attempts(self) -> int:
         stats = self._ask("/stats?format=json&filter=listener_manager.lds.update_") or {"stats": []}
         counts = {each["name"].rpartition(".")[2]: each["value"] for each in stats["stats"] if "name" in each}
+        if counts.get("update_failure"):
+            raise RuntimeError(f"the real Envoy cannot read its listeners: {self.log.read_text()[:2000]}")
         return int(counts.get("update_success", 0) + counts.get("update_rejected", 0))
 
     def _ask(self, path: str) -> Any:

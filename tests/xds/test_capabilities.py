@@ -141,7 +141,7 @@ def test_a_bootstrap_that_asks_for_rtds_and_lrs():
     with static_mesh(layered_runtime=runtime, cluster_manager=load) as mesh:
         found = mesh.capabilities()
     said = {entry.field: (entry.type, entry.status, entry.consequence) for entry in found.entries}
-    assert set(said) == {"layered_runtime", "cluster_manager"}
-    assert said["layered_runtime"][:2] == said["cluster_manager"][:2] == ("bootstrap", "refused")
-    assert "RTDS" in said["layered_runtime"][2]
+    assert set(said) == {"layers[0]", "cluster_manager"}
+    assert said["layers[0]"][:2] == said["cluster_manager"][:2] == ("bootstrap", "refused")
+    assert "RTDS" in said["layers[0]"][2]
     assert "LRS" in said["cluster_manager"][2]

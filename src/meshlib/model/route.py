@@ -22,6 +22,7 @@ class WeightedCluster:
     ``fault`` takes the place of the route's when this target is drawn; None leaves that in force.
 
     Attributes:
+        runtime_key: the key of the runtime whose number takes the weight's place, empty for none.
         header: the request header that names the cluster (``cluster_header``); ``name`` is empty then.
         host_rewrite: the authority when this target is drawn, before the route's own rewrites.
         request_headers, response_headers: applied before the route's.
@@ -30,6 +31,7 @@ class WeightedCluster:
 
     name: str
     weight: int = 1
+    runtime_key: str = ""
     fault: FaultInjection | None = None
     header: str = ""
     host_rewrite: str = ""
@@ -53,10 +55,12 @@ class RouteAction:
         host_rewrite_header: the request header whose value replaces the authority, when it is there.
         host_rewrite_path_regex: makes the authority out of the path.
         auto_host_rewrite: the authority is the endpoint's host name, where it has one.
+        append_forwarded_host: ``append_x_forwarded_host``: a rewritten authority is told upstream.
         cluster_not_found_code: status when the cluster does not exist.
         timeout_status: status when the timeout passes; only a request asks for another than 504.
         hash_policies: what of the request finds its endpoint, for RING_HASH and MAGLEV clusters.
         weights_by_hash: ``use_hash_policy``: that hash, where there is one, draws the cluster as well.
+        weights_by_header: ``WeightedCluster.header_name``: the number in that header, where it is one, does so first.
         internal_redirects: which redirects are followed here, None = none.
         mirrors: copies of requests that are sent elsewhere (the route's, else the virtual host's, else the table's).
     """
@@ -72,9 +76,11 @@ class RouteAction:
     host_rewrite_header: str = ""
     host_rewrite_path_regex: RegexRewrite | None = None
     auto_host_rewrite: bool = False
+    append_forwarded_host: bool = False
     timeout_status: int = 504
     hash_policies: tuple[HashPolicy, ...] = ()
     weights_by_hash: bool = False
+    weights_by_header: str = ""
     internal_redirects: InternalRedirects | None = None
     mirrors: tuple[MirrorPolicy, ...] = ()
 
@@ -159,6 +165,7 @@ class VirtualHost:
     Attributes:
         routes: in order; of a large table they may be decoded when they are first read.
         attempt_count: ``include_request_attempt_count``: send ``x-envoy-attempt-count``.
+        attempt_count_in_response: ``include_attempt_count_in_response``: the application is told it, too.
         require_tls: "", "ALL" or "EXTERNAL_ONLY".
     """
 
@@ -166,16 +173,23 @@ class VirtualHost:
     domains: tuple[str, ...]
     routes: Sequence[Route] = ()
     attempt_count: bool = False
+    attempt_count_in_response: bool = False
     require_tls: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RouteConfiguration:
-    """``RouteConfiguration``, with its domains indexed as Envoy searches them."""
+    """``RouteConfiguration``, with its domains indexed as Envoy searches them.
+
+    Attributes:
+        ignore_port: ``ignore_port_in_host_matching``.
+        host_header: the header that stands in for the authority (``vhost_header``); empty for the authority itself.
+    """
 
     name: str
     virtual_hosts: tuple[VirtualHost, ...]
     ignore_port: bool = False
+    host_header: str = ""
     _exact: Mapping[str, VirtualHost] = field(init=False, compare=False, repr=False)
     _suffixes: tuple[tuple[str, VirtualHost], ...] = field(init=False, compare=False, repr=False)
     _prefixes: tuple[tuple[str, VirtualHost], ...] = field(init=False, compare=False, repr=False)
@@ -198,6 +212,11 @@ class RouteConfiguration:
         ignored and the port is part of the string unless ``ignore_port_in_host_matching``.
         """
         authority = view.authority.lower()
+        if self.host_header:
+            named = view.header(self.host_header)
+            if named is None:
+                return None
+            authority = named.lower()
         if self.ignore_port:
             authority = without_port(authority)
         found = self._exact.get(authority)

@@ -207,7 +207,7 @@ class Attempts:
         sent, authority = head.for_attempt(attempt.number, own, added), head.authority
         host = headers.endpoint_authority(self.cluster.config, endpoint) if self.action.auto_host_rewrite else ""
         if host:
-            sent = [*(pair for pair in sent if pair[0] != headers.ORIGINAL_HOST), (headers.ORIGINAL_HOST, authority)]
+            sent = self._rewritten(sent, authority)
             authority = host
         return Attempt(
             number=attempt.number,
@@ -221,11 +221,19 @@ class Attempts:
             removed=self.call.steering | head.removed if head.removed else self.call.steering,
         )
 
+    def _rewritten(self, sent: Sequence[tuple[str, str]], authority: str) -> list[tuple[str, str]]:
+        """Return the headers to set where ``auto_host_rewrite`` replaces ``authority``."""
+        told, forwarded = not headers.suppressed(self.choice), self.action.append_forwarded_host
+        if forwarded and not any(name == headers.FORWARDED_HOST for name, _ in sent):
+            given = (pair for pair in self.call.view.headers if pair[0] == headers.FORWARDED_HOST)
+            sent = [*sent, *given]
+        return headers.authority_headers(sent, authority, told=told, forwarded=forwarded)
+
     def _own_headers(self, attempt: AttemptRecord) -> list[tuple[str, str]]:
         own = []
         # As Envoy, the first attempt tells what was configured, whatever its wait for a connection took.
         told = attempt.timeout if attempt.number > 1 else self.deadlines.configured
-        if told is not None:
+        if told is not None and not headers.suppressed(self.choice):
             own.append(("x-envoy-expected-rq-timeout-ms", str(round(told * 1000))))
         if self.choice.virtual_host is not None and self.choice.virtual_host.attempt_count:
             own.append(("x-envoy-attempt-count", str(attempt.number)))
@@ -292,11 +300,14 @@ class Attempts:
 
     def _edit(self, status: int) -> Edit | None:
         mutations = headers.response_mutations(self.choice, self.drawn)
-        return headers.response_edit(mutations, self._facts(), status) if mutations else None
+        host = self.choice.virtual_host
+        if not mutations and (host is None or not host.attempt_count_in_response):
+            return None
+        facts = self._facts()
+        return headers.response_edit(mutations, facts, status, headers.attempt_count(self.choice, facts))
 
     def _local(self, reply: Reply) -> Reply:
-        mutations = headers.response_mutations(self.choice, self.drawn)
-        return headers.edit_reply(reply, mutations, self._facts()) if mutations else reply
+        return headers.edit_reply(reply, self.choice, self.drawn, self._facts())
 
     def _facts(self) -> CallFacts:
         return (self.head.facts if self.head else None) or CallFacts(self.record)

@@ -246,6 +246,7 @@ class Reply:
         message: for people: what failed, where, what to do next.
         cause: the last attempt's exception, to chain.
         grpc_status: for gRPC callers.
+        code: the status before it was put into gRPC's words, where it was; else 0.
     """
 
     kind: ReplyKind
@@ -255,6 +256,7 @@ class Reply:
     message: str
     cause: BaseException | None = None
     grpc_status: int | None = None
+    code: int = 0
 
 
 class BodyEnd(NamedTuple):

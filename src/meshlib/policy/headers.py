@@ -23,6 +23,7 @@ from meshlib.policy.routing import Choice, matched_length
 
 ORIGINAL_HOST = "x-envoy-original-host"
 ORIGINAL_PATH = "x-envoy-original-path"
+FORWARDED_HOST = "x-forwarded-host"
 
 
 class CallFacts:
@@ -161,9 +162,10 @@ def request_head(
     mutations.apply(facts.headers, facts)
     facts.authority = drawn.host_rewrite or facts.authority
     route.request_headers.apply(facts.headers, facts)
-    _rewrite_host(facts, action)
-    _rewrite_path(facts, route, action)
-    touched = mutations.names | route.request_headers.names | {ORIGINAL_HOST, ORIGINAL_PATH}
+    told = not suppressed(choice)
+    _rewrite_host(facts, action, told=told)
+    _rewrite_path(facts, route, action, told=told)
+    touched = mutations.names | route.request_headers.names | {ORIGINAL_HOST, ORIGINAL_PATH, FORWARDED_HOST}
     headers = [pair for pair in facts.headers if pair[0] in touched]
     gone = touched - {name for name, _ in headers}
     return RequestHead(facts.authority, facts.target, headers, gone, touched, facts)
@@ -191,18 +193,16 @@ def _filter_mutations(
     return sum(map(direction, levels), direction(own))
 
 
-def filter_response_mutations(choice: Choice, drawn: WeightedCluster | None) -> HeaderMutations:
-    """Return what the header_mutation filter does to responses, also to those the router never sees."""
-    return _filter_mutations(choice, drawn, lambda each: each.response)
+def _routed_mutations(choice: Choice, drawn: WeightedCluster | None) -> HeaderMutations:
+    """Return what the router does to the headers of a response: the drawn cluster's mutations, the route's."""
+    mutations = choice.route.response_headers if choice.route is not None else NO_MUTATIONS
+    return drawn.response_headers + mutations if drawn is not None and drawn.response_headers else mutations
 
 
 def response_mutations(choice: Choice, drawn: WeightedCluster | None) -> HeaderMutations:
-    """Return what happens to the headers of a response: the drawn cluster's, the route's, the filter's."""
-    route = choice.route
-    mutations = route.response_headers if route is not None else NO_MUTATIONS
-    if drawn is not None and drawn.response_headers:
-        mutations = drawn.response_headers + mutations
-    return mutations + filter_response_mutations(choice, drawn) if _filtered(choice) else mutations
+    """Return what happens to the headers of an endpoint's response: the router's mutations, the filter's."""
+    mutations = _routed_mutations(choice, drawn)
+    return mutations + _filter_mutations(choice, drawn, lambda each: each.response) if _filtered(choice) else mutations
 
 
 def _set(facts: CallFacts, name: str, value: str) -> None:
@@ -210,18 +210,40 @@ def _set(facts: CallFacts, name: str, value: str) -> None:
     facts.headers.append((name, value))
 
 
-def _rewrite_host(facts: CallFacts, action: RouteAction) -> None:
+def authority_headers(headers: Sequence[Pair], authority: str, *, told: bool, forwarded: bool) -> list[Pair]:
+    """Return the headers of a request whose authority is about to be replaced.
+
+    Args:
+        headers: as they stand.
+        authority: the one that goes.
+        told: whether it is told as ``x-envoy-original-host``.
+        forwarded: whether it joins those of ``x-forwarded-host``.
+    """
+    kept = list(headers)
+    if told:
+        kept = [*(pair for pair in kept if pair[0] != ORIGINAL_HOST), (ORIGINAL_HOST, authority)]
+    if forwarded and authority:
+        hosts = [value for name, value in kept if name == FORWARDED_HOST]
+        before = ",".join(hosts)
+        if before.split(",")[-1].strip() != authority:
+            kept = [pair for pair in kept if pair[0] != FORWARDED_HOST]
+            kept.append((FORWARDED_HOST, f"{before},{authority}" if before else authority))
+    return kept
+
+
+def _rewrite_host(facts: CallFacts, action: RouteAction, *, told: bool) -> None:
     host: str | None = action.host_rewrite
     if not host and action.host_rewrite_header:
         host = facts.request_header(action.host_rewrite_header)
     elif not host and action.host_rewrite_path_regex is not None:
         host = action.host_rewrite_path_regex.replace(facts.target.partition("?")[0])
     if host:
-        _set(facts, ORIGINAL_HOST, facts.authority)
+        forwarded = action.append_forwarded_host
+        facts.headers[:] = authority_headers(facts.headers, facts.authority, told=told, forwarded=forwarded)
         facts.authority = host
 
 
-def _rewrite_path(facts: CallFacts, route: Route, action: RouteAction) -> None:
+def _rewrite_path(facts: CallFacts, route: Route, action: RouteAction, *, told: bool) -> None:
     target = facts.target
     path, mark, query = target.partition("?")
     if action.prefix_rewrite:
@@ -232,7 +254,8 @@ def _rewrite_path(facts: CallFacts, route: Route, action: RouteAction) -> None:
         rewritten = made + mark + query
     else:
         return
-    _set(facts, ORIGINAL_PATH, target)
+    if told:
+        _set(facts, ORIGINAL_PATH, target)
     facts.target = rewritten
 
 
@@ -253,35 +276,86 @@ def endpoint_authority(cluster: Cluster, endpoint: Endpoint) -> str:
     return endpoint.hostname or (endpoint.address if named else "")
 
 
-# What Envoy writes on a local reply only after the mutations.
+# What Envoy writes on a local reply only after the router's mutations.
 _LATE = frozenset({"content-type", "grpc-status", "grpc-message"})
 
 
-def edit_reply(reply: Reply, mutations: HeaderMutations, facts: CallFacts) -> Reply:
-    """Mutate the headers of a local reply, in place; its content type stands in where none is set."""
-    if not mutations or not reply.status:
+def edit_reply(
+    reply: Reply, choice: Choice, drawn: WeightedCluster | None, facts: CallFacts, *, routed: bool = True
+) -> Reply:
+    """Mutate the headers of a local reply, in place; its content type stands in where none is set.
+
+    The router's mutations know no status yet, the header_mutation filter's do.
+
+    Args:
+        reply: the reply.
+        choice: what routing found.
+        drawn: the cluster, where one is drawn.
+        facts: of the call.
+        routed: whether the router made it; the filters above it reply past its mutations.
+    """
+    if not reply.status:
         return reply
+    if routed:
+        _edit_routed(reply, choice, drawn, facts)
+    if _filtered(choice):
+        headers = list(reply.headers)
+        facts.response, facts.status = headers, reply.code or reply.status
+        _filter_mutations(choice, drawn, lambda each: each.response).apply(headers, facts)
+        reply.headers = tuple(headers)
+    return reply
+
+
+def _edit_routed(reply: Reply, choice: Choice, drawn: WeightedCluster | None, facts: CallFacts) -> None:
+    if suppressed(choice):
+        reply.headers = tuple(pair for pair in reply.headers if not pair[0].startswith("x-envoy-"))
+    mutations = _routed_mutations(choice, drawn)
+    counted = attempt_count(choice, facts)
+    if not mutations and not counted:
+        return
     headers = [pair for pair in reply.headers if pair[0] not in _LATE]
     late = [pair for pair in reply.headers if pair[0] in _LATE]
     facts.response = headers
     mutations.apply(headers, facts)
+    headers += counted
     given = {name for name, _ in headers}
     if any(name == "grpc-status" for name, _ in late):
         headers = [pair for pair in headers if pair[0] not in _LATE]
     else:
         late = [pair for pair in late if pair[0] not in given]
     reply.headers = (*headers, *late)
-    return reply
+
+
+def suppressed(choice: Choice) -> bool:
+    """Tell whether the router adds no ``x-envoy-`` headers (``suppress_envoy_headers``)."""
+    destination = choice.destination
+    return destination is not None and destination.http is not None and destination.http.suppress_envoy_headers
+
+
+def attempt_count(choice: Choice, facts: CallFacts) -> list[Pair]:
+    """Return the header that tells the application how many attempts there were, where it is to be told."""
+    host = choice.virtual_host
+    if host is None or not host.attempt_count_in_response or not facts.record.cluster_name:
+        return []
+    return [("x-envoy-attempt-count", str(max(1, len(facts.record.attempts))))]
 
 
 Edit = Callable[[Sequence[Pair]], list[Pair]]
 
 
-def response_edit(mutations: HeaderMutations, facts: CallFacts, status: int) -> Edit:
-    """Return the function that mutates the headers (lower-case names) of the final response."""
+def response_edit(mutations: HeaderMutations, facts: CallFacts, status: int, counted: Sequence[Pair] = ()) -> Edit:
+    """Return the function that mutates the headers (lower-case names) of the final response.
+
+    Args:
+        mutations: of the levels.
+        facts: of the call.
+        status: of the response.
+        counted: set before all else.
+    """
 
     def edit(headers: Sequence[Pair]) -> list[Pair]:
-        edited = list(headers)
+        replaced = {name for name, _ in counted}
+        edited = [*(pair for pair in headers if pair[0] not in replaced), *counted] if counted else list(headers)
         facts.response, facts.status = edited, status
         mutations.apply(edited, facts)
         return edited

@@ -194,6 +194,7 @@ def _to_grpc(reply: Reply) -> None:
     headers += [("content-type", "application/grpc"), ("grpc-status", str(reply.grpc_status))]
     if reply.body:
         headers.append(("grpc-message", percent_encoded(reply.body)))
+    reply.code = reply.status
     reply.status, reply.body, reply.headers = 200, "", tuple(headers)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import accumulate
+from types import MappingProxyType
 
 from meshlib.clock import Randomness
 from meshlib.model.intake import AS_IT_IS
@@ -43,6 +45,7 @@ class Choice:
 
 # What Envoy does for plaintext where ``VirtualHost.require_tls`` is ALL. EXTERNAL_ONLY concerns callers from
 # elsewhere; this process is none.
+_NO_RUNTIME: Mapping[str, float] = MappingProxyType({})
 _ANY = RouteMatch(path=PathMatch(StringOp.PREFIX, ""))
 TO_TLS = Route(_ANY, Redirect(scheme="https"))
 _REFUSED = Route(_ANY, DirectResponse(400))
@@ -66,25 +69,43 @@ def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
     if host.require_tls == "ALL" and view.scheme != "https":
         return Choice(destination, host, TO_TLS, view)
     for route in host.routes:
-        if route.matches(view) and _drawn(route, chance):
+        if route.matches(view) and _drawn(route, chance, snapshot.runtime):
             return Choice(destination, host, route, view)
     return Choice(destination, host, view=view)
 
 
-def _drawn(route: Route, chance: Randomness) -> bool:
+def _drawn(route: Route, chance: Randomness, runtime: Mapping[str, float]) -> bool:
     fraction = route.match.runtime_fraction
+    if runtime and fraction is not None:
+        fraction = runtime.get(route.match.runtime_key, fraction)
     return fraction is None or chance.random() * 100.0 < fraction
 
 
-def draw_cluster(action: RouteAction, chance: Randomness, key: int | None = None) -> WeightedCluster:
+def draw_cluster(
+    action: RouteAction,
+    chance: Randomness,
+    key: int | None = None,
+    view: RequestView | None = None,
+    runtime: Mapping[str, float] = _NO_RUNTIME,
+) -> WeightedCluster:
     """Draw a cluster by weight, divided by the *sum* of weights; once a request (semantics 4.9).
 
-    ``use_hash_policy`` draws by ``key``, the request's hash, where it has one.
+    Args:
+        action: of the route.
+        chance: draws where nothing else does.
+        key: the request's hash, which ``use_hash_policy`` draws by.
+        view: the request, whose header ``header_name`` draws before all else.
+        runtime: the numbers that take the place of weights.
     """
     clusters = action.clusters
     if len(clusters) == 1:
         return clusters[0]
-    sums = list(accumulate(target.weight for target in clusters))
+    weights = (int(runtime.get(target.runtime_key, target.weight)) for target in clusters)
+    sums = list(accumulate(weights if runtime else (target.weight for target in clusters)))
+    if action.weights_by_header and view is not None:
+        given = view.whole(action.weights_by_header)
+        if given is not None and given < 1 << 64:
+            return clusters[bisect_right(sums, given % sums[-1])]
     if action.weights_by_hash and key is not None:
         return clusters[bisect_right(sums, key % sums[-1])]
     return clusters[bisect_right(sums, int(chance.random() * sums[-1]))]
@@ -107,6 +128,8 @@ def location(redirect: Redirect, route: Route, view: RequestView) -> str:
     The request's own port goes where another is given, and where it is the default of the scheme
     that is left; any other stays. ``path_redirect`` with a query keeps that one whatever else.
     """
+    if route is TO_TLS:
+        return f"https://{view.authority}{view.target}"
     scheme = redirect.scheme or view.scheme
     authority = redirect.host
     if not authority:
@@ -122,7 +145,8 @@ def location(redirect: Redirect, route: Route, view: RequestView) -> str:
         target = redirect.prefix + target[matched_length(route, view) :]
     elif redirect.regex_rewrite is not None:
         target = redirect.regex_rewrite.replace(view.path) + target[len(view.path) :]
-    return f"{scheme}://{authority}{target}"
+    slash = "" if target[:1] in ("/", "") else "/"  # for a regex rewrite may leave none
+    return f"{scheme}://{authority}{slash}{target}"
 
 
 def dead_end(view: RequestView, destination: Destination) -> str:

@@ -113,7 +113,7 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
     else:
         if route.action.hash_policies:
             call.key = request_key(route.action.hash_policies, view)
-        target = routing.draw_cluster(route.action, call.chance, call.key)
+        target = routing.draw_cluster(route.action, call.chance, call.key, view, snapshot.runtime)
         record.cluster_name = routing.cluster_of(target, view)
         if record.cluster_name in snapshot.dormant:
             return record.cluster_name
@@ -126,8 +126,7 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
 
 def _local(call: Call, choice: routing.Choice, reply: Reply, target: WeightedCluster | None = None) -> Reply:
     """Return a local reply with the mutations that apply to it."""
-    mutations = headers.response_mutations(choice, target)
-    return headers.edit_reply(reply, mutations, CallFacts(call.record)) if mutations else reply
+    return headers.edit_reply(reply, choice, target, CallFacts(call.record))
 
 
 def _inject_faults(call: Call, choice: routing.Choice, target: WeightedCluster) -> Generator[Effect, Answer, bool]:
@@ -146,8 +145,7 @@ def _inject_faults(call: Call, choice: routing.Choice, target: WeightedCluster) 
     if abort is None:
         return False
     reply = replies.fault_abort(call.record, abort)
-    mutations = headers.filter_response_mutations(choice, target)  # the router, below, never sees this reply
-    yield headers.edit_reply(reply, mutations, CallFacts(call.record)) if mutations else reply
+    yield headers.edit_reply(reply, choice, target, CallFacts(call.record), routed=False)  # the router is below
     return True
 
 

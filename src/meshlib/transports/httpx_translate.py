@@ -103,7 +103,8 @@ def attempt_request(exchange: Exchange, effect: Attempt, clock: AttemptClock) ->
     url, target = request.url, effect.target.encode("latin-1")
     extensions = dict(request.extensions)
     extensions.pop("target", None)
-    if effect.target != view.target and "#" not in effect.target and effect.target.isascii():
+    plain = effect.target[:1] == "/" and "#" not in effect.target and effect.target.isascii()
+    if effect.target != view.target and plain:
         url = url.copy_with(raw_path=target)
     if url.raw_path != target:
         extensions["target"] = target

@@ -71,12 +71,13 @@ class Assembly:
         search: tuple[str, ...] = (),
         wildcards: Collection[str] = ALL_TYPE_URLS,
         on_demand: bool = False,
+        runtime: Mapping[str, float] = MappingProxyType({}),
         pause: Callable[[], None] = _no_pause,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.cache = ResourceCache()
         self.dependencies = Dependencies(self.cache, wildcards, on_demand=on_demand)
-        self._compiler = Compiler(style, self.cache, self.dependencies, listener, search)
+        self._compiler = Compiler(style, self.cache, self.dependencies, listener, search, runtime)
         self._wildcards = frozenset(wildcards)
         self._pause = pause
         self._clock = clock

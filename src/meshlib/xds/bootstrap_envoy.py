@@ -9,6 +9,7 @@ from typing import Any
 from meshlib.errors import BootstrapError
 from meshlib.model.snapshot import Style
 from meshlib.xds.bootstrap_envoy_servers import servers
+from meshlib.xds.bootstrap_runtime import runtime
 from meshlib.xds.bootstrap_parts import Bootstrap, Json, PathSource, expect, parse_message, unused
 from meshlib.xds.documents import import_types
 from meshlib.xds.protos import base_pb2, cluster_pb2, config_source_pb2, listener_pb2
@@ -29,7 +30,10 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
     nobody is asked, and listeners are found by their port.
     """
     data = _snake(data)
-    notes = unused(data, "node static_resources dynamic_resources", origin)
+    notes = unused(data, "node static_resources dynamic_resources layered_runtime", origin)
+    layers = _snake(expect(data.get("layered_runtime", {}), Mapping, f"{origin}: layered_runtime"))
+    numbers, unread = runtime(layers, f"{origin}: layered_runtime")
+    notes += unread
     import_types(data)
     static = _static(expect(data.get("static_resources", {}), Mapping, f"{origin}: static_resources"), origin)
     node = parse_message(data.get("node", {}), base_pb2.Node(), f"{origin}: node")
@@ -40,7 +44,7 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
         if not node.id:
             raise BootstrapError(f"{origin}: node.id: expected the name of this client, which the server asks for")
         asked = servers(dynamic["ads_config"], static[CLUSTER], f"{place}.ads_config")
-        return Bootstrap(asked, node, Style.SIDECAR, static, wildcards, files=files, notes=notes)
+        return Bootstrap(asked, node, Style.SIDECAR, static, wildcards, files=files, runtime=numbers, notes=notes)
     if wildcards:
         raise BootstrapError(f"{place}: expected ads_config, which lds_config or cds_config refers to by ads")
     if not static[LISTENER] and LISTENER not in files:
@@ -48,7 +52,7 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
             f"{origin}: has neither static_resources.listeners nor dynamic_resources.lds_config: "
             "nothing would be routed"
         )
-    return Bootstrap((), node, Style.STATIC, static, files=files, notes=notes)
+    return Bootstrap((), node, Style.STATIC, static, files=files, runtime=numbers, notes=notes)
 
 
 def _sources(dynamic: Json, place: str) -> tuple[frozenset[str], dict[str, PathSource]]:

@@ -19,7 +19,6 @@ from meshlib.xds.newer import parse_dict
 Json = Mapping[str, Any]
 # Keys of a bootstrap that ask for a discovery service, or another, that is not spoken.
 _CONSEQUENCES: Mapping[str, tuple[str, Status]] = {
-    "layered_runtime": ("there is no runtime: its layers are not read, and RTDS is not asked for", Status.REFUSED),
     "cluster_manager": ("load is not reported (LRS), and nothing else in it is honoured", Status.REFUSED),
 }
 _log = logging.getLogger("meshlib.xds")
@@ -109,6 +108,7 @@ class Bootstrap:
         server_listener_template: the listener's name for an address served; empty for none.
         certificate_providers: where certificates come from, by instance name.
         files: the types whose resources are in a file, watched.
+        runtime: the numbers of the runtime's static layers, by key.
         notes: what of the bootstrap itself is not honoured.
     """
 
@@ -122,6 +122,7 @@ class Bootstrap:
     server_listener_template: str = ""
     certificate_providers: Mapping[str, CertificateFiles] = field(default_factory=dict)
     files: Mapping[str, PathSource] = field(default_factory=dict)
+    runtime: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
 
     @property

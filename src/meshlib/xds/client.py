@@ -139,6 +139,7 @@ class XdsClient:
             bootstrap.style,
             bootstrap.listener_template if bootstrap.style is Style.GRPC else "",
             search=search_list(bootstrap.node.id),
+            runtime=bootstrap.runtime,
             wildcards=bootstrap.wildcards | bootstrap.files.keys(),
             on_demand=on_demand,
             pause=self._pause,

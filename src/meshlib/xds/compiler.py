@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TypeVar, overload
 
 from meshlib.model.cluster import Cluster
@@ -144,6 +145,7 @@ class Compiler:
         dependencies: what of it may be used.
         listener: the listener to use whatever the port; see :class:`Snapshot`.
         search: the search list of the name table.
+        runtime: the numbers of the runtime.
     """
 
     def __init__(
@@ -153,11 +155,12 @@ class Compiler:
         dependencies: Dependencies,
         listener: str = "",
         search: tuple[str, ...] = (),
+        runtime: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self._search = search
         self._cache = cache
         self._dependencies = dependencies
-        self._current = Snapshot(style=style, names=NameTable(search=search), listener=listener)
+        self._current = Snapshot(style=style, names=NameTable(search=search), listener=listener, runtime=runtime)
         self._clusters = _Clusters({}, {}, {})
         self._known: dict[str, Resource] = {}
         self._made = False

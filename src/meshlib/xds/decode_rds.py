@@ -44,7 +44,12 @@ def route_configuration(scope: Scope, table: Any) -> RouteConfiguration:
     inherited = table_level(scope, table)
     check_domains(scope, [(host.name, host.domains) for host in table.virtual_hosts])
     hosts = tuple(virtual_host(scope.at("virtual_hosts", i), h, inherited) for i, h in enumerate(table.virtual_hosts))
-    return RouteConfiguration(table.name, hosts, table.ignore_port_in_host_matching)
+    return RouteConfiguration(table.name, hosts, *host_lookup(table))
+
+
+def host_lookup(table: Any) -> tuple[bool, str]:
+    """Return whether the port counts for nothing in looking for a virtual host, and the header that names it."""
+    return table.ignore_port_in_host_matching, table.vhost_header.lower()
 
 
 def table_level(scope: Scope, table: Any) -> Inherited:
@@ -147,6 +152,7 @@ def host_of(host: Any, routes: Sequence[Route]) -> VirtualHost:
         domains=tuple(host.domains),
         routes=routes,
         attempt_count=host.include_request_attempt_count,
+        attempt_count_in_response=host.include_attempt_count_in_response,
         require_tls=_REQUIRE_TLS.get(host.require_tls, ""),
     )
 
@@ -206,6 +212,7 @@ def _forward(scope: Scope, action: Any, above: Inherited) -> RouteAction:
         cluster_not_found_code=_NOT_FOUND_CODES[choice(scope, action, "cluster_not_found_response_code")],
         hash_policies=hash_policies(scope, action),
         weights_by_hash=action.weighted_clusters.use_hash_policy.value,
+        weights_by_header=action.weighted_clusters.header_name.lower(),
         internal_redirects=internal_redirects(scope, action),
         mirrors=mirror_policies(scope, action) or above.mirrors,
     )
@@ -228,6 +235,7 @@ def _rewrites(scope: Scope, action: Any) -> dict[str, Any]:
         "host_rewrite": action.host_rewrite_literal,
         "host_rewrite_header": action.host_rewrite_header.lower(),
         "auto_host_rewrite": action.auto_host_rewrite.value,
+        "append_forwarded_host": action.append_x_forwarded_host,
         **regexes,
     }
 
@@ -284,6 +292,7 @@ def _weighted(scope: Scope, weighted: Any) -> tuple[WeightedCluster, ...]:
             WeightedCluster(
                 name=target.name,
                 weight=target.weight.value,
+                runtime_key=f"{weighted.runtime_key_prefix}.{target.name}" if weighted.runtime_key_prefix else "",
                 fault=per_filter_fault(place, target.typed_per_filter_config),
                 header=_cluster_header(place, target) if target.cluster_header else "",
                 host_rewrite=target.host_rewrite_literal,

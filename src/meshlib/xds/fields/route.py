@@ -22,7 +22,7 @@ _AT_RANDOM = "a request that has nothing else to hash goes to an endpoint at ran
 
 FIELDS: Mapping[str, Fields] = {
     _ROUTE + "RouteConfiguration": fields(
-        _HEADERS + "name virtual_hosts ignore_port_in_host_matching max_direct_response_body_size_bytes "
+        _HEADERS + "name virtual_hosts ignore_port_in_host_matching vhost_header max_direct_response_body_size_bytes "
         "typed_per_filter_config most_specific_header_mutations_wins request_mirror_policies",
         {
             "validate_clusters": "a cluster that does not exist is answered by NC when it is called",
@@ -31,18 +31,17 @@ FIELDS: Mapping[str, Fields] = {
             "cluster_specifier_plugins": "noted at the routes that name one",
         },
         unsupported={
-            "vhost_header": "the virtual host is found by the Host header",
             "ignore_path_parameters_in_path_matching": "parameters count as part of the path",
         },
         refused={"vhds": "virtual hosts on demand (VHDS) are not asked for: a host that is not listed meets NR"},
     ),
     _ROUTE + "VirtualHost": fields(
-        _HEADERS + "name domains routes require_tls typed_per_filter_config include_request_attempt_count retry_policy "
+        _HEADERS + "name domains routes require_tls typed_per_filter_config include_request_attempt_count "
+        "include_attempt_count_in_response retry_policy "
         "request_mirror_policies",
         {
             "metadata": ORIGIN,
             "virtual_clusters": STATS,
-            "include_attempt_count_in_response": "the CallRecord of a response counts its attempts",
             "include_is_timeout_retry_header": "the CallRecord of a response tells its attempts",
             "cors": _BROWSERS,
             **alike("per_request_buffer_limit_bytes request_body_buffer_limit", _BUFFERS),
@@ -71,11 +70,11 @@ FIELDS: Mapping[str, Fields] = {
     _ROUTE + "QueryParameterMatcher": fields("name string_match present_match"),
     _ROUTE + "RouteAction": fields(
         "cluster weighted_clusters cluster_header cluster_not_found_response_code prefix_rewrite regex_rewrite "
-        "path_rewrite host_rewrite_literal host_rewrite_header host_rewrite_path_regex auto_host_rewrite timeout "
+        "path_rewrite host_rewrite_literal host_rewrite_header host_rewrite_path_regex auto_host_rewrite append_x_forwarded_host timeout "
         "retry_policy max_stream_duration hash_policy internal_redirect_policy request_mirror_policies",
         {
             "cors": _BROWSERS,
-            **alike("append_x_forwarded_host flush_timeout", PROXY),
+            "flush_timeout": PROXY,
             "early_data_policy": "about HTTP/3; it is not spoken here",
             "include_vh_rate_limits": "noted at rate_limits",
             "max_internal_redirects": "belongs to internal_redirect_action",
@@ -122,9 +121,8 @@ FIELDS: Mapping[str, Fields] = {
     ),
     _ROUTE + "RouteAction.HashPolicy.QueryParameter": fields("name"),
     _ROUTE + "WeightedCluster": fields(
-        "clusters use_hash_policy",
-        {"total_weight": "deprecated; weights are divided by their sum", "runtime_key_prefix": "there is no runtime"},
-        unsupported={"header_name": "the weights are drawn at random"},
+        "clusters use_hash_policy header_name runtime_key_prefix",
+        {"total_weight": "deprecated; weights are divided by their sum"},
     ),
     _ROUTE + "WeightedCluster.ClusterWeight": fields(
         _HEADERS + "name weight cluster_header typed_per_filter_config host_rewrite_literal", unsupported=_SUBSET
