@@ -166,7 +166,7 @@ def _explain(
     if destination.routes is None:
         return replace(base, notes=(f"{routing.dead_end(view, destination)}: NR, 404",))
     base = replace(base, route_config=destination.routes.name)
-    if host is None and route is not None:
+    if choice.turned_away and route is not None:
         note = "the connection manager answers by itself: the path is not taken as it is"
         return replace(base, action=_action(route), notes=(note,))
     if host is None:

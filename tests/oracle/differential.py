@@ -29,7 +29,6 @@ from google.protobuf import json_format
 
 import meshlib
 from meshlib.xds.protos import route_pb2
-from oracle import cases
 from oracle.clients import Records
 from oracle.damaging import damaged
 from oracle.generating import CLUSTERS, RINGS, Generator
@@ -368,7 +367,7 @@ class Run:
 
 
 async def run(options: argparse.Namespace) -> int:
-    job = Run(options.seed, options.decisions)
+    job = Run(options.seed, options.decisions, requests=options.requests, damage=options.damage)
     began = time.monotonic()
     async for line in job.differences():
         print(line)
@@ -392,6 +391,8 @@ async def run(options: argparse.Namespace) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make differential", description=__doc__)
     parser.add_argument("--decisions", type=int, default=10_000, help="how many requests are routed by both")
+    parser.add_argument("--requests", type=int, default=40, help="for each configuration")
+    parser.add_argument("--damage", type=float, default=0.3, help="share of configurations that are damaged in one place")
     parser.add_argument("--seed", type=int, default=1, help="of the first configuration; the next ones follow")
     logging.disable()
     return asyncio.run(run(parser.parse_args()))

@@ -184,12 +184,14 @@ class RouteConfiguration:
     Attributes:
         ignore_port: ``ignore_port_in_host_matching``.
         host_header: the header that stands in for the authority (``vhost_header``); empty for the authority itself.
+        ignore_parameters: ``ignore_path_parameters_in_path_matching``: what follows a ``;`` does not match.
     """
 
     name: str
     virtual_hosts: tuple[VirtualHost, ...]
     ignore_port: bool = False
     host_header: str = ""
+    ignore_parameters: bool = False
     _exact: Mapping[str, VirtualHost] = field(init=False, compare=False, repr=False)
     _suffixes: tuple[tuple[str, VirtualHost], ...] = field(init=False, compare=False, repr=False)
     _prefixes: tuple[tuple[str, VirtualHost], ...] = field(init=False, compare=False, repr=False)

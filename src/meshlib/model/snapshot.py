@@ -106,7 +106,7 @@ class Snapshot:
         bindings: the listeners by address.
         listener: the listener to use whatever the port (``listener=`` of a static bootstrap); in gRPC
             style the template of listeners' names (gRFC A47), empty for ``host:port`` itself.
-        runtime: the numbers of the runtime by key (``layered_runtime`` of a bootstrap); they take configured ones' place.
+        runtime: numbers by key that take the place of configured ones (``layered_runtime`` of a bootstrap).
         dormant: clusters that exist and whose endpoints are asked for when a call first needs them.
         changed: clusters, and names of endpoint assignments, that differ from the snapshot before;
             None where that is not known.

@@ -88,8 +88,8 @@ _FACTS: dict[str, Callable[[CallFacts], str | None]] = {
     "RESPONSE_CODE_DETAILS": lambda facts: facts.record.detail or None,
     "RESPONSE_FLAGS": lambda facts: facts.record.response_flags,
     "ROUTE_NAME": lambda facts: facts.record.route or None,
-    "UPSTREAM_CLUSTER": lambda facts: facts.record.cluster_name or None,
-    "UPSTREAM_CLUSTER_RAW": lambda facts: facts.record.cluster_name or None,
+    "UPSTREAM_CLUSTER": lambda facts: facts.record.cluster_name if facts.record.cluster is not None else None,
+    "UPSTREAM_CLUSTER_RAW": lambda facts: facts.record.cluster_name if facts.record.cluster is not None else None,
     "UPSTREAM_HOST": lambda facts: _upstream(facts, lambda whole, _host, _port: whole),
     "UPSTREAM_HOST_NAME": lambda facts: _upstream(facts, lambda whole, _host, _port: whole),
     "UPSTREAM_REMOTE_ADDRESS": lambda facts: _upstream(facts, lambda whole, _host, _port: whole),
@@ -171,6 +171,23 @@ def request_head(
     return RequestHead(facts.authority, facts.target, headers, gone, touched, facts)
 
 
+def hashed_view(record: CallRecord, choice: Choice, action: RouteAction, drawn: WeightedCluster) -> RequestView:
+    """Return the request as hash policies see it: as it goes upstream, mutated and rewritten."""
+    view = record.request
+    head = request_head(record, choice, action, drawn, (), frozenset())
+    if head.facts is None:
+        return view
+    return view.changed(target=head.target, authority=head.authority, headers=head.facts.headers)
+
+
+def facts_of(record: CallRecord, choice: Choice, drawn: WeightedCluster | None) -> CallFacts:
+    """Return the facts of a call that ends before there is an attempt: past the header_mutation filter, if at all."""
+    facts = CallFacts(record)
+    if _filtered(choice) and not choice.turned_away:
+        _filter_mutations(choice, drawn, lambda each: each.request).apply(facts.headers, facts)
+    return facts
+
+
 def _filtered(choice: Choice) -> bool:
     """Tell whether the header_mutation filter is in the chain; per-route mutations need it."""
     destination = choice.destination
@@ -248,12 +265,15 @@ def _rewrite_path(facts: CallFacts, route: Route, action: RouteAction, *, told: 
     path, mark, query = target.partition("?")
     if action.prefix_rewrite:
         rewritten = action.prefix_rewrite + target[matched_length(route, facts.record.request) :]
-    elif action.regex_rewrite is not None:
-        rewritten = action.regex_rewrite.replace(path) + mark + query
-    elif action.path_rewrite is not None and (made := action.path_rewrite.format(facts)):
-        rewritten = made + mark + query
     else:
-        return
+        made = None
+        if action.regex_rewrite is not None:
+            made = action.regex_rewrite.replace(path)
+        elif action.path_rewrite is not None:
+            made = action.path_rewrite.format(facts)
+        if not made:
+            return
+        rewritten = made + mark + query
     if told:
         _set(facts, ORIGINAL_PATH, target)
     facts.target = rewritten

@@ -22,7 +22,7 @@ class Refused(Exception):
     """The path cannot be taken: 400."""
 
 
-class Redirected(Exception):  # noqa: N818  it is no error
+class Redirected(Exception):
     """The caller is sent to the path as it should be: 307.
 
     Attributes:

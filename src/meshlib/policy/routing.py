@@ -42,6 +42,11 @@ class Choice:
     route: Route | None = None
     view: RequestView | None = None
 
+    @property
+    def turned_away(self) -> bool:
+        """Whether the connection manager answers by itself, before any filter."""
+        return self.virtual_host is None and self.route is not None
+
 
 # What Envoy does for plaintext where ``VirtualHost.require_tls`` is ALL. EXTERNAL_ONLY concerns callers from
 # elsewhere; this process is none.
@@ -62,14 +67,17 @@ def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
         except Refused:
             return Choice(destination, route=_REFUSED)
         except Redirected as to:
-            return Choice(destination, route=Route(_ANY, DirectResponse(307, location=to.target)))
+            # Nobody redirects gRPC.
+            sent = _REFUSED if is_grpc(view) else Route(_ANY, DirectResponse(307, location=to.target))
+            return Choice(destination, route=sent)
     host = destination.routes.virtual_host(view)
     if host is None:
         return Choice(destination, view=view)
     if host.require_tls == "ALL" and view.scheme != "https":
         return Choice(destination, host, TO_TLS, view)
+    matched = view.without_parameters() if destination.routes.ignore_parameters else view
     for route in host.routes:
-        if route.matches(view) and _drawn(route, chance, snapshot.runtime):
+        if route.matches(matched) and _drawn(route, chance, snapshot.runtime):
             return Choice(destination, host, route, view)
     return Choice(destination, host, view=view)
 

@@ -37,7 +37,6 @@ from meshlib.policy.effects import (
     Reply,
     Sleep,
 )
-from meshlib.policy.headers import CallFacts
 
 
 def execute(call: Call) -> Policy:
@@ -115,6 +114,10 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
             call.key = request_key(route.action.hash_policies, view)
         target = routing.draw_cluster(route.action, call.chance, call.key, view, snapshot.runtime)
         record.cluster_name = routing.cluster_of(target, view)
+        if route.action.hash_policies:
+            mutated = headers.hashed_view(record, choice, route.action, target)
+            if mutated is not view:
+                call.key = request_key(route.action.hash_policies, mutated)
         if record.cluster_name in snapshot.dormant:
             return record.cluster_name
         if not (yield from _inject_faults(call, choice, target)):
@@ -126,7 +129,7 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
 
 def _local(call: Call, choice: routing.Choice, reply: Reply, target: WeightedCluster | None = None) -> Reply:
     """Return a local reply with the mutations that apply to it."""
-    return headers.edit_reply(reply, choice, target, CallFacts(call.record))
+    return headers.edit_reply(reply, choice, target, headers.facts_of(call.record, choice, target))
 
 
 def _inject_faults(call: Call, choice: routing.Choice, target: WeightedCluster) -> Generator[Effect, Answer, bool]:
@@ -145,7 +148,8 @@ def _inject_faults(call: Call, choice: routing.Choice, target: WeightedCluster) 
     if abort is None:
         return False
     reply = replies.fault_abort(call.record, abort)
-    yield headers.edit_reply(reply, choice, target, CallFacts(call.record), routed=False)  # the router is below
+    facts = headers.facts_of(call.record, choice, target)
+    yield headers.edit_reply(reply, choice, target, facts, routed=False)  # the router is below
     return True
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from meshlib.errors import BootstrapError
 from meshlib.model.snapshot import Style
 from meshlib.xds.bootstrap_envoy_servers import servers
-from meshlib.xds.bootstrap_runtime import runtime
 from meshlib.xds.bootstrap_parts import Bootstrap, Json, PathSource, expect, parse_message, unused
+from meshlib.xds.bootstrap_runtime import runtime
 from meshlib.xds.documents import import_types
 from meshlib.xds.protos import base_pb2, cluster_pb2, config_source_pb2, listener_pb2
 from meshlib.xds.type_urls import CLUSTER, LISTENER

@@ -67,6 +67,9 @@ def per_filter_fault(scope: Scope, configs: Any) -> FaultInjection | None:
     found = None
     for name in sorted(configs):
         packed, place, disabled = configs[name], scope.at("typed_per_filter_config", name), False
+        if not packed.type_url:
+            place.fault("", "has no type")
+            continue
         if any_type(packed) == _FILTER_CONFIG:
             wrapper = unpack(place, packed, "", route_components_pb2.FilterConfig)
             if wrapper is None:

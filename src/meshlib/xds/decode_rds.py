@@ -47,9 +47,10 @@ def route_configuration(scope: Scope, table: Any) -> RouteConfiguration:
     return RouteConfiguration(table.name, hosts, *host_lookup(table))
 
 
-def host_lookup(table: Any) -> tuple[bool, str]:
-    """Return whether the port counts for nothing in looking for a virtual host, and the header that names it."""
-    return table.ignore_port_in_host_matching, table.vhost_header.lower()
+def host_lookup(table: Any) -> tuple[bool, str, bool]:
+    """Return the fields of a :class:`RouteConfiguration` about matching: port, host header, path parameters."""
+    header = table.vhost_header.lower()
+    return table.ignore_port_in_host_matching, header, table.ignore_path_parameters_in_path_matching
 
 
 def table_level(scope: Scope, table: Any) -> Inherited:
@@ -314,6 +315,8 @@ def _direct_response(scope: Scope, response: Any, limit: int) -> DirectResponse:
     body = response.body
     scope.at("body").audit(body)
     kind = body.WhichOneof("specifier")
+    if kind is None and response.HasField("body"):
+        scope.fault("body", "says no inline_string, inline_bytes, filename or environment_variable")
     raw: bytes = body.inline_bytes if kind == "inline_bytes" else body.inline_string.encode()
     if len(raw) > limit:
         scope.fault("body", f"has {len(raw)} bytes, the limit is {limit} (max_direct_response_body_size_bytes)")
