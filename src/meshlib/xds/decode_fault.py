@@ -28,6 +28,7 @@ def fault_injection(scope: Scope, fault: Any) -> FaultInjection:
     delay = _delay(scope.at("delay"), fault.delay) if fault.HasField("delay") else None
     abort = _abort(scope.at("abort"), fault.abort) if fault.HasField("abort") else None
     headers = tuple(header_match(scope.at("headers", i), m) for i, m in enumerate(fault.headers))
+    scope.obey(fault)
     return FaultInjection(delay, abort, headers, fault.upstream_cluster)
 
 

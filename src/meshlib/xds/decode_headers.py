@@ -98,11 +98,13 @@ def mutation_filter(scope: Scope, message: Any) -> FilterMutations:
     scope.audit(message)
     place = scope.at("mutations")
     place.audit(message.mutations)
-    return FilterMutations(
+    found = FilterMutations(
         _steps(place, "request_mutations", message.mutations),
         _steps(place, "response_mutations", message.mutations),
         getattr(message, "most_specific_header_mutations_wins", False),
     )
+    scope.obey(message)
+    return found
 
 
 def _steps(scope: Scope, field: str, mutations: Any) -> HeaderMutations:

@@ -215,7 +215,7 @@ def _weighted(scope: Scope, target: Any) -> WeightedCluster:
 def _http(scope: Scope, hcm: Any) -> HttpConnectionManager:
     # The stat_prefix, which Envoy demands, is not looked at: istiod sends none to gRPC nodes.
     scope.audit(hcm)
-    has_fault, fault, mutations = False, None, None
+    has_fault, fault, mutations, suppressed = False, None, None, False
     for i, filter_ in enumerate(hcm.http_filters):
         place = scope.at("http_filters", i)
         place.audit(filter_)
@@ -229,16 +229,18 @@ def _http(scope: Scope, hcm: Any) -> HttpConnectionManager:
             if config is not None:
                 mutations = mutation_filter(place.at("typed_config"), config)
         else:
-            _note_filter(place, filter_)
+            suppressed = _note_filter(place, filter_) or suppressed
     routes = _routes(scope, hcm)
-    return HttpConnectionManager(
+    found = HttpConnectionManager(
         **routes,
         fault_filter=has_fault,
         fault=fault,
         header_mutation=mutations,
         intake=_intake(scope, hcm),
-        suppress_envoy_headers=any(_suppresses(filter_) for filter_ in hcm.http_filters),
+        suppress_envoy_headers=suppressed,
     )
+    scope.obey(hcm)
+    return found
 
 
 def _routes(scope: Scope, hcm: Any) -> dict[str, Any]:
@@ -265,12 +267,6 @@ def _intake(scope: Scope, hcm: Any) -> Intake:
     return AS_IT_IS if found == AS_IT_IS else found  # which a call tells at once
 
 
-def _suppresses(filter_: Any) -> bool:
-    router = router_pb2.Router()
-    packed = filter_.typed_config
-    return bool(any_type(packed) == _ROUTER and packed.Unpack(router) and router.suppress_envoy_headers)
-
-
 def _route_name(scope: Scope, rds: Any) -> str:
     scope.audit(rds)
     check_config_source(scope, "config_source", rds.config_source)
@@ -279,18 +275,22 @@ def _route_name(scope: Scope, rds: Any) -> str:
     return str(rds.route_config_name)
 
 
-def _note_filter(scope: Scope, filter_: Any) -> None:
+def _note_filter(scope: Scope, filter_: Any) -> bool:
+    """Note a filter that is not run; returns whether it is a router that is to ``suppress_envoy_headers``."""
     kind = any_type(filter_.typed_config)
     if kind == _ROUTER:
         router = unpack(scope, filter_.typed_config, "typed_config", router_pb2.Router)
         if router is not None:
             scope.at("typed_config").audit(router)
+            scope.at("typed_config").obey(router)
+        return router is not None and bool(router.suppress_envoy_headers)
     if filter_.HasField("config_discovery"):
-        return  # noted by the audit
-    if filter_.disabled or kind in (_ROUTER, HTTP_FAULT, HEADER_MUTATION) or kind in IRRELEVANT_FILTERS:
-        return
+        return False  # noted by the audit
+    if filter_.disabled or kind in (HTTP_FAULT, HEADER_MUTATION) or kind in IRRELEVANT_FILTERS:
+        return False
     # Istio's own filters: their types are in no package, or wrapped in a TypedStruct.
     known = kind not in _TYPED_STRUCTS and kind.startswith("envoy.")
     if filter_.name in IRRELEVANT_FILTERS and not known:
-        return
+        return False
     scope.note("", f"{filter_.name} is not run; a call goes on without it")
+    return False

@@ -141,8 +141,6 @@ def _path(scope: Scope, match: Any) -> PathMatch | None:
         value = match.path_separated_prefix
         if not value or value.endswith("/") or "?" in value or "#" in value:
             scope.fault(kind, f"{value!r} must not be empty, end in '/' or contain '?' or '#'")
-        elif not value.startswith("/"):
-            scope.fault(kind, f"{value!r} must begin with '/'")
         return PathMatch(StringOp.PREFIX, value, case_sensitive, separated=True)
     scope.fault(kind or "", "is not supported" if kind else "says no path, prefix or regex")
     return None

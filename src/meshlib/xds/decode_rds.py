@@ -141,8 +141,9 @@ def virtual_host(scope: Scope, host: Any, above: Inherited) -> VirtualHost:
     fault = per_filter_fault(scope, host.typed_per_filter_config)
     mirrors = mirror_policies(scope, host) or above.mirrors
     inherited = Inherited(fault or above.fault, retry, above.body_limit, above.headers.below(scope, host), mirrors)
-    routes = (_route(scope.at("routes", i), route, inherited) for i, route in enumerate(host.routes))
+    routes = [_route(scope.at("routes", i), route, inherited) for i, route in enumerate(host.routes)]
     choice(scope, host, "require_tls")
+    scope.obey(host)
     return host_of(host, tuple(route for route in routes if route is not None))
 
 

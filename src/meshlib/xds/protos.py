@@ -55,6 +55,7 @@ try:
     from envoy.service.discovery.v3 import discovery_pb2
     from envoy.type.matcher.v3 import string_pb2
     from envoy.type.v3 import percent_pb2
+    from validate import validate_pb2
 except Exception as error:  # ImportError, or what protobuf raises for descriptors or versions that conflict
     raise ConfigError(
         f"the xDS messages cannot be imported: {type(error).__name__}: {error}\n"
@@ -100,6 +101,7 @@ __all__ = [
     "safe_cross_scheme_pb2",
     "string_pb2",
     "tcp_proxy_pb2",
+    "validate_pb2",
     "tls_common_pb2",
     "tls_pb2",
     "wrr_locality_pb2",
