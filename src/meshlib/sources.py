@@ -265,9 +265,12 @@ class StaticSource:
         from meshlib.xds.assembly import Assembly
         from meshlib.xds.files import FileSource
         from meshlib.xds.note_log import NoteLog
+        from meshlib.xds.references import unknown_clusters
 
         assembly = Assembly(Style.STATIC, listener=self._listener, runtime=self._bootstrap.runtime)
         faults = assembly.apply("static", self._bootstrap.static)
+        if not faults and not self._bootstrap.files:
+            faults = tuple(unknown_clusters(assembly.snapshot()))
         if faults:
             lines = "\n  ".join(str(fault) for fault in faults)
             raise BootstrapError(f"static_resources cannot be used:\n  {lines}")

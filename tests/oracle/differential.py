@@ -392,7 +392,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make differential", description=__doc__)
     parser.add_argument("--decisions", type=int, default=10_000, help="how many requests are routed by both")
     parser.add_argument("--requests", type=int, default=40, help="for each configuration")
-    parser.add_argument("--damage", type=float, default=0.3, help="share of configurations that are damaged in one place")
+    parser.add_argument(
+        "--damage", type=float, default=0.3, help="share of configurations that are damaged in one place"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the first configuration; the next ones follow")
     logging.disable()
     return asyncio.run(run(parser.parse_args()))

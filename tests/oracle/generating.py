@@ -315,6 +315,8 @@ class Generator:
             found["host_rewrite_path_regex"] = rewrite_host
         elif host < 0.26:
             found["auto_host_rewrite"] = True
+        elif host < 0.3:
+            found["host_rewrite"] = self.one(("h2.test", "%REQ(x-a)%.x", "%REQ(x-missing)%", "%REQ(:AUTHORITY)%x"))
         if self.maybe(0.1):
             found["append_x_forwarded_host"] = True
         if self.maybe(0.1):

@@ -99,7 +99,9 @@ def decoded(url, data):
         (
             "ECDS",
             LISTENER,
-            listener(http_filters=[{"name": "f", "config_discovery": {"config_source": {"ads": {}}, "type_urls": ["x"]}}]),
+            listener(
+                http_filters=[{"name": "f", "config_discovery": {"config_source": {"ads": {}}, "type_urls": ["x"]}}]
+            ),
             "filter_chains[0].filters[0].typed_config.http_filters[0].config_discovery",
         ),
         (

@@ -52,6 +52,7 @@ class RouteAction:
         regex_rewrite: rewrites the path without its query.
         path_rewrite: the path, with commands in it; kept as it is where nothing comes out.
         host_rewrite: replaces the authority, when set.
+        host_template: the authority, with commands in it; kept as it is where nothing comes out.
         host_rewrite_header: the request header whose value replaces the authority, when it is there.
         host_rewrite_path_regex: makes the authority out of the path.
         auto_host_rewrite: the authority is the endpoint's host name, where it has one.
@@ -77,6 +78,7 @@ class RouteAction:
     host_rewrite_path_regex: RegexRewrite | None = None
     auto_host_rewrite: bool = False
     append_forwarded_host: bool = False
+    host_template: Template | None = None
     timeout_status: int = 504
     hash_policies: tuple[HashPolicy, ...] = ()
     weights_by_hash: bool = False
@@ -153,7 +155,7 @@ def _rewrites(action: Action) -> bool:
     if not isinstance(action, RouteAction):
         return False
     path = action.prefix_rewrite or action.regex_rewrite or action.path_rewrite
-    host = action.host_rewrite or action.host_rewrite_header or action.host_rewrite_path_regex
+    host = action.host_rewrite or action.host_rewrite_header or action.host_rewrite_path_regex or action.host_template
     drawn = any(target.host_rewrite or target.request_headers for target in action.clusters)
     return bool(path or host or drawn)
 
@@ -185,6 +187,7 @@ class RouteConfiguration:
         ignore_port: ``ignore_port_in_host_matching``.
         host_header: the header that stands in for the authority (``vhost_header``); empty for the authority itself.
         ignore_parameters: ``ignore_path_parameters_in_path_matching``: what follows a ``;`` does not match.
+        validate_clusters: whether a static table may name a cluster that does not exist (not, unless it says so).
     """
 
     name: str
@@ -192,6 +195,7 @@ class RouteConfiguration:
     ignore_port: bool = False
     host_header: str = ""
     ignore_parameters: bool = False
+    validate_clusters: bool = True
     _exact: Mapping[str, VirtualHost] = field(init=False, compare=False, repr=False)
     _suffixes: tuple[tuple[str, VirtualHost], ...] = field(init=False, compare=False, repr=False)
     _prefixes: tuple[tuple[str, VirtualHost], ...] = field(init=False, compare=False, repr=False)

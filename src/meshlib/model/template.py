@@ -100,6 +100,7 @@ class Template:
 
     Attributes:
         text: as configured.
+        missing: what stands for a value that is not there.
         foreign: commands that Envoy knows and that have no value in a client.
         format: the compiled text.
 
@@ -108,23 +109,24 @@ class Template:
     """
 
     text: str
+    missing: str = ""
     foreign: tuple[str, ...] = field(init=False, compare=False, repr=False)
     format: Callable[[Facts], str] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         parts, foreign = _parse(self.text)
         object.__setattr__(self, "foreign", foreign)
-        object.__setattr__(self, "format", _compiled(parts))
+        object.__setattr__(self, "format", _compiled(parts, self.missing))
 
     def __str__(self) -> str:
         return self.text
 
 
-def _compiled(parts: list[str | Value]) -> Callable[[Facts], str]:
+def _compiled(parts: list[str | Value], missing: str) -> Callable[[Facts], str]:
     if all(isinstance(part, str) for part in parts):
         text = "".join(part for part in parts if isinstance(part, str))
         return lambda _facts: text
-    return lambda facts: "".join(part if isinstance(part, str) else part(facts) or "" for part in parts)
+    return lambda facts: "".join(part if isinstance(part, str) else part(facts) or missing for part in parts)
 
 
 def _parse(text: str) -> tuple[list[str | Value], tuple[str, ...]]:

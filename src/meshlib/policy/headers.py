@@ -254,6 +254,8 @@ def _rewrite_host(facts: CallFacts, action: RouteAction, *, told: bool) -> None:
         host = facts.request_header(action.host_rewrite_header)
     elif not host and action.host_rewrite_path_regex is not None:
         host = action.host_rewrite_path_regex.replace(facts.target.partition("?")[0])
+    elif not host and action.host_template is not None:
+        host = action.host_template.format(facts)
     if host:
         forwarded = action.append_forwarded_host
         facts.headers[:] = authority_headers(facts.headers, facts.authority, told=told, forwarded=forwarded)

@@ -175,11 +175,13 @@ def redirect(record: CallRecord, status: int, location: str) -> Reply:
 def _finish(record: CallRecord, reply: Reply, flag: int, detail: str) -> Reply:
     record.flags |= flag
     record.detail = detail
+    if record.request.method == "HEAD":
+        reply.body = ""
     if record.protocol == "http" and is_grpc(record.request) and reply.status:
         _to_grpc(reply)
     elif reply.grpc_status is None and reply.kind is not ReplyKind.CONFIGURED:
         reply.grpc_status = GRPC_STATUS.get(reply.kind, 14)
-    if record.request.method == "HEAD" or reply.status in (204, 304):  # which have no body, whatever is configured
+    if reply.status in (204, 304):  # which have no body, whatever is configured
         reply.body = ""
     record.status = reply.status or None
     record.grpc_status = reply.grpc_status

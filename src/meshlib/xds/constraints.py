@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 from meshlib.xds.protos import validate_pb2
@@ -134,8 +134,8 @@ def _fields(descriptor: Any) -> Iterator[_Field]:
         below = _plan(message) if message is not None and not wrapper and not _reaches_nothing(message) else None
         kind = rules.WhichOneof("type")
         each, whole = _checks(field, rules, kind)
-        required = rules.message.required or (kind in ("duration", "any", "timestamp") and getattr(rules, kind).required)
-        demanded = required and field.containing_oneof is None
+        own = kind in ("duration", "any", "timestamp") and getattr(rules, kind).required
+        demanded = (rules.message.required or own) and field.containing_oneof is None
         if not (below or each or whole or demanded):
             continue
         yield _Field(
@@ -150,7 +150,7 @@ def _fields(descriptor: Any) -> Iterator[_Field]:
         )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _reaches_nothing(descriptor: Any) -> bool:
     """Tell whether no rule is about a kind of message, nor about what it may contain."""
     seen, ahead = set(), [descriptor]
@@ -252,10 +252,12 @@ def _strings(rules: Any) -> Iterator[Check]:
         yield lambda text: "" if pattern.search(text) else f"{text!r} does not match {pattern.pattern}"
     if rules.prefix or rules.suffix:
         start, end = rules.prefix, rules.suffix
-        yield lambda text: (
-            ""
-            if (empty_is_fine and not text) or (text.startswith(start) and text.endswith(end))
-            else f"{text!r} must begin with {start!r} and end with {end!r}"
+        yield (
+            lambda text: (
+                ""
+                if (empty_is_fine and not text) or (text.startswith(start) and text.endswith(end))
+                else f"{text!r} must begin with {start!r} and end with {end!r}"
+            )
         )
     among = getattr(rules, "in")
     if among:

@@ -64,13 +64,13 @@ def _modifiable(scope: Scope, field: str, key: str) -> str:
     return key.lower()
 
 
-def template(scope: Scope, field: str, text: str) -> Template | None:
+def template(scope: Scope, field: str, text: str, missing: str = "") -> Template | None:
     """Return a text with commands (``%REQ(..)%``), or None and a fault for what Envoy refuses."""
     if any(char in text for char in "\0\r\n"):
         scope.fault(field, f"{text!r} contains a line break or NUL")
         return None
     try:
-        made = Template(text)
+        made = Template(text, missing)
     except ValueError as error:
         scope.fault(field, str(error))
         return None
@@ -119,7 +119,7 @@ def each_step(scope: Scope, field: str, mutations: Any) -> Iterator[MutationStep
         place.audit(mutation)
         kind = mutation.WhichOneof("action")
         if kind == "remove":
-            yield MutationStep(frozenset({_modifiable(place, "remove", mutation.remove)}))
+            yield MutationStep(frozenset({mutation.remove.lower()}))  # any name, to the filter
         elif kind == "append":
             header = _to_add(place.at("append"), mutation.append)
             if header is not None:

@@ -24,7 +24,7 @@ from meshlib.xds.decode_headers import header_mutations, per_filter_mutations, r
 from meshlib.xds.decode_matchers import route_match
 from meshlib.xds.decode_mirror import internal_redirects, mirror_policies
 from meshlib.xds.decode_retry import retry_policy
-from meshlib.xds.decode_values import UINT32_MAX, choice, number, seconds, source
+from meshlib.xds.decode_values import UINT32_MAX, choice, flag, number, seconds, source
 from meshlib.xds.scope import Scope
 
 # RouteConfiguration.max_direct_response_body_size_bytes: "If not specified the default is 4096."
@@ -47,10 +47,10 @@ def route_configuration(scope: Scope, table: Any) -> RouteConfiguration:
     return RouteConfiguration(table.name, hosts, *host_lookup(table))
 
 
-def host_lookup(table: Any) -> tuple[bool, str, bool]:
-    """Return the fields of a :class:`RouteConfiguration` about matching: port, host header, path parameters."""
-    header = table.vhost_header.lower()
-    return table.ignore_port_in_host_matching, header, table.ignore_path_parameters_in_path_matching
+def host_lookup(table: Any) -> tuple[bool, str, bool, bool]:
+    """Return the fields of a :class:`RouteConfiguration` from ``ignore_port`` on."""
+    header, parameters = table.vhost_header.lower(), table.ignore_path_parameters_in_path_matching
+    return table.ignore_port_in_host_matching, header, parameters, flag(table, "validate_clusters", True)
 
 
 def table_level(scope: Scope, table: Any) -> Inherited:
@@ -235,6 +235,7 @@ def _rewrites(scope: Scope, action: Any) -> dict[str, Any]:
         "prefix_rewrite": action.prefix_rewrite,
         "path_rewrite": template(scope, "path_rewrite", action.path_rewrite) if action.path_rewrite else None,
         "host_rewrite": action.host_rewrite_literal,
+        "host_template": template(scope, "host_rewrite", action.host_rewrite, "-") if action.host_rewrite else None,
         "host_rewrite_header": action.host_rewrite_header.lower(),
         "auto_host_rewrite": action.auto_host_rewrite.value,
         "append_forwarded_host": action.append_x_forwarded_host,

@@ -101,9 +101,9 @@ __all__ = [
     "safe_cross_scheme_pb2",
     "string_pb2",
     "tcp_proxy_pb2",
-    "validate_pb2",
     "tls_common_pb2",
     "tls_pb2",
+    "validate_pb2",
     "wrr_locality_pb2",
 ]
 

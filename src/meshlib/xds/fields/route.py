@@ -23,10 +23,9 @@ _AT_RANDOM = "a request that has nothing else to hash goes to an endpoint at ran
 FIELDS: Mapping[str, Fields] = {
     _ROUTE + "RouteConfiguration": fields(
         _HEADERS + "name virtual_hosts ignore_port_in_host_matching vhost_header max_direct_response_body_size_bytes "
-        "ignore_path_parameters_in_path_matching "
+        "ignore_path_parameters_in_path_matching validate_clusters "
         "typed_per_filter_config most_specific_header_mutations_wins request_mirror_policies",
         {
-            "validate_clusters": "a cluster that does not exist is answered by NC when it is called",
             "metadata": ORIGIN,
             "internal_only_headers": PROXY,
             "cluster_specifier_plugins": "noted at the routes that name one",
@@ -69,7 +68,7 @@ FIELDS: Mapping[str, Fields] = {
     _ROUTE + "QueryParameterMatcher": fields("name string_match present_match"),
     _ROUTE + "RouteAction": fields(
         "cluster weighted_clusters cluster_header cluster_not_found_response_code prefix_rewrite regex_rewrite "
-        "path_rewrite host_rewrite_literal host_rewrite_header host_rewrite_path_regex auto_host_rewrite "
+        "path_rewrite host_rewrite_literal host_rewrite_header host_rewrite_path_regex host_rewrite auto_host_rewrite "
         "append_x_forwarded_host timeout "
         "retry_policy max_stream_duration hash_policy internal_redirect_policy request_mirror_policies",
         {
@@ -82,7 +81,6 @@ FIELDS: Mapping[str, Fields] = {
         },
         unsupported={
             "path_rewrite_policy": "the path is sent as it is",
-            "host_rewrite": "the Host header is sent as it is",
             "idle_timeout": "no idle timeout is kept",
             "internal_redirect_action": _REDIRECTS,
             "upgrade_configs": "upgrades are left to the application",
