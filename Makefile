@@ -7,7 +7,7 @@ STAMP := .venv/.ready-
 SOURCES := src tests examples benchmarks interop scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance fuzz lint format parity interop bench docs clean
+.PHONY: help demo test conformance differential fuzz lint format parity interop istiod bench docs clean
 # A stamp is only written when its setup worked.
 .DELETE_ON_ERROR:
 
@@ -22,6 +22,9 @@ test: $(STAMP)test ## every test (ARGS="tests/policy -k retry" picks some)
 
 conformance: $(STAMP)test ## what the real Envoy did, case by case (CASES=folder, ARGS="--only retry")
 	@$(BIN)/python tests/oracle/conformance.py $(if $(CASES),--cases "$(CASES)") $(ARGS)
+
+differential: $(STAMP)test ## 10,000 random requests, routed by meshlib and the real Envoy (ARGS="--decisions 1000 --seed 7")
+	@$(BIN)/python tests/oracle/differential.py $(ARGS)
 
 fuzz: $(STAMP)test ## 100,000 damaged xDS responses (ARGS="--seeds 1000 --first 7")
 	@$(BIN)/python tests/honesty/fuzzing.py $(ARGS)
@@ -43,7 +46,12 @@ parity: $(STAMP)test ## our translation beside istiod's (CASES=dir for other cap
 interop: $(STAMP)test ## our client against Envoy's Go control plane, and its Go types (needs Go)
 	@command -v go >/dev/null || { echo "make interop needs Go: no 'go' on PATH. Install it (https://go.dev/dl, or golang-go of your distribution; version: see interop/go.mod)" >&2; exit 2; }
 	cd interop && go vet . && go build -o ../build/interop/interop .
-	$(BIN)/pytest interop $(ARGS)
+	$(BIN)/pytest interop/test_go_control_plane.py $(ARGS)
+
+istiod: $(STAMP)test ## our client against a real istiod, plaintext and TLS, and a real istioctl (needs Go; builds for minutes)
+	@command -v go >/dev/null || { echo "make istiod needs Go: no 'go' on PATH. Install it (https://go.dev/dl, or golang-go of your distribution; version: see interop/istio/go.mod)" >&2; exit 2; }
+	cd interop/istio && go build -o ../../build/interop/ istio.io/istio/pilot/cmd/pilot-discovery istio.io/istio/istioctl/cmd/istioctl
+	$(BIN)/pytest interop/test_istiod.py $(ARGS)
 
 bench: $(STAMP)test ## one benchmark: make bench NAME=httpx
 	@test -n "$(NAME)" || { echo "which one? make bench NAME=..., of: $(patsubst benchmarks/bench_%.py,%,$(wildcard benchmarks/bench_*.py))" >&2; exit 2; }

@@ -1,6 +1,5 @@
 """meshlib against a management server made of go-control-plane: ``make interop``."""
 
-import http.server
 import json
 import subprocess
 import sys
@@ -21,25 +20,16 @@ from meshlib.xds.config_dump import as_json
 from meshlib.xds.inventory import inventory
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from peers import WAIT, Backend, answers, eventually
 
 PROGRAM = Path(__file__).resolve().parent.parent / "build" / "interop" / "interop"
 CAPTURES = sorted((Path(__file__).resolve().parent.parent / "tests" / "data" / "xds").glob("*.pb"))
 ENVOY = Path(sys.executable).parent / "envoy"
-WAIT = 30.0  # seconds; how long anything may take on a busy machine
 
 VARIANTS = [
     pytest.param("GRPC", id="sotw"),
     pytest.param("DELTA_GRPC", id="delta"),
 ]
-
-
-def eventually(condition, what):
-    """Wait until a condition holds; returns what it returned."""
-    until = time.monotonic() + WAIT
-    while not (found := condition()):
-        assert time.monotonic() < until, f"not within {WAIT} s: {what}"
-        time.sleep(0.02)
-    return found
 
 
 class GoServer:
@@ -82,34 +72,6 @@ class GoServer:
         self._reader.join()
         self.process.stdin.close()
         self.process.stdout.close()
-
-
-class Backend:
-    """A server that answers with its name; ``endpoint`` is where."""
-
-    def __init__(self, name):
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self):
-                body = name.encode()
-                self.send_response(200)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *args):
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-        self.endpoint = {"address": "127.0.0.1", "port": self._server.server_address[1]}
-
-    def stop(self):
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -166,14 +128,6 @@ def client(server, api_type):
             return response.text
 
         yield ask
-
-
-def answers(ask, url, name):
-    """Tell whether a URL is answered by this backend now; a mesh error is a no."""
-    try:
-        return ask(url) == name
-    except meshlib.MeshError:
-        return False
 
 
 @pytest.mark.parametrize("api_type", VARIANTS)
@@ -338,7 +292,7 @@ def test_meshlibs_dump_reads(server, backends, tmp_path):
         path.write_text(json.dumps(mesh.config_dump()))
         held = read_dump(path)
         assert held["sections"] == [
-            f"{part}ConfigDump" for part in ("Bootstrap", "Clusters", "Endpoints", "Listeners", "Routes")
+            f"{part}ConfigDump" for part in ("Bootstrap", "Clusters", "Endpoints", "Listeners", "Routes", "Secrets")
         ]
         assert (held["listeners"], held["routes"]) == (["0.0.0.0_80"], ["80"])
         assert {"catalog", "forum"} <= set(held["clusters"])

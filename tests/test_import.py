@@ -8,7 +8,7 @@ import pytest
 
 import meshlib
 
-HEAVY = ("google.protobuf", "envoy", "grpc", "httpx", "httpcore", "opentelemetry", "tenacity", "pybreaker", "re2")
+HEAVY = ("google.protobuf", "envoy", "grpc", "h2", "httpx", "httpcore", "opentelemetry", "tenacity", "pybreaker", "re2")
 
 
 def fresh(code):

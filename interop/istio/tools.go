@@ -1,6 +1,6 @@
 //go:build tools
 
-// Package istio pins the istiod and the istioctl that meshlib is tried against; `make interop` builds them.
+// Package istio pins the istiod and the istioctl that meshlib is tried against; `make istiod` builds them.
 package istio
 
 import (

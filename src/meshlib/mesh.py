@@ -439,14 +439,18 @@ class Mesh:
         Raises:
             OSError: the address cannot be bound.
         """
+        from meshlib.transports import grpc_forks
         from meshlib.xds.csds import serve
 
+        grpc_forks.register()
         return serve(host, port, self._source.inventory)
 
     def add_csds(self, server: grpc.Server) -> None:
         """Add the client status discovery service to a sync gRPC server of yours, before it starts."""
+        from meshlib.transports import grpc_forks
         from meshlib.xds.csds import add_to
 
+        grpc_forks.register()
         add_to(server, self._source.inventory)
 
     @property

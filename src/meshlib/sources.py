@@ -159,10 +159,8 @@ class XdsSource:
 
     def start(self, publish: Publish, usage: Usage) -> None:
         """Connect, in the client's own thread."""
-        from meshlib.xds import forks
         from meshlib.xds.client import XdsClient
 
-        forks.follow(self)
         self._publish, self._usage = publish, usage
         self._client = client = XdsClient(
             self._bootstrap,
@@ -226,12 +224,8 @@ class XdsSource:
         return self._client.inventory() if self._client is not None else Inventory(self._bootstrap.node)
 
     def forked(self) -> None:
-        """Forget the client, whose thread is the parent's; :meth:`restart` follows."""
-        self._client = None
-
-    def restart(self) -> None:
-        """Connect in a forked child."""
-        if self._publish is not None and self._client is None:
+        """Connect in this process too: the client's thread is the parent's, and so is its stream."""
+        if self._publish is not None:
             self.start(self._publish, self._usage)
 
 

@@ -5,15 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envoy.config.core.v3 import base_pb2
-from google.protobuf import json_format
+from google.protobuf import descriptor_pool, json_format
 
 from meshlib.controlplane.documents import read
+from meshlib.controlplane.istio_messages import FILES
 from meshlib.controlplane.node import Node
 from meshlib.controlplane.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from meshlib.controlplane.translate import translate
 
+for _file in FILES:  # so that an Any that holds one can be printed
+    descriptor_pool.Default().AddSerializedFile(_file.SerializeToString())
+
 TESTS = Path(__file__).parent.parent
 PLACES = (TESTS / "data", TESTS.parent.parent / "shared")  # the selection, and the whole set where it is there
+NAMESPACE = "istioinaction"  # that the book's files, which name none, are applied to
 TYPES = {"LDS": LISTENER, "RDS": ROUTE, "CDS": CLUSTER, "EDS": ENDPOINT}
 
 
@@ -27,7 +32,7 @@ class Capture:
 
     def translated(self, files=None):
         """Our resources for the same node and YAML, in the captures' form."""
-        documents, _ = read(files or self.files)
+        documents, _ = read(files or self.files, namespace=NAMESPACE)
         resources, _ = translate(documents, self.node)
         return {
             short: {name: plain(message) for name, message in resources.by_type[url].items()}

@@ -257,9 +257,9 @@ MESSAGES = [
     ),
     (
         VIRTUAL_SERVICE + "  hosts: [a]\n  http:\n  - route: [{destination: {host: a}}]\n"
-        "    mirror: {host: b}\n",
+        "    corsPolicy: {}\n",
         [
-            f"a.yaml:8:5: warning: {VS}: spec.http[0].mirror: not applied yet by the embedded control plane",
+            f"a.yaml:8:5: warning: {VS}: spec.http[0].corsPolicy: not applied yet by the embedded control plane",
         ],
     ),
     (

@@ -444,6 +444,24 @@ def test_tracing_is_there_when_asked_for(node):
     assert "tracing" not in str(plain(next(iter(translated(node, gateway(), bound()).listeners.values()))))
 
 
-def test_auto_mtls_cannot_be_turned_on():
-    with pytest.raises(ValueError, match="no CA"):
-        MeshOptions(enable_auto_mtls=True)
+@pytest.mark.parametrize(
+    ("written", "fraction"),
+    [
+        ("mirror: {host: catalog}", {"numerator": 100}),
+        ("mirror: {host: catalog}, mirrorPercent: 30", {"numerator": 30}),
+        ("mirror: {host: catalog}, mirrorPercentage: {value: 0.5}", {"numerator": 5000, "denominator": "MILLION"}),
+        ("mirrors: [{destination: {host: catalog}, percentage: {value: 7}}]",
+         {"numerator": 70_000, "denominator": "MILLION"}),
+    ],
+)  # fmt: skip
+def test_copies_of_requests_go_to_a_mirror(written, fraction):
+    (route,) = routes(translated(SIDECAR, http(f"{{{TO}, {written}}}")))
+    (policy,) = route["route"]["request_mirror_policies"]
+    assert policy["cluster"] == f"outbound|80||{HOST}"
+    assert policy["runtime_fraction"] == {"default_value": fraction}
+    assert policy["disable_shadow_host_suffix_append"] is True
+
+
+def test_a_mirror_of_nothing_is_none():
+    (route,) = routes(translated(SIDECAR, http(f"{{{TO}, mirror: {{host: catalog}}, mirrorPercentage: {{value: 0}}}}")))
+    assert "request_mirror_policies" not in route["route"]

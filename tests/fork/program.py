@@ -149,6 +149,9 @@ class Forker:
     def child(self, number: int, generation: int) -> dict:
         """Live as a child: request at once, fork once more perhaps, follow the change."""
         signal.alarm(int(DEADLINE) + 20)
+        # A cookie jar has a lock, http.cookiejar's, that a thread of the parent may have held (docs/processes.md).
+        self.client.cookies = None
+        self.aclient.cookies = None
         began = time.monotonic()
         load = Load(self.client, self.aclient, self.options.patience, self.channel())
         load.one()

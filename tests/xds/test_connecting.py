@@ -2,7 +2,12 @@
 
 import base64
 import json
+import os
 import queue
+import socket
+import socketserver
+import ssl
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +23,7 @@ from meshlib.xds import diagnosis
 from meshlib.xds.bootstrap_parts import Bootstrap, Server
 from meshlib.xds.client import XdsClient
 from meshlib.xds.credentials import Insecure, Local, Pem, Tls, Token
+from meshlib.xds.frames import NotHttp2
 from meshlib.xds.protos import base_pb2
 from meshlib.xds.stream import DELTA, SERVICE, SOTW, AdsStream, StreamData, StreamEnded, StreamOpened
 
@@ -166,6 +172,20 @@ def test_a_client_certificate_read_anew_at_every_connect(ca, root, peer, pem):
         assert one.seen.get(timeout=TIMEOUT)[2] == [name.encode()]
 
 
+@pytest.mark.parametrize("memory", [True, False])
+def test_a_client_certificate_given_inline_is_left_in_no_file(ca, root, peer, tmp_path, monkeypatch, memory):
+    if not memory:
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    one = peer(serving(ca.issue_cert("127.0.0.1"), clients=ca))
+    issued = ca.issue_cert("webapp.example", common_name="inline")
+    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+    admitted(connect(Server(one.address, Tls(root, Pem(inline=chain), Pem(inline=issued.private_key_pem.bytes())))))
+    assert one.seen.get(timeout=TIMEOUT)[2] == [b"inline"]
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def test_a_token_read_anew_at_every_connect(ca, root, peer, tmp_path):
     one = peer(serving(ca.issue_cert("127.0.0.1")))
     file = tmp_path / "token"
@@ -237,6 +257,43 @@ def test_plaintext_to_a_tls_port_and_the_other_way_round(ca, root, peer):
         "closed the plaintext connection at once: does it want TLS on this port?"
     )
     assert connect(Server(plain.address, Tls(root))).reason == "the server does not speak TLS on this port"
+
+
+class Http1(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.rfile.readline()
+        self.wfile.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+
+
+@pytest.fixture
+def web(ca):
+    """Start a web server that speaks HTTP/1 alone; returns its address."""
+    servers = []
+
+    def start(*, secure):
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Http1)
+        server.handle_error = lambda *_: None
+        servers.append(server)
+        if secure:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            ca.issue_cert("127.0.0.1").configure_cert(context)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_server_that_speaks_no_http2(root, web):
+    assert connect(Server(web(secure=True), Tls(root))).reason == (
+        "the server does not speak HTTP/2 by TLS (ALPN), so no gRPC"
+    )
+    assert connect(Server(web(secure=False))).reason == (
+        "the server speaks HTTP/1 on this port, not HTTP/2, so no gRPC"
+    )
 
 
 @pytest.mark.parametrize(
@@ -340,27 +397,46 @@ def test_refusals_say_what_to_check(ca, root, peer, tmp_path, refusal, token, ad
         assert "is of system:serviceaccount:other:webapp" in said
 
 
+def alert(name):
+    """An error of OpenSSL's: the server's alert."""
+    error = ssl.SSLError(1, f"[SSL: {name}] (_ssl.c:1)")
+    error.reason = name
+    return error
+
+
+OWN = Tls(certificate=Pem("/own.pem"), private_key=Pem("/own-key.pem"))
+
+
 @pytest.mark.parametrize(
-    ("code", "details", "said"),
+    ("error", "credentials", "said"),
     [
+        (ConnectionRefusedError(111, "Connection refused"), Insecure(), "connection refused"),
+        (socket.gaierror(-2, "Name or service not known"), Insecure(), "name or service not known"),
+        (TimeoutError(110, "timed out"), Tls(), "timed out"),
+        (EOFError(), Insecure(), "closed the plaintext connection at once: does it want TLS on this port?"),
+        (NotHttp2(b"\x15\x03\x01\0\2\2\x16"), Insecure(), "closed the plaintext connection at once: does it want TLS"),
+        (NotHttp2(b"HTTP/1.1 "), Insecure(), "the server speaks HTTP/1 on this port, not HTTP/2"),
+        (NotHttp2(b"SSH-2.0-O"), Insecure(), "the server does not speak HTTP/2 on this port"),
         (
-            "UNAVAILABLE",
-            "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: "
-            "Failed to connect to remote host: Connection refused",
-            "connection refused",
+            ConnectionResetError(104, "reset"),
+            Tls(),
+            "closed the connection in the TLS handshake: does it want a client",
         ),
+        (alert("WRONG_VERSION_NUMBER"), Tls(), "the server does not speak TLS on this port"),
         (
-            "UNAVAILABLE",
-            "errors resolving x:1: [field:hostname lookup error:address lookup failed for x:1: Domain name not found]",
-            "domain name not found",
+            alert("TLSV13_ALERT_CERTIFICATE_REQUIRED"),
+            Tls(),
+            "closed the connection in the TLS handshake: does it want a",
         ),
-        ("UNAVAILABLE", "Socket closed", "UNAVAILABLE: Socket closed"),
-        ("UNAUTHENTICATED", "no token", "UNAUTHENTICATED: no token"),
-        ("CANCELLED", "", "CANCELLED"),
+        (alert("SSLV3_ALERT_CERTIFICATE_EXPIRED"), OWN, "refused the client certificate in /own.pem: expired"),
+        (alert("TLSV1_ALERT_UNKNOWN_CA"), OWN, "refused the client certificate in /own.pem: of a CA it does not know"),
+        (alert("TLSV1_ALERT_NO_APPLICATION_PROTOCOL"), Tls(), "the server does not speak HTTP/2 by TLS (ALPN)"),
+        (alert("TLSV1_UNRECOGNIZED_NAME"), Tls(), "the server knows no certificate for this name"),
+        (alert("TLSV1_ALERT_INTERNAL_ERROR"), Tls(), "TLS failed: tlsv1 alert internal error"),
     ],
 )
-def test_errors_in_words(code, details, said):
-    assert diagnosis.reason(code, details, Server("a:1")) == said
+def test_errors_in_words(error, credentials, said):
+    assert diagnosis.unreachable(error, Server("a:1", credentials)).startswith(said)
 
 
 def test_plaintext_cannot_prove_who_asks():

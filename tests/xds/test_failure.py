@@ -18,7 +18,7 @@ import trustme
 from tenacity.wait import wait_fixed
 
 from meshlib import Mesh
-from meshlib.xds import stream
+from meshlib.xds import channel, stream
 from meshlib.xds.client import XdsClient
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, ROUTE
@@ -189,9 +189,9 @@ def test_a_server_flaps(give, ads_server, upstream, load):
 
 
 def test_a_server_that_hangs_is_noticed_by_the_keepalive_and_works_when_it_goes_on(process, load, monkeypatch):
-    # All times of the connection, in milliseconds, are shorter.
-    faster = tuple((key, min(value, 500) if key.endswith("_ms") else value) for key, value in stream._OPTIONS)
-    monkeypatch.setattr(stream, "_OPTIONS", faster)
+    for name in ("CONNECT_TIMEOUT", "KEEPALIVE_TIMEOUT"):
+        monkeypatch.setattr(stream, name, 0.5)
+    monkeypatch.setattr(channel, "KEEPALIVE_TIME", 0.5)
     server = process()
     calls = load(Mesh.connect(server.address, workload="webapp"))
     threading.Event().wait(3.0)  # some pings later, on a stream with nothing to say
@@ -201,6 +201,17 @@ def test_a_server_that_hangs_is_noticed_by_the_keepalive_and_works_when_it_goes_
     calls.more(100)
     server.signal(signal.SIGCONT)
     calls.until(lambda s: s.connected)
+
+
+def test_a_server_that_finds_pings_too_frequent_is_pinged_less(give, ads_server, upstream, load, monkeypatch):
+    monkeypatch.setattr(channel, "KEEPALIVE_TIME", 0.03)  # this server takes one in 0.1 s
+    calls = load(Mesh.connect(give(ads_server(), upstream).address, workload="webapp"))
+    (one,) = calls.mesh._source._client._channels()
+    calls.until(lambda _: one._keepalive >= 0.1)
+    calls.until(lambda s: s.connected)
+    threading.Event().wait(2.0)
+    assert calls.status.connected
+    assert one._keepalive < 1.0
 
 
 def garbage(_incoming, _context):

@@ -98,7 +98,7 @@ def test_a_control_plane_dumps_what_is_in_force_and_what_was_refused(steered):
     _, mesh = steered
     dump = mesh.config_dump()
     assert [one["@type"].rpartition(".")[2] for one in dump["configs"]] == [
-        f"{part}ConfigDump" for part in ("Bootstrap", "Clusters", "Endpoints", "Listeners", "Routes")
+        f"{part}ConfigDump" for part in ("Bootstrap", "Clusters", "Endpoints", "Listeners", "Routes", "Secrets")
     ]
     assert section(dump, "Bootstrap")["bootstrap"]["node"]["metadata"]["WORKLOAD_NAME"] == "w"
     (found,) = section(dump, "Listeners")["dynamic_listeners"]
@@ -118,7 +118,7 @@ def test_a_control_plane_dumps_what_is_in_force_and_what_was_refused(steered):
     assert table["route_config"]["name"] == "r"
     assert len(section(dump, "Endpoints")["dynamic_endpoint_configs"]) == 2
     parsed = json_format.ParseDict(json.loads(json.dumps(dump)), config_dump_pb2.ConfigDump())
-    assert len(parsed.configs) == 5
+    assert len(parsed.configs) == 6
 
 
 def test_a_dump_of_a_mesh_that_is_not_ready_and_of_a_closed_one():

@@ -10,10 +10,11 @@ from envoy.config.core.v3 import extension_pb2
 from envoy.extensions.network.dns_resolver.cares.v3 import cares_dns_resolver_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
-from meshlib.controlplane import consistent_hash, transport_security
+from meshlib.controlplane import consistent_hash, istio_filters, transport_security
 from meshlib.controlplane.documents.destination_rule import ConnectionPool, OutlierDetection, RetryBudget, TrafficPolicy
 from meshlib.controlplane.endpoints import assignment
 from meshlib.controlplane.node import NodeKind
+from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.precedence import Rule
 from meshlib.controlplane.protobuf import ads, bare_ads, duration, metadata, pack
 from meshlib.controlplane.routes import config_path
@@ -54,22 +55,26 @@ def cluster(service: Service, port: Port, rule: Rule | None, subset: str, view: 
     policy = rule.policy_on(port.number, subset) if rule else None
     name = cluster_name(service.host, port.number, subset)
     message = cluster_pb2.Cluster(name=name, alt_stat_name=f"{name};")
-    message.connect_timeout.CopyFrom(duration(CONNECT_TIMEOUT))
+    message.connect_timeout.CopyFrom(duration(view.options.connect_timeout))
     message.circuit_breakers.thresholds.append(_unlimited())
     message.common_lb_config.healthy_panic_threshold.SetInParent()  # panic off, as Istio's default
-    message.metadata.CopyFrom(_metadata(service, rule, subset))
-    _discovery(message, service, port, rule, subset, policy)
+    message.metadata.CopyFrom(_metadata(service, rule, subset, policy))
+    _discovery(message, service, port, rule, subset, policy, view)
     _connections(message, port, policy, view.node.kind)
     if policy and policy.retry_budget:
         _retry_budget(message.circuit_breakers.thresholds[0], policy.retry_budget)
     if policy and policy.outlier_detection:
         _outliers(message, policy.outlier_detection)
+    http2 = _speaks_http2(port, policy.connection_pool if policy else None)
     if policy and policy.tls:
         socket = transport_security.transport_socket(
-            policy.tls, service, port.number, subset, view.options, http2=_speaks_http2(port, policy.connection_pool)
+            policy.tls, service, port.number, subset, view.options, http2=http2
         )
         if socket is not None:
             message.transport_socket.CopyFrom(socket)
+    elif view.options.enable_auto_mtls and not service.external and _takes_mtls(service, port, policy):
+        transport_security.auto_mtls(message, service, port.number, subset, view.options, http2=http2)
+    message.filters.extend(istio_filters.cluster_filters(view.options))
     return message
 
 
@@ -103,7 +108,7 @@ def black_hole() -> Any:
     return message
 
 
-def passthrough() -> Any:
+def passthrough(options: MeshOptions) -> Any:
     """Return the cluster that goes wherever the client wanted to go."""
     message = cluster_pb2.Cluster(
         name=PASSTHROUGH,
@@ -113,45 +118,56 @@ def passthrough() -> Any:
     )
     message.connect_timeout.CopyFrom(duration(CONNECT_TIMEOUT))
     message.circuit_breakers.thresholds.append(_unlimited())
-    options = http_protocol_options_pb2.HttpProtocolOptions()
-    options.common_http_protocol_options.idle_timeout.CopyFrom(duration(300))
-    _use_downstream(options)
-    message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(options))
+    http = http_protocol_options_pb2.HttpProtocolOptions()
+    http.common_http_protocol_options.idle_timeout.CopyFrom(duration(300))
+    _use_downstream(http)
+    message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(http))
+    message.filters.extend(istio_filters.cluster_filters(options))
     return message
 
 
 # ---------------------------------------------------------------- parts
 
 
-def _metadata(service: Service, rule: Rule | None, subset: str) -> Any:
+def _metadata(service: Service, rule: Rule | None, subset: str, policy: TrafficPolicy | None) -> Any:
     istio: dict[str, Any] = {"services": [{"host": service.host, "name": service.name, "namespace": service.namespace}]}
     if rule:
         istio["config"] = config_path(rule.document)
     if subset:
         istio["subset"] = subset
-    if service.external:
+    elif service.external:
         istio["external"] = True
+    if policy and policy.tls and policy.tls.mode in ("SIMPLE", "MUTUAL"):
+        istio["alpn_override"] = "false"  # the application's peer knows nothing of Istio's ALPN
     return metadata(istio=istio, meshlib={"source": rule.source(subset)} if rule else {})
 
 
 def _discovery(
-    message: Any, service: Service, port: Port, rule: Rule | None, subset: str, policy: TrafficPolicy | None
+    message: Any,
+    service: Service,
+    port: Port,
+    rule: Rule | None,
+    subset: str,
+    policy: TrafficPolicy | None,
+    view: View,
 ) -> None:
     simple = policy.load_balancer.simple if policy and policy.load_balancer else "UNSPECIFIED"
-    if service.resolution is Resolution.NONE or simple == "PASSTHROUGH":
+    # A gateway was not the destination of anything, so that it cannot pass on to the original one.
+    passes = service.resolution is Resolution.NONE and view.node.kind is not NodeKind.ROUTER
+    if passes or simple == "PASSTHROUGH":
         message.type = cluster_pb2.Cluster.ORIGINAL_DST
         message.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
         return
     message.lb_policy = _LB[simple]
     if policy and policy.load_balancer and policy.load_balancer.consistent_hash:
         consistent_hash.balance(message, policy.load_balancer.consistent_hash)
-    if service.resolution is Resolution.STATIC:
+    if service.resolution in (Resolution.STATIC, Resolution.NONE):
         message.type = cluster_pb2.Cluster.EDS
         message.eds_cluster_config.service_name = message.name
         message.eds_cluster_config.eds_config.CopyFrom(ads())
         return
     message.type = _DNS[service.resolution]
-    message.load_assignment.CopyFrom(assignment(service, port, rule, subset))
+    message.load_assignment.CopyFrom(assignment(service, port, rule, subset, view.options))
     message.dns_lookup_family = cluster_pb2.Cluster.V4_ONLY
     message.dns_refresh_rate.CopyFrom(duration(60))
     message.dns_jitter.CopyFrom(duration(0.1))
@@ -161,6 +177,16 @@ def _discovery(
     message.typed_dns_resolver_config.CopyFrom(
         extension_pb2.TypedExtensionConfig(name="envoy.network.dns_resolver.cares", typed_config=pack(resolver))
     )
+
+
+def _takes_mtls(service: Service, port: Port, policy: TrafficPolicy | None) -> bool:
+    """Tell whether mTLS may be tried; where the call passes through, all endpoints must have it."""
+    if not service.mtls:
+        return False
+    simple = policy.load_balancer.simple if policy and policy.load_balancer else "UNSPECIFIED"
+    if service.resolution is not Resolution.NONE and simple != "PASSTHROUGH":
+        return True
+    return bool(port.endpoints) and all(endpoint.tls_mode == "istio" for endpoint in port.endpoints)
 
 
 def _unlimited() -> Any:

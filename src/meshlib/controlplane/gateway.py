@@ -45,7 +45,7 @@ def resources(view: View) -> Resources:
         routes=[table(bind.route_name, _virtual_hosts(view, members)) for bind, members in servers.items()],
         clusters=[*(message for *_, message in made), clusters.black_hole(), *tracing.clusters(view.options)],
         endpoints=[
-            assignment(service, port, rule, subset)
+            assignment(service, port, rule, subset, view.options)
             for service, port, rule, subset, message in made
             if message.HasField("eds_cluster_config")
         ],

@@ -7,6 +7,7 @@ from typing import Any
 
 from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.extensions.filters.http.cors.v3 import cors_pb2
 from envoy.extensions.filters.http.fault.v3 import fault_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.listener.http_inspector.v3 import http_inspector_pb2
@@ -15,7 +16,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.extensions.request_id.uuid.v3 import uuid_pb2
 
-from meshlib.controlplane import tracing
+from meshlib.controlplane import istio_filters, tracing
 from meshlib.controlplane.clusters import BLACK_HOLE, PASSTHROUGH
 from meshlib.controlplane.node import Node
 from meshlib.controlplane.options import MeshOptions
@@ -28,13 +29,17 @@ VIRTUAL_OUTBOUND_PORT = 15001
 def manager(name: str, route_name: str, node: Node, options: MeshOptions) -> Any:
     """Return the HttpConnectionManager of a sidecar's listener.
 
-    The filters are istiod's without those of Istio's own build (``istio.*``), which a stock
-    Envoy refuses, and without ``cors`` and ``grpc_stats``, which nothing here configures.
+    Where the mesh's proxies are not known to be Istio's, the filters are istiod's without those of
+    Istio's own build (``istio.*``), which a stock Envoy refuses.
     """
+    return _manager(name, route_name, node, options, gateway=False)
+
+
+def _manager(name: str, route_name: str, node: Node, options: MeshOptions, *, gateway: bool) -> Any:
     message = hcm_pb2.HttpConnectionManager(
         stat_prefix=f"outbound_{name};",
         rds=hcm_pb2.Rds(config_source=ads(), route_config_name=route_name),
-        http_filters=_http_filters(),
+        http_filters=_envoy_filters(options, gateway=gateway),
         proxy_100_continue=True,
         upgrade_configs=[hcm_pb2.HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")],
         path_with_escaped_slashes_action=hcm_pb2.HttpConnectionManager.KEEP_UNCHANGED,
@@ -51,7 +56,7 @@ def manager(name: str, route_name: str, node: Node, options: MeshOptions) -> Any
 
 def gateway_manager(name: str, route_name: str, node: Node, options: MeshOptions) -> Any:
     """Return the HttpConnectionManager of a gateway: it faces clients that it does not trust."""
-    message = manager(name, route_name, node, options)
+    message = _manager(name, route_name, node, options, gateway=True)
     message.use_remote_address.value = True
     message.server_name = "istio-envoy"
     message.forward_client_cert_details = hcm_pb2.HttpConnectionManager.SANITIZE_SET
@@ -60,6 +65,18 @@ def gateway_manager(name: str, route_name: str, node: Node, options: MeshOptions
     details.cert = details.dns = details.uri = True
     message.http_protocol_options.SetInParent()
     return message
+
+
+def _envoy_filters(options: MeshOptions, *, gateway: bool) -> list[Any]:
+    fault, router = _http_filters()
+    cors = hcm_pb2.HttpFilter(name="envoy.filters.http.cors", typed_config=pack(cors_pb2.Cors()))
+    return [
+        *istio_filters.first_http_filters(options),
+        fault,
+        *([cors] if options.managed else []),
+        *istio_filters.http_stats(options, gateway=gateway),
+        router,
+    ]
 
 
 def _http_filters() -> list[Any]:
@@ -126,28 +143,31 @@ def http_chain(name: str, route_name: str, node: Node, options: MeshOptions) -> 
     return chain
 
 
-def tcp_chain(cluster: str, server_names: Sequence[str] = ()) -> Any:
+def tcp_chain(cluster: str, options: MeshOptions, server_names: Sequence[str] = ()) -> Any:
     """Return a chain that passes bytes to a cluster, perhaps for some TLS server names alone."""
-    chain = _chain(_tcp(cluster))
+    chain = _chain(*_tcp(cluster, options))
     if server_names:
         chain.filter_chain_match.server_names.extend(server_names)
     return chain
 
 
-def passthrough_chain() -> Any:
+def passthrough_chain(options: MeshOptions) -> Any:
     """Return the default chain of a listener shared by all hosts of a port."""
     return listener_components_pb2.FilterChain(
         name="PassthroughFilterChain",
         filter_chain_match=listener_components_pb2.FilterChainMatch(),
-        filters=[_tcp(PASSTHROUGH)],
+        filters=_tcp(BLACK_HOLE if options.registry_only else PASSTHROUGH, options),
     )
 
 
-def virtual_outbound() -> Any:
+def virtual_outbound(options: MeshOptions) -> Any:
     """Return the listener that takes every outbound connection that no other listener takes."""
-    black_hole = listener_components_pb2.FilterChain(name="virtualOutbound-blackhole", filters=[_tcp(BLACK_HOLE)])
+    black_hole = listener_components_pb2.FilterChain(
+        name="virtualOutbound-blackhole", filters=_tcp(BLACK_HOLE, options)
+    )
     black_hole.filter_chain_match.destination_port.value = VIRTUAL_OUTBOUND_PORT
-    anything = listener_components_pb2.FilterChain(name="virtualOutbound-catchall-tcp", filters=[_tcp(PASSTHROUGH)])
+    unknown = BLACK_HOLE if options.registry_only else PASSTHROUGH
+    anything = listener_components_pb2.FilterChain(name="virtualOutbound-catchall-tcp", filters=_tcp(unknown, options))
     message = listener_pb2.Listener(
         name="virtualOutbound",
         address=socket_address("0.0.0.0", VIRTUAL_OUTBOUND_PORT),
@@ -159,8 +179,8 @@ def virtual_outbound() -> Any:
     return message
 
 
-def _chain(network_filter: Any) -> Any:
-    chain = listener_components_pb2.FilterChain(filters=[network_filter])
+def _chain(*network_filters: Any) -> Any:
+    chain = listener_components_pb2.FilterChain(filters=network_filters)
     chain.transport_socket_connect_timeout.CopyFrom(duration(15))
     return chain
 
@@ -171,6 +191,9 @@ def _http(message: Any) -> Any:
     )
 
 
-def _tcp(cluster: str) -> Any:
+def _tcp(cluster: str, options: MeshOptions) -> list[Any]:
     proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=cluster, cluster=cluster)
-    return listener_components_pb2.Filter(name="envoy.filters.network.tcp_proxy", typed_config=pack(proxy))
+    return [
+        *istio_filters.tcp_stats(options),
+        listener_components_pb2.Filter(name="envoy.filters.network.tcp_proxy", typed_config=pack(proxy)),
+    ]

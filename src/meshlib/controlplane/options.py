@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from meshlib.controlplane.documents.mesh_config import MeshConfig
 
 
 def _system_ca() -> str:
@@ -13,33 +15,53 @@ def _system_ca() -> str:
 
 @dataclass(frozen=True, slots=True)
 class MeshOptions:
-    """Settings of the whole mesh.
+    """Settings of the whole mesh. A ConfigMap ``istio`` in the folder takes the place of most; see :meth:`under`.
 
     Attributes:
+        managed: whether a ConfigMap gave these settings: the mesh's proxies are Istio's.
         domain: the DNS suffix of services.
         root_namespace: DestinationRules here apply to every namespace.
         cluster_id: the cluster's name in endpoint metadata.
         trust_domain: of SPIFFE identities.
-        enable_auto_mtls: meshConfig.enableAutoMtls. Only False is obeyed: the embedded control
-            plane signs no certificates, so endpoints are plaintext unless a DestinationRule
-            asks for TLS.
+        enable_auto_mtls: meshConfig.enableAutoMtls: clients have Istio's agent beside them, which
+            brings certificates, and speak mTLS with the endpoints that have it. The embedded control
+            plane signs no certificates, so this is off unless a ConfigMap turns it on.
+        registry_only: meshConfig.outboundTrafficPolicy REGISTRY_ONLY: hosts unknown are refused.
+        connect_timeout: seconds, meshConfig.connectTimeout.
+        istio_metrics: whether Istio's proxies count metrics for Prometheus (meshConfig.defaultProviders).
         system_ca: file with the CAs that ``tls: {mode: SIMPLE}`` without ``caCertificates``
             trusts; by default the one that Python's ssl uses on this machine.
         otlp: ``host:port`` of an OTLP/HTTP collector to which Envoys send all their spans;
             None for no tracing.
     """
 
+    managed: bool = False
     domain: str = "cluster.local"
     root_namespace: str = "istio-system"
     cluster_id: str = "Kubernetes"
     trust_domain: str = "cluster.local"
     enable_auto_mtls: bool = False
+    registry_only: bool = False
+    connect_timeout: float = 10.0
+    istio_metrics: bool = False
     system_ca: str = field(default_factory=_system_ca)
     otlp: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.enable_auto_mtls:
-            raise ValueError("enable_auto_mtls=True is not possible: the embedded control plane has no CA")
+    def under(self, mesh: MeshConfig | None) -> MeshOptions:
+        """Return these with a ConfigMap's settings over them, Istio's defaults included."""
+        if mesh is None:
+            return self
+        policy, providers = mesh.outbound_traffic_policy, mesh.default_providers
+        return replace(
+            self,
+            managed=True,
+            root_namespace=mesh.root_namespace,
+            trust_domain=mesh.trust_domain,
+            enable_auto_mtls=mesh.enable_auto_mtls,
+            registry_only=policy is not None and policy.mode == "REGISTRY_ONLY",
+            connect_timeout=mesh.connect_timeout or self.connect_timeout,
+            istio_metrics=providers is not None and "prometheus" in providers.metrics,
+        )
 
 
 DEFAULTS = MeshOptions()

@@ -28,7 +28,7 @@ def resources(view: View) -> Resources:
         listeners=_listeners(view),
         routes=_tables(view),
         clusters=[clusters.proxyless_cluster(*target, view) for target in made],
-        endpoints=[assignment(*_reachable(target)) for target in made],
+        endpoints=[assignment(*_reachable(target), view.options) for target in made],
     )
 
 

@@ -48,8 +48,8 @@ class _Checker:
                 near = suggestion(name, self._gateways)
                 yield place.item(index).fault(ERROR, message + near, applies=True)
         for http in document.spec.http:
-            for item in http.route:
-                yield from self._destination(item.destination, document.namespace)
+            for item in (*(each.destination for each in http.route), *(copy for copy, *_ in http.copies)):
+                yield from self._destination(item, document.namespace)
 
     def _destination(self, item: Destination, namespace: str) -> Iterator[Fault]:
         host = hosts.qualify(item.host, namespace, self._options.domain)

@@ -22,6 +22,7 @@ from meshlib.controlplane.documents.workloads import (
     WorkloadEntrySpec,
 )
 from meshlib.controlplane.faults import WARNING, Fault
+from meshlib.controlplane.mtls import MutualTls
 from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.services import (
     Endpoint,
@@ -32,6 +33,8 @@ from meshlib.controlplane.services import (
     protocol_of_port,
 )
 
+_NO_MTLS = "DISABLE"
+_TLS_MODE = "security.istio.io/tlsMode"
 _APP_LABELS = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
 
 
@@ -75,6 +78,8 @@ class _Workload:
     weight: int = 1
     locality: str = ""
     healthy: bool | None = None
+    service_account: str = ""
+    tls_mode: str = ""
 
     def target(self, port: Port) -> int | None:
         """Return the number behind a service's port, or None where it has no such port."""
@@ -99,13 +104,18 @@ def build(documents: Documents, options: MeshOptions) -> Registry:
     for workload in workloads:
         for key, value in workload.labels.items():
             by_label[workload.namespace, key, value].append(workload)
+    mtls = MutualTls(documents.peer_authentications, options)
     faults: list[Fault] = []
     services: dict[str, Service] = {}
     entries = sorted(documents.service_entries, key=lambda entry: entry.age)
     kubernetes = [item for item in documents.services if item.spec.type != "ExternalName"]  # warned about
     for service, inline in [*(_kubernetes(item, options) for item in kubernetes), *_istio(entries)]:
         behind = [*inline, *_selected(service, by_label)]
-        complete = replace(service, ports=tuple(_connect(port, behind, options) for port in service.ports))
+        complete = replace(
+            service,
+            ports=tuple(_connect(port, behind, options, mtls) for port in service.ports),
+            mtls=mtls.namespace(service.namespace) != _NO_MTLS,
+        )
         first = services.get(service.host)
         if first is None:
             services[service.host] = complete
@@ -202,14 +212,22 @@ def _pods(pods: Iterable[Pod]) -> Iterator[_Workload]:
         if pod.status and pod.status.pod_ip and pod.status.phase not in ("Succeeded", "Failed"):
             status = pod.status
             yield _Workload(
-                pod.workload, pod.namespace, status.pod_ip, pod.labels, pod.spec.ports, healthy=status.ready
+                pod.workload,
+                pod.namespace,
+                status.pod_ip,
+                pod.labels,
+                pod.spec.ports,
+                healthy=status.ready,
+                service_account=pod.spec.service_account_name,
+                tls_mode=pod.labels.get(_TLS_MODE, ""),
             )
 
 
 def _entries(entries: Iterable[WorkloadEntry]) -> Iterator[_Workload]:
     for entry in entries:
         # The labels of the object itself come on top of those of its spec (Istio's order).
-        yield replace(_entry(entry.name, entry.namespace, entry.spec), labels={**entry.spec.labels, **entry.labels})
+        labels = {**entry.spec.labels, **entry.labels}
+        yield replace(_entry(entry.name, entry.namespace, entry.spec), labels=labels)
 
 
 def _entry(name: str, namespace: str, spec: WorkloadEntrySpec) -> _Workload:
@@ -222,6 +240,9 @@ def _entry(name: str, namespace: str, spec: WorkloadEntrySpec) -> _Workload:
         renumbers=True,
         weight=spec.weight or 1,
         locality=spec.locality,
+        service_account=spec.service_account,
+        # Istio takes one that says its account for a workload of the mesh.
+        tls_mode=spec.labels.get(_TLS_MODE, "istio" if spec.service_account else ""),
     )
 
 
@@ -243,11 +264,12 @@ def _selected(service: Service, by_label: Mapping[tuple[str, str, str], list[_Wo
         return  # those without the first label cannot have all
 
 
-def _connect(port: Port, workloads: Iterable[_Workload], options: MeshOptions) -> Port:
+def _connect(port: Port, workloads: Iterable[_Workload], options: MeshOptions, mtls: MutualTls) -> Port:
     endpoints = []
     for workload in workloads:
         number = workload.target(port)
         if number is not None:
+            plain = mtls.workload(workload.namespace, workload.labels, number) == _NO_MTLS
             endpoints.append(
                 Endpoint(
                     address=workload.address,
@@ -257,6 +279,9 @@ def _connect(port: Port, workloads: Iterable[_Workload], options: MeshOptions) -
                     locality=workload.locality,
                     workload=_identity(workload, options),
                     healthy=workload.healthy,
+                    namespace=workload.namespace,
+                    service_account=workload.service_account,
+                    tls_mode="" if plain else workload.tls_mode,
                 )
             )
     return replace(port, endpoints=tuple(endpoints))

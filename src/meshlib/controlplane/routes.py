@@ -14,12 +14,11 @@ from meshlib.controlplane import headers, hosts, retries
 from meshlib.controlplane.consistent_hash import hash_policy
 from meshlib.controlplane.documents.virtual_service import (
     GRPC_STATUS,
-    Abort,
-    Delay,
     Destination,
     FaultInjection,
     HTTPMatch,
     HTTPRoute,
+    Percentage,
     Redirect,
     Rewrite,
     VirtualService,
@@ -135,6 +134,7 @@ def _forward(message: Any, document: VirtualService, http: HTTPRoute, scope: Sco
     action = message.route
     _rewrite(action, http.rewrite, authority)
     only = _destinations(message, document, http, scope)
+    action.request_mirror_policies.extend(_mirrors(document, http, scope))
     action.hash_policy.extend(_hash_policies(document, http, scope))
     retry = retries.policy(http.retries, sticky=bool(action.hash_policy))
     _limits(action, http.timeout or 0.0, retry, grpc=scope.node.kind is NodeKind.GRPC)
@@ -176,6 +176,17 @@ def _destinations(message: Any, document: VirtualService, http: HTTPRoute, scope
             if authority and not rewritten:
                 cluster.host_rewrite_literal = authority
     return ""
+
+
+def _mirrors(document: VirtualService, http: HTTPRoute, scope: Scope) -> Iterator[Any]:
+    for item, percentage, percent in http.copies:
+        share = _share(percentage, 100 if percent is None else percent)
+        if share.numerator:  # none at all is no mirror, as istiod has it
+            name, _ = destination(item, document, scope)
+            policy = route_pb2.RouteAction.RequestMirrorPolicy(cluster=name, disable_shadow_host_suffix_append=True)
+            policy.runtime_fraction.default_value.CopyFrom(share)
+            policy.trace_sampled.value = False
+            yield policy
 
 
 def _limits(action: Any, timeout: float, retry: Any | None, *, grpc: bool) -> None:
@@ -233,9 +244,9 @@ def _fault(fault: FaultInjection) -> Any:
     message = fault_pb2.HTTPFault()
     if fault.delay is not None:
         message.delay.fixed_delay.CopyFrom(duration(fault.delay.fixed_delay or 0.0))
-        message.delay.percentage.CopyFrom(_share(fault.delay))
+        message.delay.percentage.CopyFrom(_share(fault.delay.percentage, fault.delay.percent))
     if fault.abort is not None:
-        message.abort.percentage.CopyFrom(_share(fault.abort))
+        message.abort.percentage.CopyFrom(_share(fault.abort.percentage, fault.abort.percent))
         if fault.abort.http_status is not None:
             message.abort.http_status = fault.abort.http_status
         else:
@@ -243,12 +254,12 @@ def _fault(fault: FaultInjection) -> Any:
     return message
 
 
-def _share(fault: Delay | Abort) -> Any:
-    if fault.percentage is not None:
+def _share(percentage: Percentage | None, percent: int | None) -> Any:
+    if percentage is not None:
         return percent_pb2.FractionalPercent(
-            numerator=round(fault.percentage.value * 10_000), denominator=percent_pb2.FractionalPercent.MILLION
+            numerator=round(percentage.value * 10_000), denominator=percent_pb2.FractionalPercent.MILLION
         )
-    return percent_pb2.FractionalPercent(numerator=fault.percent or 0)
+    return percent_pb2.FractionalPercent(numerator=percent or 0)
 
 
 # ---------------------------------------------------------------- virtual hosts

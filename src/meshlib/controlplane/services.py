@@ -82,6 +82,8 @@ class Endpoint:
         locality: ``region/zone/subzone``.
         workload: Istio's ``name;namespace;app;version;cluster``.
         healthy: None where nobody says.
+        namespace, service_account: of the workload; its SPIFFE identity.
+        tls_mode: ``istio`` where a proxy beside it takes Istio's mTLS.
     """
 
     address: str
@@ -91,6 +93,9 @@ class Endpoint:
     locality: str = ""
     workload: str = ""
     healthy: bool | None = None
+    namespace: str = ""
+    service_account: str = ""
+    tls_mode: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,7 @@ class Service:
         external: whether it is outside the mesh (``location: MESH_EXTERNAL``).
         selector: labels of its workloads; empty for none.
         at: where it was written.
+        mtls: whether its namespace takes mTLS, by PeerAuthentication.
     """
 
     host: str
@@ -128,6 +134,7 @@ class Service:
     subject_alt_names: tuple[str, ...]
     selector: Mapping[str, str]
     at: Place
+    mtls: bool = True
 
     @property
     def vip(self) -> str:

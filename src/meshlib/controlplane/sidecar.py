@@ -31,16 +31,16 @@ def resources(view: View) -> Resources:
     """Return the resources of a sidecar."""
     made = [(*target, clusters.cluster(*target, view)) for target in clusters.targets(view.services)]
     return Resources.build(
-        listeners=[*_listeners(view), listeners.virtual_outbound()],
+        listeners=[*_listeners(view), listeners.virtual_outbound(view.options)],
         routes=_tables(view),
         clusters=[
             *(message for *_, message in made),
             clusters.black_hole(),
-            clusters.passthrough(),
+            clusters.passthrough(view.options),
             *tracing.clusters(view.options),
         ],
         endpoints=[
-            assignment(service, port, rule, subset)
+            assignment(service, port, rule, subset, view.options)
             for service, port, rule, subset, message in made
             if message.HasField("eds_cluster_config")
         ],
@@ -99,7 +99,7 @@ def _virtual_hosts(view: View, mesh: Routing, number: int) -> Iterator[Any]:
         found |= _unknown_hosts(view, mesh, found)
     for host in sorted(found):
         yield found[host]
-    yield _allow_any()
+    yield _block_all() if options.registry_only else _allow_any()
 
 
 def _unknown_hosts(view: View, mesh: Routing, known: dict[str, Any]) -> dict[str, Any]:
@@ -132,6 +132,13 @@ def _allow_any() -> Any:
     return virtual_host("allow_any", ["*"], [message])
 
 
+def _block_all() -> Any:
+    """Return outboundTrafficPolicy REGISTRY_ONLY: other hosts are refused."""
+    message = route_pb2.Route(name="block_all", match=route_pb2.RouteMatch(prefix="/"))
+    message.direct_response.status = 502
+    return virtual_host("block_all", ["*"], [message])
+
+
 # ---------------------------------------------------------------- listeners
 
 
@@ -150,7 +157,7 @@ def _listeners(view: View) -> Iterator[Any]:
 
 
 def _own_listener(view: View, service: Service, port: Port) -> Any:
-    to_service = listeners.tcp_chain(cluster_name(service.host, port.number))
+    to_service = listeners.tcp_chain(cluster_name(service.host, port.number), view.options)
     if port.protocol is not Protocol.SNIFFED:
         return listeners.outbound_listener(service.vip, port.number, [to_service], None)
     name = f"{service.vip}_{port.number}"
@@ -164,7 +171,7 @@ def _shared_listener(view: View, number: int, members: list[tuple[Service, Port]
     Bytes that say neither can lead to one service only: the first TCP one, by host.
     """
     chains = [
-        listeners.tcp_chain(cluster_name(service.host, number), [service.host])
+        listeners.tcp_chain(cluster_name(service.host, number), view.options, [service.host])
         for service, port in members
         if port.protocol is Protocol.TLS
     ]
@@ -175,5 +182,8 @@ def _shared_listener(view: View, number: int, members: list[tuple[Service, Port]
     plain_http = any(kind.is_http for kind in kinds)
     tcp_only = next((service for service, port in members if port.protocol is Protocol.TCP), None)
     owner = tcp_only or (opaque[0] if opaque and not plain_http else None)
-    default = listeners.tcp_chain(cluster_name(owner.host, number)) if owner else listeners.passthrough_chain()
+    if owner:
+        default = listeners.tcp_chain(cluster_name(owner.host, number), view.options)
+    else:
+        default = listeners.passthrough_chain(view.options)
     return listeners.outbound_listener(WILDCARD, number, chains or [default], default if chains else None)

@@ -17,7 +17,9 @@ _TIMEOUT = 5.0  # of one export
 
 
 def trace(manager: Any, node: Node, options: MeshOptions) -> None:
-    """Make an HttpConnectionManager report every span; without ``options.otlp`` do nothing."""
+    """Make an HttpConnectionManager report every span; without ``options.otlp`` only say how, as istiod does."""
+    if options.managed:
+        _istio(manager.tracing, node, options)
     if options.otlp is None:
         return
     config = opentelemetry_pb2.OpenTelemetryConfig(service_name=_service_name(node))
@@ -33,6 +35,29 @@ def trace(manager: Any, node: Node, options: MeshOptions) -> None:
     tracing.provider.CopyFrom(
         http_tracer_pb2.Tracing.Http(name="envoy.tracers.opentelemetry", typed_config=pack(config))
     )
+
+
+def _istio(tracing: Any, node: Node, options: MeshOptions) -> None:
+    """Set Istio's sampling and tags."""
+    tracing.client_sampling.value = 100
+    tracing.random_sampling.value = 1
+    tracing.overall_sampling.value = 100
+    for action in ("allow", "deny"):
+        for field, key in (("name", "effective_policy_id"), ("result", "engine_result")):
+            tag = tracing.custom_tags.add(tag=f"istio.authorization.dry_run.{action}_policy.{field}")
+            tag.metadata.kind.request.SetInParent()
+            tag.metadata.metadata_key.key = "envoy.filters.http.rbac"
+            tag.metadata.metadata_key.path.add(key=f"istio_dry_run_{action}_shadow_{key}")
+    labels = node.labels
+    literals = {
+        "canonical_revision": labels.get("service.istio.io/canonical-revision", "latest"),
+        "canonical_service": labels.get("service.istio.io/canonical-name", "unknown"),
+        "cluster_id": options.cluster_id,
+        "mesh_id": str(node.metadata.get("MESH_ID") or "unknown"),
+        "namespace": node.namespace,
+    }
+    for name, value in literals.items():
+        tracing.custom_tags.add(tag=f"istio.{name}").literal.value = value
 
 
 def clusters(options: MeshOptions) -> list[Any]:

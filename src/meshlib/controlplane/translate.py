@@ -34,6 +34,7 @@ def translate(documents: Documents, node: Node, options: MeshOptions = DEFAULTS)
         and subsets that exist nowhere, workloads without address. They are the same for every
         node, and the configuration applies nevertheless.
     """
+    options = options.under(documents.mesh)
     services, faults = _shared(documents, options)
     view = View.of(documents, services, node, options)
     return _GENERATORS[node.kind](view), faults

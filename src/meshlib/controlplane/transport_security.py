@@ -8,9 +8,12 @@ call, never make it in plaintext.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import base_pb2, config_source_pb2
+from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, tls_pb2
 
 from meshlib.controlplane.documents.destination_rule import ClientTls
@@ -30,15 +33,46 @@ def transport_socket(
     common.tls_params.tls_minimum_protocol_version = common_pb2.TlsParameters.TLSv1_2
     common.tls_params.tls_maximum_protocol_version = common_pb2.TlsParameters.TLSv1_3
     if tls.mode == "ISTIO_MUTUAL":
-        _workload_identity(common)
+        _workload_identity(common, tls.subject_alt_names or service_accounts(service, options))
         context.sni = tls.sni or f"outbound_.{port}_.{subset}_.{service.host}"
         common.alpn_protocols.extend(["istio-peer-exchange", "istio"])
     else:
-        _certificates(common, tls)
+        _certificates(common, tls, options)
         _validation(common, tls, service, options)
     if http2:
         common.alpn_protocols.append("h2")
     return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
+
+
+def auto_mtls(message: Any, service: Service, port: int, subset: str, options: MeshOptions, *, http2: bool) -> None:
+    """Have a Cluster speak mTLS with the endpoints that are marked for it, plaintext with the others."""
+    context = tls_pb2.UpstreamTlsContext(sni=f"outbound_.{port}_.{subset}_.{service.host}")
+    common = context.common_tls_context
+    common.tls_params.tls_minimum_protocol_version = common_pb2.TlsParameters.TLSv1_2
+    common.tls_params.tls_maximum_protocol_version = common_pb2.TlsParameters.TLSv1_3
+    _workload_identity(common, service_accounts(service, options))
+    common.alpn_protocols.extend(["istio-peer-exchange", "istio", *(["h2"] if http2 else [])])
+    socket = base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
+    if message.type == cluster_pb2.Cluster.ORIGINAL_DST:  # nothing says which endpoint has it
+        message.transport_socket.CopyFrom(socket)
+        return
+    tls = message.transport_socket_matches.add(name="tlsMode-istio", transport_socket=socket)
+    tls.match["tlsMode"] = "istio"
+    plain = message.transport_socket_matches.add(name="tlsMode-disabled")
+    plain.match.SetInParent()
+    plain.transport_socket.name = "envoy.transport_sockets.raw_buffer"
+    plain.transport_socket.typed_config.CopyFrom(pack(raw_buffer_pb2.RawBuffer()))
+
+
+def service_accounts(service: Service, options: MeshOptions) -> list[str]:
+    """Return the SPIFFE names of what answers for a service."""
+    accounts = {
+        (endpoint.namespace, endpoint.service_account)
+        for port in service.ports
+        for endpoint in port.endpoints
+        if endpoint.service_account
+    }
+    return sorted(f"spiffe://{options.trust_domain}/ns/{namespace}/sa/{name}" for namespace, name in accounts)
 
 
 def derives_sni(tls: ClientTls | None) -> bool:
@@ -46,10 +80,15 @@ def derives_sni(tls: ClientTls | None) -> bool:
     return tls is not None and tls.mode in ("SIMPLE", "MUTUAL") and not tls.sni
 
 
-def _certificates(common: Any, tls: ClientTls) -> None:
+def _certificates(common: Any, tls: ClientTls, options: MeshOptions) -> None:
     if tls.mode == "MUTUAL" and tls.credential_name:
         secret = common.tls_certificate_sds_secret_configs.add(name=f"kubernetes://{tls.credential_name}")
-        secret.sds_config.CopyFrom(ads())
+        secret.sds_config.CopyFrom(_impatient_ads())
+    elif tls.mode == "MUTUAL" and options.managed:
+        secret = common.tls_certificate_sds_secret_configs.add(
+            name=f"file-cert:{tls.client_certificate}~{tls.private_key}"
+        )
+        secret.sds_config.CopyFrom(_agent(patient=False))
     elif tls.mode == "MUTUAL":
         certificate = common.tls_certificates.add()
         certificate.certificate_chain.filename = tls.client_certificate
@@ -66,7 +105,17 @@ def _validation(common: Any, tls: ClientTls, service: Service, options: MeshOpti
         combined = common.combined_validation_context
         context = combined.default_validation_context
         combined.validation_context_sds_secret_config.name = f"kubernetes://{tls.credential_name}-cacert"
-        combined.validation_context_sds_secret_config.sds_config.CopyFrom(ads())
+        context.SetInParent()
+        combined.validation_context_sds_secret_config.sds_config.CopyFrom(_impatient_ads())
+    elif options.managed:
+        # Istio's agent reads the file, and validates by names in the deprecated field, as istiod has it.
+        combined = common.combined_validation_context
+        combined.default_validation_context.SetInParent()
+        combined.validation_context_sds_secret_config.name = f"file-root:{tls.ca_certificates or 'system'}"
+        combined.validation_context_sds_secret_config.sds_config.CopyFrom(_agent(patient=False))
+        for name in names:
+            combined.default_validation_context.match_subject_alt_names.add(exact=name)
+        return
     else:
         # Never left out: without a CA Envoy would take any certificate. `system_root_certs`
         # is gRPC's alone.
@@ -80,19 +129,29 @@ def _validation(common: Any, tls: ClientTls, service: Service, options: MeshOpti
         context.match_typed_subject_alt_names.add(san_type=kind).matcher.exact = name
 
 
-def _workload_identity(common: Any) -> None:
+def _workload_identity(common: Any, names: Iterable[str]) -> None:
     """Ask for Istio's own certificates by their SDS names, as istiod does; clients without them refuse."""
     common.tls_certificate_sds_secret_configs.add(name="default").sds_config.CopyFrom(_agent())
     secret = common.combined_validation_context.validation_context_sds_secret_config
-    common.combined_validation_context.default_validation_context.SetInParent()
+    validation = common.combined_validation_context.default_validation_context
+    validation.SetInParent()
+    for name in names:
+        validation.match_subject_alt_names.add(exact=name)  # the deprecated field, as istiod
     secret.name = "ROOTCA"
     secret.sds_config.CopyFrom(_agent())
 
 
-def _agent() -> Any:
-    source = config_source_pb2.ConfigSource(
-        initial_fetch_timeout=duration(0), resource_api_version=config_source_pb2.ApiVersion.V3
-    )
+def _impatient_ads() -> Any:
+    source = ads()
+    source.ClearField("initial_fetch_timeout")
+    return source
+
+
+def _agent(*, patient: bool = True) -> Any:
+    """Return the source that is Istio's agent, without a fetch timeout where ``patient``, as istiod's."""
+    source = config_source_pb2.ConfigSource(resource_api_version=config_source_pb2.ApiVersion.V3)
+    if patient:
+        source.initial_fetch_timeout.CopyFrom(duration(0))
     api = source.api_config_source
     api.api_type = config_source_pb2.ApiConfigSource.GRPC
     api.transport_api_version = config_source_pb2.ApiVersion.V3

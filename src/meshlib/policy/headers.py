@@ -357,7 +357,7 @@ def suppressed(choice: Choice) -> bool:
 def attempt_count(choice: Choice, facts: CallFacts) -> list[Pair]:
     """Return the header that tells the application how many attempts there were, where it is to be told."""
     host = choice.virtual_host
-    if host is None or not host.attempt_count_in_response or not facts.record.cluster_name:
+    if host is None or not host.attempt_count_in_response or facts.record.cluster is None:
         return []
     return [("x-envoy-attempt-count", str(max(1, len(facts.record.attempts))))]
 

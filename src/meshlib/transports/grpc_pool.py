@@ -8,8 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from meshlib.errors import MeshError
 from meshlib.policy.effects import Attempt
+from meshlib.transports import grpc_forks
 from meshlib.transports.grpc_translate import Options, channel_options, dial_target
-from meshlib.xds import forks
 
 ChannelT = TypeVar("ChannelT")
 Key = tuple[str, tuple[str, int], str, float]
@@ -43,7 +43,7 @@ class ChannelPool(Generic[ChannelT]):
     """
 
     def __init__(self, connect: Callable[[str, Options], ChannelT], options: Options) -> None:
-        forks.register()
+        grpc_forks.register()
         self._connect = connect
         self._options = options
         self._lock = threading.Lock()
@@ -61,8 +61,8 @@ class ChannelPool(Generic[ChannelT]):
         with self._lock:
             lease = self._leases.get(key)
             if lease is None:
-                if forks.unusable:
-                    raise MeshError(forks.unusable)
+                if grpc_forks.unusable:
+                    raise MeshError(grpc_forks.unusable)
                 options = channel_options(self._options, effect.authority, cluster.connect_timeout)
                 lease = self._leases[key] = Lease(key, self._connect(dial_target(effect.endpoint), options))
             lease.users += 1

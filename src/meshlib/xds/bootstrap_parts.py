@@ -15,6 +15,7 @@ from meshlib.xds.credentials import PLAINTEXT, Credentials
 from meshlib.xds.faults import Note, Status
 from meshlib.xds.fields import NOT_HONOURED
 from meshlib.xds.newer import parse_dict
+from meshlib.xds.target import parse_target
 
 Json = Mapping[str, Any]
 # Keys of a bootstrap that ask for a discovery service, or another, that is not spoken.
@@ -142,13 +143,11 @@ def authority_of(name: str) -> str | None:
 
 
 def check_address(address: str, origin: str) -> None:
-    """Raise ``BootstrapError`` for what no gRPC channel can dial."""
-    if address.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
-        return
-    host, _, port = address.rpartition(":")
-    bare_ipv6 = ":" in host and not (host.startswith("[") and host.endswith("]"))
-    if not host or bare_ipv6 or "/" in address or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise BootstrapError(f"{origin}: {address!r} is no address: expected host:port, [ipv6]:port or unix:///path")
+    """Raise ``BootstrapError`` for what cannot be dialled."""
+    try:
+        parse_target(address)
+    except BootstrapError as error:
+        raise BootstrapError(f"{origin}: {error}") from error
 
 
 def parse_message(data: Any, message: Any, origin: str) -> Any:

@@ -18,7 +18,7 @@ from tenacity import RetryCallState, Retrying
 from tenacity.wait import wait_base, wait_fixed, wait_random_exponential
 
 from meshlib.clock import Clock
-from meshlib.xds import diagnosis, forks, wire
+from meshlib.xds import diagnosis, wire
 from meshlib.xds.assembly import Offered
 from meshlib.xds.bootstrap_parts import Server
 from meshlib.xds.delta import DeltaProtocol
@@ -37,7 +37,7 @@ from meshlib.xds.protocol import (
 )
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.sotw import SotwProtocol
-from meshlib.xds.stream import AdsStream, StreamData, StreamEnded, StreamEvent, StreamOpened
+from meshlib.xds.stream import KEEPALIVE_TIME, AdsStream, StreamData, StreamEnded, StreamEvent, StreamOpened
 from meshlib.xds.type_urls import ALL_TYPE_URLS, NAME_TABLE, short
 
 _log = logging.getLogger("meshlib.xds")
@@ -130,6 +130,7 @@ class Channel:
         delta = server.delta is not False and not sotw
         self._protocol: AdsProtocol = _protocol(Variant.DELTA if delta else Variant.SOTW)
         self._stream: AdsStream | None = None
+        self._keepalive = KEEPALIVE_TIME
         self._attempts = 0
         self._closed = False
         self._encoded: tuple[object, bytes] = ((), b"")
@@ -158,7 +159,7 @@ class Channel:
     def connect(self) -> None:
         """Open a stream, unless there is one."""
         if self._stream is None and not self._closed:
-            self._stream = AdsStream(self.server, self._protocol.variant.value, self._owner.post)
+            self._stream = AdsStream(self.server, self._protocol.variant.value, self._owner.post, self._keepalive)
             self._stream.start()
 
     def close(self) -> None:
@@ -206,10 +207,8 @@ class Channel:
             self._stream = None
 
     def _ended(self, event: StreamEnded) -> None:
-        if event.fork:  # nobody's failure
-            self._drop()
-            self._owner.later(forks.REOPEN, self.connect)
-            return
+        if event.too_many_pings:
+            self._keepalive *= 2  # as gRFC A8 has it
         if event.code == _NOT_SPOKEN and self._protocol.variant is Variant.DELTA and self.server.delta is None:
             self._speak_state_of_the_world()
             return

@@ -47,6 +47,8 @@ def config_dump(inventory: Inventory) -> Any:
     )
     for url, section in sections:
         dump.configs.add().Pack(section(_told(inventory, url)))
+    # `istioctl proxy-config all` demands the section; secrets themselves are told to nobody.
+    dump.configs.add().Pack(config_dump_pb2.SecretsConfigDump())
     return dump
 
 
@@ -108,22 +110,22 @@ def _clusters(resources: Iterable[Known]) -> Any:
 
 def _routes(resources: Iterable[Known]) -> Any:
     section = config_dump_shared_pb2.RoutesConfigDump()
-    for one in resources:
-        if one.static:
-            section.static_route_configs.add(route_config=shown(one.last), last_updated=timestamp(one.at))
-        else:
-            _in_use(section.dynamic_route_configs.add(), "route_config", one)
+    _in_two(section.static_route_configs, section.dynamic_route_configs, "route_config", resources)
     return section
 
 
 def _endpoints(resources: Iterable[Known]) -> Any:
     section = config_dump_shared_pb2.EndpointsConfigDump()
+    _in_two(section.static_endpoint_configs, section.dynamic_endpoint_configs, "endpoint_config", resources)
+    return section
+
+
+def _in_two(static: Any, dynamic: Any, field: str, resources: Iterable[Known]) -> None:
     for one in resources:
         if one.static:
-            section.static_endpoint_configs.add(endpoint_config=shown(one.last), last_updated=timestamp(one.at))
+            static.add(last_updated=timestamp(one.at), **{field: shown(one.last)})
         else:
-            _in_use(section.dynamic_endpoint_configs.add(), "endpoint_config", one)
-    return section
+            _in_use(dynamic.add(), field, one)
 
 
 def _in_use(state: Any, field: str, one: Known) -> None:

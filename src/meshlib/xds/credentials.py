@@ -1,4 +1,4 @@
-"""Credentials: how a channel to a management server is secured, and what is sent as our identity.
+"""Credentials: how a connection to a management server is secured, and what is sent as our identity.
 
 Small values that name files or hold PEM. Files are read anew at every connect, so that rotated
 certificates and tokens are taken up without being watched. What is secret is kept out of ``repr``.
@@ -6,18 +6,17 @@ certificates and tokens are taken up without being watched. What is secret is ke
 
 from __future__ import annotations
 
+import contextlib
+import os
 import ssl
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import grpc
 
 from meshlib.errors import BootstrapError
 
 Metadata = tuple[tuple[str, str], ...]
-Options = Sequence[tuple[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +39,30 @@ class Pem:
     def read(self, what: str) -> bytes:
         """Return the text as it is now; raises ``BootstrapError`` naming ``what`` and the file."""
         return read_file(self.file, what) if self.file else self.inline
+
+    @contextlib.contextmanager
+    def as_file(self, what: str) -> Iterator[str]:
+        """Give a path to the text, for :mod:`ssl` takes nothing else; what is held here never outlasts that.
+
+        Raises:
+            BootstrapError: the file cannot be read.
+        """
+        text = self.read(what)
+        if self.file:
+            yield self.file
+        elif hasattr(os, "memfd_create"):
+            with open(os.memfd_create("meshlib"), "wb") as memory:
+                memory.write(text)
+                memory.flush()
+                yield f"/proc/self/fd/{memory.fileno()}"
+        else:
+            number, path = tempfile.mkstemp()  # readable by its owner alone
+            try:
+                with open(number, "wb") as file:
+                    file.write(text)
+                yield path
+            finally:
+                os.unlink(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +107,8 @@ class Token:
 class Insecure:
     """Plaintext, and no identity of ours: a token is never sent in plaintext."""
 
-    def channel(self, address: str, options: Options) -> grpc.Channel:
-        """Return a channel; it connects on first use."""
-        return grpc.insecure_channel(address, options=list(options))
+    def context(self) -> None:
+        """Return that there is no TLS."""
 
     def metadata(self) -> Metadata:
         """Return nothing."""
@@ -105,11 +127,8 @@ class Local:
 
     token: Token | None = None
 
-    def channel(self, address: str, options: Options) -> grpc.Channel:
-        """Return a channel; it connects on first use."""
-        unix = address.startswith("unix:")
-        kind = grpc.LocalConnectionType.UDS if unix else grpc.LocalConnectionType.LOCAL_TCP
-        return grpc.secure_channel(address, grpc.local_channel_credentials(kind), options=list(options))
+    def context(self) -> None:
+        """Return that there is no TLS."""
 
     def metadata(self) -> Metadata:
         """Return the token's metadata; raises ``BootstrapError`` naming the file."""
@@ -135,24 +154,24 @@ class Tls:
     server_name: str = ""
     token: Token | None = None
 
-    def channel(self, address: str, options: Options) -> grpc.Channel:
-        """Read the files and return a channel; it connects on first use.
+    def context(self) -> ssl.SSLContext:
+        """Read the files and return what is to be used for one connection, and offers HTTP/2 alone.
 
         Raises:
             BootstrapError: a file cannot be read or holds something else, or key and certificate
                 do not belong together.
         """
-        root = self.root_ca.read("root CA") if self.root_ca is not None else _system_roots()
-        if root is not None:
-            _check_roots(root, self.root_ca.place if self.root_ca is not None else "the system's roots")
-        certificate = key = None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies the chain and the name
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate CA may be the root, as in gRPC
+        context.set_alpn_protocols(["h2"])
+        if self.root_ca is not None:
+            _load_roots(context, self.root_ca)
+        else:
+            _load_system_roots(context)
         if self.certificate is not None and self.private_key is not None:
-            certificate, key = self.certificate.read("certificate"), self.private_key.read("private key")
-            if self.certificate.file and self.private_key.file:
-                _check_pair(self.certificate.file, self.private_key.file)
-        secure = grpc.ssl_channel_credentials(root, key, certificate)
-        named = (("grpc.ssl_target_name_override", self.server_name),) if self.server_name else ()
-        return grpc.secure_channel(address, secure, options=[*options, *named])
+            _load_pair(context, self.certificate, self.private_key)
+        return context
 
     def metadata(self) -> Metadata:
         """Return the token's metadata; raises ``BootstrapError`` naming the file."""
@@ -171,23 +190,26 @@ def read_file(path: str, what: str) -> bytes:
         raise BootstrapError(f"{what}: {path} cannot be read: {error.strerror or error}") from error
 
 
-def _system_roots() -> bytes | None:
-    """Return the system's CA bundle (OpenSSL's default, SSL_CERT_FILE), None to use gRPC's own."""
-    path = ssl.get_default_verify_paths().cafile
-    return Path(path).read_bytes() if path else None
+def _load_system_roots(context: ssl.SSLContext) -> None:
+    context.load_default_certs()  # OpenSSL's default, SSL_CERT_FILE
+    if not context.cert_store_stats()["x509_ca"] and not ssl.get_default_verify_paths().capath:
+        raise BootstrapError("root CA: this system has no CA certificates where OpenSSL looks; name a file of them")
 
 
-def _check_roots(root: bytes, place: str) -> None:
-    # gRPC would say "Failed to create security handshaker", and what is wrong only on stderr.
+def _load_roots(context: ssl.SSLContext, roots: Pem) -> None:
+    text = roots.read("root CA").decode("ascii", "ignore")
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=root.decode("ascii", "ignore"))
+        context.load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError) as error:
-        raise BootstrapError(f"root CA: {place} holds no PEM certificate that can be read") from error
+        raise BootstrapError(f"root CA: {roots.place} holds no PEM certificate that can be read") from error
 
 
-def _check_pair(certificate: str, key: str) -> None:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password=lambda: b"")
-    except (ssl.SSLError, OSError) as error:
-        reason = getattr(error, "reason", "") or "not PEM, or the key is encrypted"
-        raise BootstrapError(f"certificate {certificate} with private key {key} cannot be used: {reason}") from error
+def _load_pair(context: ssl.SSLContext, certificate: Pem, key: Pem) -> None:
+    with certificate.as_file("certificate") as chain, key.as_file("private key") as private:
+        try:
+            context.load_cert_chain(chain, private, password=lambda: b"")  # or OpenSSL asks at the terminal
+        except (ssl.SSLError, OSError) as error:
+            reason = getattr(error, "reason", "") or "not PEM, or the key is encrypted"
+            raise BootstrapError(
+                f"certificate {certificate.place} with private key {key.place} cannot be used: {reason}"
+            ) from error

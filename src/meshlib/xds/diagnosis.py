@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import ssl
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,21 +14,47 @@ from typing import Any
 from meshlib.errors import BootstrapError
 from meshlib.xds.bootstrap_parts import Server
 from meshlib.xds.credentials import Insecure, Tls, Token
+from meshlib.xds.frames import NotHttp2
 
-_UNREACHABLE = ("connect", "resolving", "Handshake", "handshake", "security handshaker")
+# OpenSSL's X509_V_ERR_*
+_NOT_YET_VALID, _EXPIRED = 9, 10
+_OTHER_NAME = (62, 64)  # HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
+_NO_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
+_TLS_ALERT = b"\x15\x03"  # how the record of an alert begins
+# What a server says of our certificate (RFC 8446, 6.2), by words in the names of OpenSSL's alerts.
+_OF_OUR_CERTIFICATE = {
+    "CERTIFICATE_EXPIRED": "expired",
+    "UNKNOWN_CA": "of a CA it does not know",
+    "CERTIFICATE_REVOKED": "revoked",
+    "BAD_CERTIFICATE": "bad",
+    "UNSUPPORTED_CERTIFICATE": "of a kind it does not take",
+    "CERTIFICATE_UNKNOWN": "not acceptable to it",
+}
 
 
-def reason(code: str, details: str, server: Server) -> str:
-    """Return why a stream failed: the innermost reason of a failed connection, else code and details.
+def unreachable(error: Exception, server: Server) -> str:
+    """Return why a connection did not come about.
 
     Args:
-        code: the gRPC status's name.
-        details: the gRPC status's message.
-        server: who was asked.
+        error: what dialling, the TLS handshake or the first bytes of HTTP/2 raised; an ``EOFError``
+            where the server closed the connection.
+        server: who was to be connected to.
     """
-    if code == "UNAVAILABLE" and any(word in details for word in _UNREACHABLE):
-        return _handshake(details, server) or _innermost(details)
-    return f"{code}: {details}" if details else code
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _server_s_certificate(error, server)
+    if isinstance(error, EOFError | ConnectionResetError | BrokenPipeError | ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return _closed(server)
+    if isinstance(error, ssl.SSLError):
+        return _handshake(error.reason or str(error), server)
+    if isinstance(error, NotHttp2):
+        return _not_http2(error.first)
+    return broken(error)
+
+
+def broken(error: Exception) -> str:
+    """Return what the system says of a connection that broke."""
+    text = str(getattr(error, "strerror", "") or error)
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
 
 
 def advice(code: str, server: Server, node: Any, now: float | None = None) -> str:
@@ -60,39 +87,56 @@ def claims(token: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _handshake(details: str, server: Server) -> str:
+def _server_s_certificate(error: ssl.SSLCertVerificationError, server: Server) -> str:
+    credentials = server.credentials
+    root_ca = credentials.root_ca if isinstance(credentials, Tls) else None
+    root = root_ca.place if root_ca is not None else "the system's roots"
+    if error.verify_code in _OTHER_NAME:
+        name = credentials.server_name if isinstance(credentials, Tls) else ""
+        return (
+            f"the server's certificate is not for {name or server.address!r}: "
+            "wrong server, or name the one it is for as server_name"
+        )
+    if error.verify_code == _EXPIRED:
+        return "the server's certificate (or one of its chain) has expired: renew it, or set this machine's clock"
+    if error.verify_code == _NOT_YET_VALID:
+        return "the server's certificate is not valid yet: set this machine's clock"
+    return f"the server's certificate is not signed by a CA in {root} (unknown CA: {error.verify_message})"
+
+
+def _closed(server: Server) -> str:
     credentials = server.credentials
     if not isinstance(credentials, Tls):
-        if "Socket closed" in details:
-            return "closed the plaintext connection at once: does it want TLS on this port?"
-        return ""
-    root = credentials.root_ca.place if credentials.root_ca is not None else "the system's roots"
-    name = credentials.server_name or server.address
-    if "Hostname Verification" in details:
-        return f"the server's certificate is not for {name!r}: wrong server, or name the one it is for as server_name"
-    if "has expired" in details:
-        return "the server's certificate (or one of its chain) has expired: renew it, or set this machine's clock"
-    if "not yet valid" in details:
-        return "the server's certificate is not valid yet: set this machine's clock"
-    if "CERTIFICATE_VERIFY_FAILED" in details:
-        why = details.rpartition("CERTIFICATE_VERIFY_FAILED: ")[2].removesuffix(": OK")
-        return f"the server's certificate is not signed by a CA in {root} (unknown CA: {why})"
-    if "WRONG_VERSION_NUMBER" in details:
+        return "closed the plaintext connection at once: does it want TLS on this port?"
+    if credentials.certificate is None:
+        return "closed the connection in the TLS handshake: does it want a client certificate?"
+    return f"refused the client certificate in {credentials.certificate.place}: expired, or of a CA it does not know"
+
+
+def _handshake(reason: str, server: Server) -> str:
+    """Return what OpenSSL's reason means, which is an alert where the server gave it."""
+    if reason in _NO_TLS:
         return "the server does not speak TLS on this port"
-    if "security handshaker" in details:
-        return "the root CA, certificate or private key of the bootstrap is no PEM, or key and certificate differ"
-    if "Socket closed" in details:
-        if credentials.certificate is None:
-            return "closed the connection in the TLS handshake: does it want a client certificate?"
-        return (
-            f"refused the client certificate in {credentials.certificate.place}: expired, or of a CA it does not know"
-        )
-    return ""
+    certificate = server.credentials.certificate if isinstance(server.credentials, Tls) else None
+    if certificate is not None:
+        for word, meaning in _OF_OUR_CERTIFICATE.items():
+            if word in reason:
+                return f"refused the client certificate in {certificate.place}: {meaning}"
+    if "CERTIFICATE_REQUIRED" in reason or (certificate is None and "HANDSHAKE_FAILURE" in reason):
+        return _closed(server)
+    if "NO_APPLICATION_PROTOCOL" in reason:
+        return "the server does not speak HTTP/2 by TLS (ALPN), so no gRPC"
+    if "UNRECOGNIZED_NAME" in reason:
+        return "the server knows no certificate for this name: give the one it has as server_name"
+    return f"TLS failed: {reason.replace('_', ' ').lower()}"
 
 
-def _innermost(details: str) -> str:
-    found = str(details.rpartition(": ")[2]).strip(" ].")
-    return found[:1].lower() + found[1:]
+def _not_http2(first: bytes) -> str:
+    if first.startswith(_TLS_ALERT):
+        return "closed the plaintext connection at once: does it want TLS on this port?"
+    if first.startswith(b"HTTP/"):
+        return "the server speaks HTTP/1 on this port, not HTTP/2, so no gRPC"
+    return "the server does not speak HTTP/2 on this port, so no gRPC"
 
 
 def _prove(server: Server, now: float) -> str:

@@ -1,45 +1,38 @@
 """AdsStream: one connection to a management server and one ADS stream on it, bytes in and out.
 
-grpcio's stream is read by a blocking iterator, so each AdsStream has a reader thread, which
-posts what happens to its owner and knows nothing else. It reads on only when the owner has
-dealt with the last response, so that a fast server fills no queue here: HTTP/2 flow control
-holds it back.
+gRPC over HTTP/2 on a plain socket, without gRPC's own core, which does not survive a fork and
+which a process that calls nothing by gRPC need not load. Each AdsStream has a thread, which
+posts what happens to its owner and knows nothing else. It hands out the next response only when
+the owner has dealt with the last, and acknowledges no more than that to HTTP/2's flow control,
+so that a fast server fills one window here and no more.
 """
 
 from __future__ import annotations
 
-import queue
+import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import grpc
-
 from meshlib.errors import BootstrapError
-from meshlib.xds import diagnosis, forks
+from meshlib.xds import diagnosis
 from meshlib.xds.bootstrap_parts import Server
-from meshlib.xds.credentials import Metadata
+from meshlib.xds.connection import Closed, Connection, Wakeup, context_of, dial
+from meshlib.xds.credentials import Local, Metadata, Tls
+from meshlib.xds.frames import NotHttp2
+from meshlib.xds.grpc_call import Ended, GrpcCall
+from meshlib.xds.target import Address, Target, parse_target
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 SOTW = "StreamAggregatedResources"
 DELTA = "DeltaAggregatedResources"
 
-_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),  # a full push to a sidecar is easily over the default 4 MiB
-    # A server that is gone without a word (power, SIGSTOP) is noticed within 40 s. grpcio doubles the interval by
-    # itself when a server finds that too often. Left to itself it waits a minute for the answer to a ping, whatever
-    # the keepalive's timeout, and after two pings sends no more while nothing else goes out, which may be hours.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.min_reconnect_backoff_ms", 10_000),  # also the time one connection attempt may take
-    ("grpc.use_local_subchannel_pool", 1),  # or a new channel inherits the back-off of the last one
-    ("grpc.enable_http_proxy", 0),  # http_proxy is for the application's requests, not for the mesh's own
-)
-
-_POLLED = 0.5  # seconds; see AdsStream._stream
+CONNECT_TIMEOUT = 10.0  # seconds that each address has to connect, and again to speak HTTP/2
+# A server that is gone without a word (power, SIGSTOP) is noticed within 40 s.
+KEEPALIVE_TIME = 30.0  # seconds without a byte from the server, after which it is pinged
+KEEPALIVE_TIMEOUT = 10.0  # seconds that it has to answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +44,7 @@ class StreamOpened:
 
 @dataclass(frozen=True, slots=True)
 class StreamData:
-    """A response arrived; nothing more is read until :meth:`AdsStream.resume`."""
+    """A response arrived; no further one is handed out until :meth:`AdsStream.resume`."""
 
     stream: AdsStream
     data: bytes
@@ -65,15 +58,14 @@ class StreamEnded:
         stream: which one.
         reason: why, for people.
         code: the gRPC status's name ("UNIMPLEMENTED"; "OK" when the server ended it), empty where
-            it did not come to a call.
-        fork: whether it ended only because this process forked: nobody's failure, and to be
-            opened again after :data:`~meshlib.xds.forks.REOPEN` seconds.
+            it did not come to a connection.
+        too_many_pings: whether the server finds that we ping it too often.
     """
 
     stream: AdsStream
     reason: str
     code: str = ""
-    fork: bool = False
+    too_many_pings: bool = False
 
 
 StreamEvent = StreamOpened | StreamData | StreamEnded
@@ -82,112 +74,173 @@ StreamEvent = StreamOpened | StreamData | StreamEnded
 class AdsStream:
     """One attempt: connects, streams, ends. The owner makes a new one to reconnect.
 
+    :meth:`send`, :meth:`resume` and :meth:`close` may be called from any thread.
+
     Args:
         server: whom to connect to, and how; its files are read at this connect.
         method: :data:`SOTW` or :data:`DELTA`.
-        post: takes events; called on the reader thread, must not block.
+        post: takes events; called on the stream's thread, must not block.
+        keepalive: seconds of silence after which the server is pinged.
     """
 
-    def __init__(self, server: Server, method: str, post: Callable[[StreamEvent], None]) -> None:
+    def __init__(
+        self, server: Server, method: str, post: Callable[[StreamEvent], None], keepalive: float = KEEPALIVE_TIME
+    ) -> None:
         self._server = server
         self._method = method
         self._post = post
-        self._call: grpc.Call | None = None
-        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # None ends the stream
-        self._turn = threading.Semaphore(0)  # released once for each response dealt with
-        self._decided = threading.Event()  # connected, refused or closed
-        self._polled_until = 0.0
-        self._connected = False
-        self._closed = False
-        self._forked = False
+        self._keepalive = keepalive
+        self._wakeup = Wakeup()
+        self._outgoing: deque[bytes] = deque()
+        self._turn = True  # whether the owner has dealt with the last response
         self._thread = threading.Thread(target=self._run, name=f"meshlib-ads-{server.address}", daemon=True)
 
     def start(self) -> None:
-        """Connect, in the reader thread."""
+        """Connect, in the stream's thread."""
         self._thread.start()
 
     def send(self, request: bytes) -> None:
         """Send a request; returns at once. What a broken stream cannot send is lost with it."""
-        self._outgoing.put(request)
+        self._outgoing.append(request)
+        self._wakeup.poke()
 
     def resume(self) -> None:
-        """Read the next response."""
-        self._turn.release()
+        """Hand out the next response."""
+        self._turn = True
+        self._wakeup.poke()
 
     def close(self) -> None:
         """End the stream; idempotent. Events may follow, to be ignored."""
-        self._closed = True
-        self._decided.set()
-        self._outgoing.put(None)
-        self._turn.release()
-        if self._call is not None:
-            self._call.cancel()
-
-    def close_for_fork(self) -> None:
-        """End the stream because the process forks; the owner is told."""
-        self._forked = True
-        self.close()
+        self._wakeup.closed = True
+        self._wakeup.poke()
 
     def _run(self) -> None:
-        forks.enter(self)
         try:
-            reason, code = self._stream()
-            self._post(StreamEnded(self, reason, code, self._forked))
-            self._call = None  # a call keeps gRPC's core alive
-        finally:
-            forks.leave(self)
-
-    def _stream(self) -> tuple[str, str]:
-        """Open the channel, stream until that ends and close it; returns reason and code."""
-        if forks.unusable:
-            return forks.unusable, ""
-        channel = None
-        try:
-            credentials = self._server.credentials
-            metadata = (*self._server.metadata, *credentials.metadata())
-            channel = credentials.channel(self._server.address, _OPTIONS)
-            self._connect(channel)
-            self._read(channel, metadata)
-            return "the server ended the stream", "OK"
-        except grpc.RpcError as error:
-            code = error.code().name
-            return diagnosis.reason(code, error.details() or "", self._server), code
+            ended = self._stream()
+        except Closed:
+            ended = StreamEnded(self, "closed by the client", "CANCELLED")
         except BootstrapError as error:
-            return str(error), ""
+            ended = StreamEnded(self, str(error))
         except Exception as error:  # noqa: BLE001  whatever it was, the owner must hear that the stream is over
-            return f"{type(error).__name__}: {error}", ""
-        finally:
-            if channel is not None:
-                # After unsubscribing, a thread of grpcio's looks at the channel for another 0.2 s, and
-                # throws its traceback at stderr should the channel be closed by then.
-                time.sleep(max(0.0, self._polled_until - time.monotonic()))
-                channel.close()
+            ended = StreamEnded(self, f"{type(error).__name__}: {error}")
+        self._wakeup.close()
+        self._post(ended)
 
-    def _connect(self, channel: grpc.Channel) -> None:
-        """Wait until the channel is ready or failed: does-not-exist timers may only run on a
-        connection that stands (gRFC A57), and a stream object alone does not tell.
-        """
-        channel.subscribe(self._on_connectivity, try_to_connect=True)
-        self._decided.wait()
-        channel.unsubscribe(self._on_connectivity)
-        self._polled_until = time.monotonic() + _POLLED
-
-    def _on_connectivity(self, state: grpc.ChannelConnectivity) -> None:
-        if state is grpc.ChannelConnectivity.READY:
-            self._connected = True
-        if state in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
-            self._decided.set()
-
-    def _read(self, channel: grpc.Channel, metadata: Metadata) -> None:
-        """Stream until it ends; raises ``grpc.RpcError`` when it fails."""
-        # No (de)serialisers: bytes go through as they are, so that the owner can say what was wrong with them.
-        # On a channel that is not connected the call fails at once and says why.
-        stream = channel.stream_stream(f"/{SERVICE}/{self._method}")
-        self._call = call = stream(iter(self._outgoing.get, None), metadata=metadata)
-        if self._closed:
-            call.cancel()
-        elif self._connected:
+    def _stream(self) -> StreamEnded:
+        """Connect, stream until that ends and close the connection; returns how it ended."""
+        credentials = self._server.credentials
+        metadata = (*self._server.metadata, *credentials.metadata())
+        opened = self._connect(metadata)
+        if isinstance(opened, str):
+            return StreamEnded(self, opened, "UNAVAILABLE")
+        connection, call = opened
+        try:
             self._post(StreamOpened(self))
-        for data in call:
-            self._post(StreamData(self, data))
-            self._turn.acquire()
+            ended = self._converse(connection, call)
+        finally:
+            with contextlib.closing(connection), contextlib.suppress(OSError):
+                call.cancel()
+                connection.write(call.outgoing())
+        pings = call.goaway is not None and call.goaway.too_many_pings
+        if ended.code == "OK":
+            return StreamEnded(self, "the server ended the stream", "OK", pings)
+        reason = f"{ended.code}: {ended.details}" if ended.details else ended.code
+        return StreamEnded(self, reason, ended.code, pings)
+
+    def _connect(self, metadata: Metadata) -> tuple[Connection, GrpcCall] | str:
+        """Return a connection on which the server speaks HTTP/2, or why there is none.
+
+        Does-not-exist timers may only run on a connection that stands (gRFC A57), and a socket
+        alone does not tell.
+        """
+        credentials = self._server.credentials
+        target = parse_target(self._server.address)
+        context = context_of(credentials.context)
+        name = credentials.server_name if isinstance(credentials, Tls) else ""
+        path, scheme = f"/{SERVICE}/{self._method}", "https" if context else "http"
+        failed: dict[str, str] = {}
+        try:
+            addresses = self._addresses(target)
+        except OSError as error:
+            return f"{target.host} cannot be resolved: {diagnosis.unreachable(error, self._server)}"
+        with contextlib.closing(dial(addresses, self._wakeup, CONNECT_TIMEOUT)) as dialled:
+            for address, sock in dialled:
+                try:
+                    if isinstance(sock, OSError):
+                        raise sock
+                    connection = Connection(sock, context, name or target.host)
+                    call = GrpcCall(path, name or target.authority, scheme, metadata)
+                    self._begin(connection, call)
+                    return connection, call
+                except (OSError, EOFError, NotHttp2) as error:
+                    failed[str(address)] = diagnosis.unreachable(error, self._server)
+        reasons = set(failed.values())
+        if len(reasons) == 1:
+            return reasons.pop()
+        return "; ".join(f"{address}: {reason}" for address, reason in failed.items())
+
+    def _addresses(self, target: Target) -> list[Address]:
+        found = target.resolve()
+        if isinstance(self._server.credentials, Local):
+            for address in found:
+                if not address.local:
+                    raise BootstrapError(f"local credentials: {address} is neither a unix socket nor loopback")
+        return found
+
+    def _begin(self, connection: Connection, call: GrpcCall) -> None:
+        """Exchange HTTP/2's first words, and open the call; closes the connection where it cannot."""
+        until = time.monotonic() + CONNECT_TIMEOUT
+        try:
+            connection.shake_hands(self._wakeup, until)
+            while not call.ready:
+                connection.write(call.outgoing())
+                connection.wait(self._wakeup, until)
+                data = connection.read()
+                if data is None:
+                    call.lost("")
+                    raise EOFError
+                call.receive(data)
+                if call.ended is not None:
+                    raise ConnectionError(call.ended.details)
+                if not call.ready and time.monotonic() >= until:
+                    raise TimeoutError(f"no word from the server in {CONNECT_TIMEOUT:g} s")
+        except BaseException:
+            connection.close()
+            raise
+
+    def _converse(self, connection: Connection, call: GrpcCall) -> Ended:
+        """Carry messages both ways until the call has ended and its last message is handed out."""
+        due = time.monotonic() + self._keepalive
+        pinged = False
+        while True:
+            if self._turn and (message := call.next_message()) is not None:
+                self._turn = False
+                self._post(StreamData(self, message))
+                continue
+            if call.ended is not None:
+                if self._turn:
+                    return call.ended
+                self._wakeup.wait({})
+                continue
+            while self._outgoing:
+                call.send(self._outgoing.popleft())
+            try:
+                connection.write(call.outgoing())
+                if connection.wait(self._wakeup, due):
+                    data = connection.read()
+                    if data is None:
+                        call.lost("the server closed the connection")
+                    elif data:
+                        due, pinged = time.monotonic() + self._keepalive, False
+                        call.receive(data)
+                    continue
+            except OSError as error:
+                call.lost(diagnosis.broken(error))
+                continue
+            if time.monotonic() < due:
+                continue
+            if pinged:
+                call.lost(f"the server has not answered a ping in {KEEPALIVE_TIMEOUT:g} s")
+            else:
+                call.ping()
+                due, pinged = time.monotonic() + KEEPALIVE_TIMEOUT, True

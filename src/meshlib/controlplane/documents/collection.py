@@ -9,7 +9,9 @@ from typing import Any
 from meshlib.controlplane.documents import tree
 from meshlib.controlplane.documents.destination_rule import DestinationRule
 from meshlib.controlplane.documents.gateway import Gateway
+from meshlib.controlplane.documents.mesh_config import ConfigMap, MeshConfig
 from meshlib.controlplane.documents.place import Origin, Place, Reader, Report
+from meshlib.controlplane.documents.security import PeerAuthentication
 from meshlib.controlplane.documents.services import Service, ServiceEntry
 from meshlib.controlplane.documents.virtual_service import VirtualService
 from meshlib.controlplane.documents.workloads import Deployment, Pod, WorkloadEntry
@@ -31,6 +33,13 @@ class Documents:
     virtual_services: tuple[VirtualService, ...] = ()
     destination_rules: tuple[DestinationRule, ...] = ()
     gateways: tuple[Gateway, ...] = ()
+    config_maps: tuple[ConfigMap, ...] = ()
+    peer_authentications: tuple[PeerAuthentication, ...] = ()
+
+    @property
+    def mesh(self) -> MeshConfig | None:
+        """The mesh's settings, None where no ConfigMap has any."""
+        return next((item.mesh for item in self.config_maps if item.mesh is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,7 @@ class _Kind:
 
 
 _NETWORKING = "networking.istio.io"
+_SECURITY = "security.istio.io"
 _ISTIO_VERSIONS = ("v1", "v1beta1", "v1alpha3")
 _KINDS = {
     "Service": _Kind("", ("v1",), Service.read, "services"),
@@ -53,6 +63,8 @@ _KINDS = {
     "WorkloadEntry": _Kind(_NETWORKING, _ISTIO_VERSIONS, WorkloadEntry.read, "workload_entries"),
     "VirtualService": _Kind(_NETWORKING, _ISTIO_VERSIONS, VirtualService.read, "virtual_services"),
     "DestinationRule": _Kind(_NETWORKING, _ISTIO_VERSIONS, DestinationRule.read, "destination_rules"),
+    "PeerAuthentication": _Kind(_SECURITY, ("v1", "v1beta1"), PeerAuthentication.read, "peer_authentications"),
+    "ConfigMap": _Kind("", ("v1",), ConfigMap.read, "config_maps"),
     "Gateway": _Kind(_NETWORKING, _ISTIO_VERSIONS, Gateway.read, "gateways"),
 }
 

@@ -329,12 +329,18 @@ class DirectResponse(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HTTPMirrorPolicy(Message):
+    """``HTTPMirrorPolicy``: a copy of each request, or of a share of them, goes there too."""
+
+    destination: Destination
+    percentage: Percentage | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HTTPRoute(Message):
     """``HTTPRoute``: the first whose match holds takes the request."""
 
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset(
-        {"corsPolicy", "delegate", "mirror", "mirrorPercentage", "mirrorPercent", "mirrors"}
-    )
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"corsPolicy", "delegate"})
 
     name: str = ""
     match: tuple[HTTPMatch, ...] = ()
@@ -346,6 +352,10 @@ class HTTPRoute(Message):
     retries: Retries | None = None
     fault: FaultInjection | None = None
     headers: Headers | None = None
+    mirror: Destination | None = None
+    mirror_percentage: Percentage | None = None
+    mirror_percent: Share | None = None
+    mirrors: tuple[HTTPMirrorPolicy, ...] = ()
 
     def check(self, report: Report) -> None:
         """Exactly one action, and weights that add up to something."""
@@ -361,8 +371,17 @@ class HTTPRoute(Message):
             report.error(self.at.child("route"), "expected at least one destination")
         if len(self.route) > 1 and sum(item.weight for item in self.route) == 0:
             report.error(self.at.child("route"), "expected weights: with several destinations their sum must not be 0")
+        if self.mirror is not None and self.mirrors:
+            report.error(self.at.child("mirrors"), "expected one of mirror, mirrors, got both")
         if self.timeout is not None and 0 < self.timeout < 0.001:
             report.error(self.at.child("timeout"), "expected at least 1ms, or 0s for none")
+
+    @property
+    def copies(self) -> tuple[tuple[Destination, Percentage | None, int | None], ...]:
+        """Where copies of requests go, and of which share of them: a percentage, a percent or all."""
+        if self.mirror is None:
+            return tuple((item.destination, item.percentage, None) for item in self.mirrors)
+        return ((self.mirror, self.mirror_percentage, self.mirror_percent),)
 
     @property
     def catch_all(self) -> bool:

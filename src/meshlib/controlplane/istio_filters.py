@@ -1,0 +1,78 @@
+"""The filters of Istio's own proxies, as istiod puts them into listeners and clusters.
+
+They exchange metadata between proxies, count Istio's metrics and choose the ALPN of mTLS. Stock Envoys
+refuse them, so they are served only in a mesh whose ConfigMap says that Istio's proxies are its clients.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envoy.config.cluster.v3 import filter_pb2
+from envoy.config.listener.v3 import listener_components_pb2
+from envoy.extensions.filters.http.grpc_stats.v3 import config_pb2 as grpc_stats_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from udpa.type.v1 import typed_struct_pb2
+
+from meshlib.controlplane.istio_messages import AlpnConfig, StatsConfig
+from meshlib.controlplane.options import MeshOptions
+from meshlib.controlplane.protobuf import pack
+
+_ALPN = (("HTTP10", "http/1.0"), ("HTTP11", "http/1.1"), ("HTTP2", "h2"))
+
+
+def _struct(type_url: str, value: dict[str, Any]) -> Any:
+    message = typed_struct_pb2.TypedStruct(type_url=f"type.googleapis.com/{type_url}")
+    message.value.update(value)
+    return pack(message)
+
+
+def cluster_filters(options: MeshOptions) -> list[Any]:
+    """Return the filters of an outbound cluster: who is at the other end is asked within mTLS."""
+    if not options.enable_auto_mtls:
+        return []
+    value = {"enable_discovery": True, "protocol": "istio-peer-exchange"}
+    config = _struct("envoy.tcp.metadataexchange.config.MetadataExchange", value)
+    return [filter_pb2.Filter(name="istio.metadata_exchange", typed_config=config)]
+
+
+def first_http_filters(options: MeshOptions) -> list[Any]:
+    """Return what stands before the filters that everybody has."""
+    filters = []
+    if options.enable_auto_mtls:
+        known: list[dict[str, Any]] = [{"istio_headers": {}}, {"workload_discovery": {}}]
+        peers = {"upstream_discovery": known, "upstream_propagation": [{"istio_headers": {}}]}
+        filters.append(_http("istio.metadata_exchange", _struct("io.istio.http.peer_metadata.Config", peers)))
+    if options.managed:
+        stats = grpc_stats_pb2.FilterConfig(emit_filter_state=True)
+        stats.stats_for_all_methods.value = False
+        filters.append(_http("envoy.filters.http.grpc_stats", pack(stats)))
+    if options.enable_auto_mtls:
+        filters.append(_http("istio.alpn", pack(_alpn())))
+    return filters
+
+
+def _alpn() -> Any:
+    config = AlpnConfig()
+    for protocol, name in _ALPN:
+        istio = "istio-h2" if protocol == "HTTP2" else f"istio-{name}"
+        config.alpn_override.add(upstream_protocol=protocol, alpn_override=[istio, "istio", name])
+    return config
+
+
+def http_stats(options: MeshOptions, *, gateway: bool = False) -> list[Any]:
+    """Return the filter that counts Istio's metrics of HTTP."""
+    if not options.istio_metrics:
+        return []
+    return [_http("istio.stats", pack(StatsConfig(disable_host_header_fallback=gateway)))]
+
+
+def tcp_stats(options: MeshOptions) -> list[Any]:
+    """Return the filter that counts Istio's metrics of bytes."""
+    if not options.istio_metrics:
+        return []
+    return [listener_components_pb2.Filter(name="istio.stats", typed_config=pack(StatsConfig()))]
+
+
+def _http(name: str, config: Any) -> Any:
+    return hcm_pb2.HttpFilter(name=name, typed_config=config)
