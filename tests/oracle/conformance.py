@@ -57,7 +57,10 @@ def result_of(name: str, folder: Path, modes: tuple[Mode, ...]) -> Result:
         return Result(name, "?", failures={"": [f"is no case file: {type(error).__name__}: {error}"]})
     alike = case.get("kind") == "validate"
     for mode in modes[:1] if alike else modes:
-        for key, lines in _judged(case, mode).items() if wanted else ():
+        found = _judged(case, mode) if wanted else {}
+        if found and all(line.startswith("elapsed_ms") for lines in found.values() for line in lines):
+            found = _judged(case, mode)  # nothing but late: a busy machine gets a second chance
+        for key, lines in found.items():
             result.failures.setdefault(key, []).extend(f"{'' if alike else f'[{mode}] '}{line}" for line in lines)
     result.passed = len(wanted) - len(result.failures)
     result.seconds = time.monotonic() - began

@@ -220,8 +220,8 @@ class RouteConfiguration:
         authority = view.authority.lower()
         if self.host_header:
             named = view.header(self.host_header)
-            if named is None:
-                return None
+            if named is None:  # Envoy does not look for it where there is nothing but ``*``
+                return None if self._exact or self._suffixes or self._prefixes else self._any
             authority = named.lower()
         if self.ignore_port:
             authority = without_port(authority)

@@ -42,6 +42,7 @@ class Attempts:
 
     __slots__ = (
         "action",
+        "authority",
         "call",
         "choice",
         "cluster",
@@ -62,6 +63,7 @@ class Attempts:
         self.call = call
         self.choice = choice
         self.action = action
+        self.authority = ""  # of the endpoint, once it stands in for the request's own
         self.drawn = drawn
         self.cluster = cluster
         self.head: RequestHead | None = None  # made with the first attempt, the same for all
@@ -208,7 +210,7 @@ class Attempts:
         host = headers.endpoint_authority(self.cluster.config, endpoint) if self.action.auto_host_rewrite else ""
         if host:
             sent = self._rewritten(sent, authority)
-            authority = host
+            authority = self.authority = host
         return Attempt(
             number=attempt.number,
             cluster=self.cluster.config,
@@ -310,7 +312,9 @@ class Attempts:
         return headers.edit_reply(reply, self.choice, self.drawn, self._facts())
 
     def _facts(self) -> CallFacts:
-        return (self.head.facts if self.head else None) or CallFacts(self.record)
+        facts = (self.head.facts if self.head else None) or CallFacts(self.record)
+        facts.authority = self.authority or facts.authority
+        return facts
 
     def _error_reply(self, outcome: Outcome) -> Reply:
         if outcome.error is ErrorKind.TIMEOUT:

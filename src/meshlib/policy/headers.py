@@ -16,10 +16,10 @@ from meshlib.model.cluster import Cluster, Discovery
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations, Pair
 from meshlib.model.request import RequestView
-from meshlib.model.route import Route, RouteAction, WeightedCluster
+from meshlib.model.route import Redirect, Route, RouteAction, WeightedCluster
 from meshlib.policy.effects import Attempt, Reply
 from meshlib.policy.record import CallRecord
-from meshlib.policy.routing import Choice, matched_length
+from meshlib.policy.routing import Choice, matched_length, redirected_target
 
 ORIGINAL_HOST = "x-envoy-original-host"
 ORIGINAL_PATH = "x-envoy-original-path"
@@ -185,6 +185,12 @@ def facts_of(record: CallRecord, choice: Choice, drawn: WeightedCluster | None) 
     facts = CallFacts(record)
     if _filtered(choice) and not choice.turned_away:
         _filter_mutations(choice, drawn, lambda each: each.request).apply(facts.headers, facts)
+    route = choice.route
+    if route is not None and isinstance(route.action, Redirect):  # which rewrites the request's own path, too
+        target = redirected_target(route.action, route, record.request, facts.target)
+        if target != facts.target and not suppressed(choice):
+            _set(facts, ORIGINAL_PATH, facts.target)
+        facts.target = target
     return facts
 
 

@@ -149,12 +149,19 @@ def location(redirect: Redirect, route: Route, view: RequestView) -> str:
     target = view.target.partition("?")[0] if redirect.strip_query else view.target
     if redirect.path:
         target = redirect.path + ("" if "?" in redirect.path else target[len(view.path) :])
-    elif redirect.prefix:
-        target = redirect.prefix + target[matched_length(route, view) :]
-    elif redirect.regex_rewrite is not None:
-        target = redirect.regex_rewrite.replace(view.path) + target[len(view.path) :]
+    else:
+        target = redirected_target(redirect, route, view, target)
     slash = "" if target[:1] in ("/", "") else "/"  # for a regex rewrite may leave none
     return f"{scheme}://{authority}{slash}{target}"
+
+
+def redirected_target(redirect: Redirect, route: Route, view: RequestView, target: str) -> str:
+    """Return ``target``, the request's with or without its query, as the redirect's rewrite makes it."""
+    if redirect.prefix:
+        return redirect.prefix + target[matched_length(route, view) :]
+    if redirect.regex_rewrite is not None:
+        return redirect.regex_rewrite.replace(view.path) + target[len(view.path) :]
+    return target
 
 
 def dead_end(view: RequestView, destination: Destination) -> str:

@@ -36,7 +36,8 @@ def unknown_clusters(snapshot: Snapshot) -> list[Fault]:
             if table is None or not table.validate_clusters:
                 continue
             for _, name in _table_references(table):
-                if name not in snapshot.clusters:
+                # What is in parentheses stands for an action that leads nowhere, and is noted.
+                if name not in snapshot.clusters and not name.startswith("("):
                     fault = f"leads to the cluster {name!r}, which does not exist"
                     faults.append(Fault(listener.name, LISTENER, "route_config", fault))
     return faults
