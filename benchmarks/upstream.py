@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,10 +39,12 @@ async def serve(hosts: list[str]) -> None:
 
 
 @contextmanager
-def running(*hosts: str) -> Iterator[int]:
-    """Run the upstream on these loopback addresses, 127.0.0.1 by default; yields its port."""
+def running(*hosts: str, cpu: int | None = None) -> Iterator[int]:
+    """Run the upstream on these loopback addresses, 127.0.0.1 by default, on a CPU; yields its port."""
     command = [sys.executable, __file__, *(hosts or ("127.0.0.1",))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    if cpu is not None and hasattr(os, "sched_setaffinity") and cpu in os.sched_getaffinity(0):
+        os.sched_setaffinity(process.pid, {cpu})
     try:
         assert process.stdout is not None
         yield int(process.stdout.readline())

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from meshlib.capabilities import Capabilities, Capability
     from meshlib.explain import Explanation
     from meshlib.mesh import Mesh
+    from meshlib.model.balancing import PeakEwma
     from meshlib.policy.record import AttemptRecord, CallRecord
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ __all__ = [
     "MeshNotReady",
     "NoHealthyUpstream",
     "NoRoute",
+    "PeakEwma",
     "PerTryTimeout",
     "RequestError",
     "RouteTimeout",
@@ -69,6 +71,7 @@ _LAZY = {
     "Capability": "meshlib.capabilities",
     "Explanation": "meshlib.explain",
     "Mesh": "meshlib.mesh",
+    "PeakEwma": "meshlib.model.balancing",
     "grpc": "meshlib.grpc",
     "httpx": "meshlib.httpx",
 }

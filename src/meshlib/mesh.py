@@ -15,6 +15,7 @@ from meshlib.clock import system_clock, system_randomness
 from meshlib.errors import BootstrapError, ConfigError
 from meshlib.explain import Explanation
 from meshlib.explain import explain as explain_view
+from meshlib.model.balancing import PeakEwma
 from meshlib.model.request import RequestView
 from meshlib.model.snapshot import Style
 from meshlib.policy.breaker import BreakerCore, ClusterBreaker
@@ -49,6 +50,8 @@ class MeshKeywords(TypedDict, total=False):
         metrics: whether Istio's metrics are counted (default True).
         tracing: whether OpenTelemetry spans are made and context is propagated (default True).
         access_log: True for logger ``meshlib.access``, or a stream (default False).
+        peak_ewma: balances a cluster by latency in place of its own policy, where it returns settings
+            for the cluster's name; see :class:`meshlib.PeakEwma`.
         breaker: makes the opt-in ``pybreaker.CircuitBreaker`` of a cluster by its name, or
             returns None for no breaker.
         retry_stop: a tenacity stop strategy in place of the received ``num_retries``.
@@ -60,6 +63,7 @@ class MeshKeywords(TypedDict, total=False):
     tracing: bool
     access_log: bool | TextIO
     breaker: Callable[[str], BreakerCore | None]
+    peak_ewma: Callable[[str], PeakEwma | None]
     retry_stop: StopBaseT
     retry_wait: WaitBaseT
     observers: tuple[Observer, ...]
@@ -84,7 +88,8 @@ class Mesh:
         self._source = source
         self._metrics = IstioMetrics(identity) if keywords.get("metrics", True) else None
         breaker = keywords.get("breaker")
-        state = MeshState(system_clock, system_randomness(), _gates(breaker) if breaker is not None else None)
+        gates = _gates(breaker) if breaker is not None else None
+        state = MeshState(system_clock, system_randomness(), gates, peak_ewma=keywords.get("peak_ewma"))
         plan_for = plans_with(keywords.get("retry_stop"), keywords.get("retry_wait"))
         self._runtime = Runtime(source, state, self._observer(keywords), plan_for, name=f"mesh of {identity.workload}")
 

@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from meshlib.model.endpoint import Locality
 from meshlib.model.names import search_list
-from meshlib.model.snapshot import Snapshot, Style
+from meshlib.model.snapshot import Home, Snapshot, Style
 from meshlib.settings import Identity
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ class DirectorySource:
         note_log = NoteLog(_log)
 
         def apply() -> None:
-            self._assembly = assembly = self._assembly or Assembly(Style.SIDECAR, search=search_list(node.id))
+            self._assembly = assembly = self._assembly or Assembly(
+                Style.SIDECAR, search=search_list(node.id), home=Home(Locality(*identity.locality))
+            )
             version = directory.version
             with self._lock:
                 faults = assembly.apply(version, directory.resources(node).by_type)
@@ -173,7 +176,7 @@ class XdsSource:
         # What the parent process used: a child's configuration must not shrink.
         for host, port in tuple(self._demanded):
             client.demand(host, port)
-        for cluster in tuple(self._woken):
+        for cluster in filter(None, (*self._woken, self._bootstrap.local_cluster)):
             client.wake(cluster)
         client.start()
 
@@ -261,7 +264,8 @@ class StaticSource:
         from meshlib.xds.note_log import NoteLog
         from meshlib.xds.references import unknown_clusters
 
-        assembly = Assembly(Style.STATIC, listener=self._listener, runtime=self._bootstrap.runtime)
+        bootstrap = self._bootstrap
+        assembly = Assembly(Style.STATIC, listener=self._listener, home=bootstrap.home, runtime=bootstrap.runtime)
         faults = assembly.apply("static", self._bootstrap.static)
         if not faults and not self._bootstrap.files:
             faults = tuple(unknown_clusters(assembly.snapshot()))

@@ -120,6 +120,7 @@ _ACTIONS: list[Json] = [
                     "name": "c",
                     "weight": 1,
                     "host_rewrite_literal": "h",
+                    "metadata_match": {"filter_metadata": {"envoy.lb": {"version": "v2"}}},
                     "typed_per_filter_config": PER_ROUTE,
                     **MUTATIONS,
                 },
@@ -176,7 +177,12 @@ _ACTIONS: list[Json] = [
         "host_rewrite_literal": "elsewhere",
         "cluster_not_found_response_code": "NOT_FOUND",
     },
-    {"cluster": "c", "regex_rewrite": REWRITE, "host_rewrite_header": "x-host"},
+    {
+        "cluster": "c",
+        "regex_rewrite": REWRITE,
+        "host_rewrite_header": "x-host",
+        "metadata_match": {"filter_metadata": {"envoy.lb": {"version": "v1"}}},
+    },
     {"cluster": "c", "path_rewrite": "/p", "auto_host_rewrite": True},
     {"cluster_header": "x-cluster", "host_rewrite_path_regex": REWRITE},
 ]
@@ -289,7 +295,40 @@ ASSIGNMENT: Json = {
     "policy": {
         "overprovisioning_factor": 150,
         "drop_overloads": [{"category": "d", "drop_percentage": HALF}],
+        "weighted_priority_health": True,
     },
+}
+_SLOW_START: Json = {
+    "slow_start_window": "20s",
+    "aggression": {"default_value": 1.5, "runtime_key": "a"},
+    "min_weight_percent": {"value": 15.0},
+}
+_ZONE_AWARE: Json = {
+    "routing_enabled": {"value": 90.0},
+    "min_cluster_size": "3",
+    "fail_traffic_on_panic": True,
+}
+_LOCAL_ZONE: Json = {
+    "zone_aware_lb_config": {
+        **_ZONE_AWARE,
+        "force_locality_direct_routing": True,
+        "force_local_zone": {"min_size": 2},
+        "locality_basis": "HEALTHY_HOSTS_WEIGHT",
+    }
+}
+_BY_LOCALITY: Json = {"locality_weighted_lb_config": {}}
+_SUBSETS: Json = {
+    "fallback_policy": "DEFAULT_SUBSET",
+    "default_subset": {"version": "v1"},
+    "subset_selectors": [
+        {"keys": ["stage", "version"], "fallback_policy": "KEYS_SUBSET", "fallback_keys_subset": ["stage"]},
+        {"keys": ["stage"], "single_host_per_subset": True},
+    ],
+    "locality_weight_aware": True,
+    "scale_locality_weight": True,
+    "panic_mode_any": True,
+    "list_as_any": True,
+    "metadata_fallback_policy": "FALLBACK_LIST",
 }
 _CONSISTENT: Json = {"use_hostname_for_hashing": True, "hash_balance_factor": 120}
 CLUSTERS: list[Json] = [
@@ -298,7 +337,11 @@ CLUSTERS: list[Json] = [
         "eds_cluster_config": {"eds_config": ADS, "service_name": "s"},
         "connect_timeout": "2s",
         "lb_policy": "LEAST_REQUEST",
-        "least_request_lb_config": {"choice_count": 3},
+        "least_request_lb_config": {
+            "choice_count": 3,
+            "active_request_bias": {"default_value": 2.0, "runtime_key": "b"},
+            "slow_start_config": _SLOW_START,
+        },
         "circuit_breakers": {
             "thresholds": [
                 {
@@ -317,7 +360,13 @@ CLUSTERS: list[Json] = [
             "max_ejection_time": "301s",
             "interval": "11s",
         },
-        "common_lb_config": {"healthy_panic_threshold": {"value": 20.0}},
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": 20.0},
+            "zone_aware_lb_config": _ZONE_AWARE,
+            "override_host_status": {"statuses": ["HEALTHY", "DRAINING"]},
+            "ignore_new_hosts_until_first_hc": True,
+        },
+        "lb_subset_config": _SUBSETS,
         "common_http_protocol_options": {"idle_timeout": "3600s"},
         "transport_socket": _TLS,
         "transport_socket_matches": [{"name": "m", "match": {"a": "b"}, "transport_socket": _RAW}],
@@ -333,7 +382,8 @@ CLUSTERS: list[Json] = [
         "ring_hash_lb_config": {"minimum_ring_size": "10", "maximum_ring_size": "20", "hash_function": "MURMUR_HASH_2"},
         "common_lb_config": {"consistent_hashing_lb_config": _CONSISTENT},
     },
-    {**_STATIC, "lb_policy": "MAGLEV", "maglev_lb_config": {"table_size": "101"}},
+    {**_STATIC, "lb_policy": "MAGLEV", "maglev_lb_config": {"table_size": "101"}, "common_lb_config": _BY_LOCALITY},
+    {**_STATIC, "round_robin_lb_config": {"slow_start_config": _SLOW_START}},
     {**_STATIC, "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED"},
     {
         **_STATIC,
@@ -349,9 +399,46 @@ CLUSTERS: list[Json] = [
     *(
         {**_STATIC, "load_balancing_policy": _policies(policy)}
         for policy in (
-            typed(_LB + "round_robin.v3.RoundRobin"),
-            typed(_LB + "random.v3.Random"),
-            typed(_LB + "least_request.v3.LeastRequest", choice_count=4),
+            typed(_LB + "round_robin.v3.RoundRobin", slow_start_config=_SLOW_START, locality_lb_config=_BY_LOCALITY),
+            typed(_LB + "random.v3.Random", locality_lb_config=_LOCAL_ZONE),
+            typed(
+                _LB + "least_request.v3.LeastRequest",
+                choice_count=4,
+                active_request_bias={"default_value": 2.0, "runtime_key": "b"},
+                slow_start_config=_SLOW_START,
+                locality_lb_config=_BY_LOCALITY,
+            ),
+            typed(_LB + "least_request.v3.LeastRequest", selection_method="FULL_SCAN"),
+            typed(_LB + "least_request.v3.LeastRequest", enable_full_scan=True),
+            typed(
+                _LB + "ring_hash.v3.RingHash",
+                use_hostname_for_hashing=True,
+                hash_balance_factor=130,
+                locality_weighted_lb_config={},
+            ),
+            typed(_LB + "pick_first.v3.PickFirst", shuffle_address_list=True),
+            typed(
+                _LB + "client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin",
+                blackout_period="11s",
+                weight_expiration_period="170s",
+                weight_update_period="2s",
+                error_utilization_penalty=1.5,
+                metric_names_for_computing_utilization=["named_metrics.q"],
+                slow_start_config=_SLOW_START,
+                enable_oob_load_report=True,
+                oob_reporting_period="9s",
+            ),
+            typed(
+                _LB + "override_host.v3.OverrideHost",
+                override_host_sources=[{"header": "x-host"}, {"metadata": {"key": "k", "path": [{"key": "p"}]}}],
+                fallback_policy=_policies(typed(_LB + "random.v3.Random")),
+            ),
+            typed(
+                _LB + "subset.v3.Subset",
+                **_SUBSETS,
+                allow_redundant_keys=True,
+                subset_lb_policy=_policies(typed(_LB + "random.v3.Random")),
+            ),
             typed(
                 _LB + "ring_hash.v3.RingHash",
                 hash_function="MURMUR_HASH_2",
@@ -359,7 +446,12 @@ CLUSTERS: list[Json] = [
                 maximum_ring_size="20",
                 consistent_hashing_lb_config=_CONSISTENT,
             ),
-            typed(_LB + "maglev.v3.Maglev", table_size="101", consistent_hashing_lb_config=_CONSISTENT),
+            typed(
+                _LB + "maglev.v3.Maglev",
+                table_size="101",
+                consistent_hashing_lb_config={**_CONSISTENT, "hash_policy": [{"header": {"header_name": "x-h"}}]},
+                locality_weighted_lb_config={},
+            ),
             typed(
                 _LB + "wrr_locality.v3.WrrLocality",
                 endpoint_picking_policy=_policies(typed(_LB + "random.v3.Random")),

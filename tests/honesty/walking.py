@@ -14,7 +14,7 @@ ANY = "google.protobuf.Any"
 VALUES = frozenset(
     f"google.protobuf.{name}"
     for name in (
-        *("BoolValue", "BytesValue", "DoubleValue", "Duration", "StringValue"),
+        *("BoolValue", "BytesValue", "DoubleValue", "Duration", "FloatValue", "StringValue"),
         *("Struct", "Timestamp", "UInt32Value", "UInt64Value"),
     )
 )

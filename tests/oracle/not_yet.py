@@ -26,7 +26,6 @@ def every(reason: str, *observations: str) -> dict[str, str]:
     return dict.fromkeys(observations, reason)
 
 
-_SUBSETS = "subset load balancing (lb_subset_config, metadata_match)"
 _RATE_LIMIT = "the local_ratelimit filter is not run"
 _BUFFERED = "streamed bodies are not copied for a retry: the first outcome is returned, retry_skipped says so"
 
@@ -39,13 +38,11 @@ CANNOT: dict[str, Reasons] = {
 
 NOT_YET: dict[str, Reasons] = {
     "resilience/aggregate-cluster": "aggregate clusters",
-    "resilience/hash-subset": _SUBSETS,
     "resilience/hedge-per-try": "hedging (hedge_on_per_try_timeout)",
     "resilience/hedge-two-retries": "hedging (hedge_on_per_try_timeout)",
     "resilience/local-ratelimit-descriptors": every(_RATE_LIMIT, *("vip1", "vip2", "vip3", "o0", "o1", "n0", "n1")),
     "resilience/local-ratelimit-descriptors-own": every(_RATE_LIMIT, "vip3", "o1", "n0", "n1"),
     "resilience/local-ratelimit-partial-fill": every(_RATE_LIMIT, "a3", "b1", "c3"),
-    "resilience/locality-weighted": "locality_weighted_lb_config",
     "resilience/previous-priorities": "retry_priority previous_priorities",
     "resilience/retry-body": {
         **every(_BUFFERED, "chunked", "early-503-before-body", "reset-before-body"),
@@ -55,6 +52,4 @@ NOT_YET: dict[str, Reasons] = {
     "resilience/timeout-grpc": every("the grpc-timeout header over HTTP", "honoured", "capped", "old-honoured"),
     "resilience/x-envoy-timeout-headers": every("max_stream_duration", "stream-duration"),
     "routing/matcher-tree": "VirtualHost.matcher",
-    "routing/subset-default-subset": _SUBSETS,
-    "routing/subset-no-fallback": _SUBSETS,
 }

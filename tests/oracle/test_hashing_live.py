@@ -121,7 +121,7 @@ def test_the_same_host_for_ten_thousand_keys(envoy, upstream):
     differing = []
     for data in clusters(upstream):
         message = json_format.ParseDict(data, RESOURCE_TYPES[CLUSTER].message())
-        ours = ClusterState(RESOURCE_TYPES[CLUSTER].decode("c", message).value, pytest.fail)
+        ours = ClusterState(RESOURCE_TYPES[CLUSTER].decode("c", message).value, pytest.fail, clock=lambda: 0.0)
         for n in range(KEYS):
             user = f"user-{n * 7919}"
             connection.request("GET", f"/{data['name']}", headers={"x-key": user})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from meshlib.model.balancing import Balancing
 from meshlib.model.cluster import Cluster, Discovery
 from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, LocalityEndpoints
 from meshlib.model.filter_chain import FilterChain, HttpConnectionManager
@@ -25,6 +26,8 @@ def endpoints(count: int, **fields: Any) -> tuple[Endpoint, ...]:
 def cluster(*groups: Sequence[Endpoint], name: str = "c", factor: int = 140, **fields: Any) -> Cluster:
     """A static cluster; each group of endpoints is one priority, from 0."""
     localities = tuple(LocalityEndpoints(tuple(group), priority=p) for p, group in enumerate(groups))
+    if "lb_policy" in fields:
+        fields["balancing"] = Balancing(fields.pop("lb_policy"))
     return Cluster(name, Discovery.STATIC, ClusterLoadAssignment(name, localities, factor), **fields)
 
 

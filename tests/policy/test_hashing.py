@@ -5,22 +5,22 @@ That a key finds the host it finds in Envoy is shown by tests/oracle; these are 
 
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 import xxhash
 
-from meshlib.model.cluster import ConsistentHashing, HashFunction, LbPolicy
-from meshlib.model.endpoint import Endpoint
+from meshlib.model.balancing import Balancing, ConsistentHashing, HashFunction, LbPolicy
+from meshlib.model.endpoint import Endpoint, HealthStatus
 from meshlib.model.rewrite import RegexRewrite
 from meshlib.model.route import RouteAction, WeightedCluster
 from meshlib.model.traffic import HashOn, HashPolicy
 from meshlib.policy import routing
-from meshlib.policy.balancing import policies, priorities
 from meshlib.policy.balancing.hashing import endpoint_key, mersenne_twister, murmur2, request_key, shuffled
 from meshlib.policy.balancing.maglev import Maglev
 from meshlib.policy.balancing.ring_hash import Ring
-from meshlib.policy.cluster_state import EndpointState
+from meshlib.policy.cluster_state import ClusterState
 from policy.driving import Lab, ScriptedRandom
 from policy.snapshots import cluster, endpoints, forward, request, retry, snapshot
 
@@ -171,31 +171,31 @@ def test_few_keys_move_when_a_host_goes(table):
 HASHING = [LbPolicy.RING_HASH, LbPolicy.MAGLEV]
 
 
-def states(count):
-    return [EndpointState(endpoint) for endpoint in endpoints(count)]
+def balanced(config):
+    return ClusterState(config, CHANCE, clock=lambda: 0.0)
 
 
 @pytest.mark.parametrize("policy", HASHING)
 def test_a_key_finds_its_host_and_none_any(policy):
-    picker = policies.build(policy, states(4), CHANCE)
-    assert len({picker.pick(CHANCE, 12345) for _ in range(20)}) == 1
-    counts = Counter(picker.pick(CHANCE) for _ in range(4000))
+    state = balanced(cluster(endpoints(4), lb_policy=policy))
+    assert len({state.pick(0.0, key=12345) for _ in range(20)}) == 1
+    counts = Counter(state.pick(0.0) for _ in range(4000))
     assert len(counts) == 4
     assert min(counts.values()) > 600
 
 
 @pytest.mark.parametrize("policy", HASHING)
 def test_bounded_load_spills_over_the_same_way_each_time(policy):
-    group = states(4)
-    picker = policies.build(policy, group, CHANCE, hashing=ConsistentHashing(balance_factor=100))
+    hashing = Balancing(policy, hashing=ConsistentHashing(balance_factor=100))
+    state = balanced(cluster(endpoints(4), balancing=hashing))
 
     def crowd():
         taken = []
         for _ in range(8):
-            taken.append(picker.pick(CHANCE, 7))
-            taken[-1].active += 1
-        for state in group:
-            state.active = 0
+            taken.append(state.pick(0.0, key=7))
+            assert state.begin(taken[-1])
+        for endpoint in taken:
+            state.end(endpoint)
         return taken
 
     order = crowd()
@@ -212,12 +212,17 @@ def test_the_shuffle_of_bounded_load():
 
 
 def test_a_key_decides_the_priority_too():
-    config = cluster(endpoints(2), endpoints(4)[2:], lb_policy=LbPolicy.RING_HASH)
-    groups = [states(2), [EndpointState(endpoint) for endpoint in endpoints(4)[2:]]]
-    groups[0][0].ejected = True  # 70 % of the load are left to priority 0
-    picker = priorities.build(config, groups, CHANCE)
-    of_first = {percent for percent in range(100) if picker.pick(CHANCE, 100 * 999 + percent) in groups[0]}
-    assert of_first == set(range(70))
+    bad = replace(endpoints(1)[0], health=HealthStatus.UNHEALTHY)  # 70 % of the load are left to priority 0
+    state = balanced(cluster((bad, endpoints(2)[1]), endpoints(4)[2:], lb_policy=LbPolicy.RING_HASH))
+    first = {percent for percent in range(100) if state.pick(0.0, key=100 * 999 + percent).endpoint == endpoints(2)[1]}
+    assert first == set(range(70))
+
+
+def test_degraded_endpoints_are_in_no_table():
+    """Envoy makes tables of the healthy alone: what would go to degraded ones meets nobody."""
+    degraded = replace(endpoints(1)[0], health=HealthStatus.DEGRADED)
+    state = balanced(cluster((degraded,), lb_policy=LbPolicy.MAGLEV))
+    assert state.pick(0.0, key=1) is None
 
 
 def test_retries_stay_unless_previous_hosts_are_avoided():
@@ -231,13 +236,14 @@ def test_retries_stay_unless_previous_hosts_are_avoided():
 
 
 def test_an_ejected_host_gives_its_keys_to_others_and_takes_them_back():
-    picker = priorities.build(cluster(endpoints(3), lb_policy=LbPolicy.MAGLEV), [group := states(3)], CHANCE)
-    first = picker.pick(CHANCE, 99)
+    state = balanced(cluster(endpoints(3), lb_policy=LbPolicy.MAGLEV))
+    first = state.pick(0.0, key=99)
     first.ejected = True
-    without = priorities.build(cluster(endpoints(3), lb_policy=LbPolicy.MAGLEV, panic_threshold=0.0), [group], CHANCE)
-    assert without.pick(CHANCE, 99) is not first
+    state.refresh()
+    assert state.pick(0.0, key=99) is not first
     first.ejected = False
-    assert priorities.build(cluster(endpoints(3), lb_policy=LbPolicy.MAGLEV), [group], CHANCE).pick(CHANCE, 99) is first
+    state.refresh()
+    assert state.pick(0.0, key=99) is first
 
 
 def test_weights_drawn_by_hash():

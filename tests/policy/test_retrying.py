@@ -142,7 +142,7 @@ class TestPreviousHosts:
 
 
 def _random():
-    from meshlib.model.cluster import LbPolicy
+    from meshlib.model.balancing import LbPolicy
 
     return LbPolicy.RANDOM
 

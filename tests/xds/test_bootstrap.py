@@ -5,8 +5,9 @@ import json
 import pytest
 
 from meshlib.errors import BootstrapError
+from meshlib.model.endpoint import Locality
 from meshlib.model.names import listener_name
-from meshlib.model.snapshot import Style
+from meshlib.model.snapshot import Home, Style
 from meshlib.settings import Identity
 from meshlib.xds.assembly import Assembly
 from meshlib.xds.bootstrap import Server, for_address, from_env, load
@@ -118,6 +119,15 @@ def test_envoy_s_static_in_yaml(tmp_path):
     for port in (80, 8080):
         assert snapshot.destination("anything", port).routes.name == "local"
     assert str(snapshot.clusters["catalog"].assignment.localities[0].endpoints[0]) == "127.0.0.1:3000"
+
+
+def test_where_this_process_is():
+    data = {
+        "node": {"id": "n", "locality": {"region": "r", "zone": "z", "sub_zone": "s"}},
+        "cluster_manager": {"local_cluster_name": "callers"},
+        "static_resources": {"listeners": [{"name": "l"}]},
+    }
+    assert load(data).home == Home(Locality("r", "z", "s"), "callers")
 
 
 def test_envoy_s_with_ads(tmp_path):

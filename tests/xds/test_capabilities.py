@@ -143,7 +143,7 @@ def test_a_bootstrap_that_asks_for_rtds_and_lrs():
     with static_mesh(layered_runtime=runtime, cluster_manager=load) as mesh:
         found = mesh.capabilities()
     said = {entry.field: (entry.type, entry.status, entry.consequence) for entry in found.entries}
-    assert set(said) == {"layers[0]", "cluster_manager"}
-    assert said["layers[0]"][:2] == said["cluster_manager"][:2] == ("bootstrap", "refused")
+    assert set(said) == {"layers[0]", "cluster_manager.load_stats_config"}
+    assert said["layers[0]"][:2] == said["cluster_manager.load_stats_config"][:2] == ("bootstrap", "refused")
     assert "RTDS" in said["layers[0]"][2]
-    assert "LRS" in said["cluster_manager"][2]
+    assert "LRS" in said["cluster_manager.load_stats_config"][2]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from meshlib.model.cluster import Discovery, LbPolicy
+from meshlib.model.balancing import LbPolicy
+from meshlib.model.cluster import Discovery
 from meshlib.model.endpoint import Workload
 from meshlib.model.request import RequestView
 from meshlib.model.route import DirectResponse

@@ -487,15 +487,13 @@ def test_a_note_is_said_once(ads_server, mesh, sidecar, named, caplog):
     caplog.set_level(logging.WARNING, "meshlib.xds")
     server = ads_server()
     mesh(server)
-    many = [cluster(f"c{i}", lb_policy="LOAD_BALANCING_POLICY_CONFIG") for i in range(3)]
+    many = [cluster(f"c{i}", preconnect_policy={"per_upstream_preconnect_ratio": 2.0}) for i in range(3)]
     server.resources[CLUSTER] |= named(*many)
     server.resources[ENDPOINT] |= named(*(endpoints(f"c{i}", 1) for i in range(3)))
     client, watch = sidecar(server.address)
     watch.until(lambda s: True)
     server.update("2", ENDPOINT)
     server.expect(lambda r: r.type_url == ENDPOINT and r.version_info == "2")
-    said = [r.message for r in caplog.records if "lb_policy" in r.message]
-    assert said == [
-        "not honoured: CDS c0: lb_policy: LOAD_BALANCING_POLICY_CONFIG is not done: round robin is (and 2 more)"
-    ]
+    said = [r.message for r in caplog.records if "preconnect" in r.message]
+    assert said == ["not honoured: CDS c0: preconnect_policy: no connection is made ahead (and 2 more)"]
     assert [n.resource for n in client.notes()] == ["c0", "c1", "c2"]

@@ -3,7 +3,8 @@
 import pytest
 from google.protobuf import any_pb2, json_format, wrappers_pb2
 
-from meshlib.model.cluster import ConsistentHashing, HashFunction, LbPolicy, OutlierDetection, RetryBudget
+from meshlib.model.balancing import ConsistentHashing, HashFunction, LbPolicy
+from meshlib.model.cluster import OutlierDetection, RetryBudget
 from meshlib.model.endpoint import HealthStatus, Workload
 from meshlib.model.headers import AppendAction
 from meshlib.model.match import HeaderMatch, QueryMatch, StringMatch, StringOp
@@ -423,22 +424,14 @@ def policies(*kinds):
         ({"lb_policy": "LEAST_REQUEST"}, LbPolicy.LEAST_REQUEST, {}),
         ({"lb_policy": "RING_HASH"}, LbPolicy.RING_HASH, {}),
         ({"lb_policy": "MAGLEV"}, LbPolicy.MAGLEV, {}),
-        (
-            {"lb_policy": "LOAD_BALANCING_POLICY_CONFIG"},
-            LbPolicy.ROUND_ROBIN,
-            {"lb_policy": "LOAD_BALANCING_POLICY_CONFIG is not done: round robin is"},
-        ),
         ({"lb_policy": "RING_HASH", **policies("random.v3.Random")}, LbPolicy.RANDOM, {}),
         (policies("least_request.v3.LeastRequest"), LbPolicy.LEAST_REQUEST, {}),
         (policies("maglev.v3.Maglev"), LbPolicy.MAGLEV, {}),
-        (policies("pick_first.v3.PickFirst", "ring_hash.v3.RingHash"), LbPolicy.RING_HASH, {}),
+        (policies("pick_first.v3.PickFirst", "ring_hash.v3.RingHash"), LbPolicy.PICK_FIRST, {}),
         (
-            policies("pick_first.v3.PickFirst"),
-            LbPolicy.ROUND_ROBIN,
-            {
-                "load_balancing_policy.policies": "envoy.extensions.load_balancing_policies.pick_first.v3.PickFirst is "
-                "not done: round robin is"
-            },
+            policies("client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin"),
+            LbPolicy.CLIENT_SIDE_WEIGHTED_ROUND_ROBIN,
+            {},
         ),
     ],
 )
@@ -481,7 +474,7 @@ RING = {"minimum_ring_size": 10, "maximum_ring_size": 20, "hash_function": "MURM
     ],
 )
 def test_consistent_hashing(fields, hashing):
-    assert value(CLUSTER, cluster(**fields)).hashing == hashing
+    assert value(CLUSTER, cluster(**fields)).balancing.hashing == hashing
     assert noted(CLUSTER, cluster(**fields)) == {}
 
 
@@ -564,7 +557,7 @@ def test_endpoints(status, health):
     assert (str(endpoint), endpoint.weight, endpoint.health, endpoint.hostname) == ("[::1]:5", 4, health, "h")
     assert endpoint.workload == Workload("w", "ns", "unknown", "v2")
     assert endpoint.metadata["x"] == {"n": [1.0, None, {"a": True}]}
-    assert (found.priority, found.weight, found.locality.region) == (2, 1, "r")
+    assert (found.priority, found.weight, found.locality.region) == (2, 0, "r")
 
 
 def test_an_eds_cluster_asks_under_its_service_name():

@@ -12,7 +12,6 @@ from honesty.fuzzing import corpus, run
 from honesty.mutating import aggregate, damaged_response, deep_metadata, nested_policies
 from meshlib.settings import Identity
 from meshlib.xds.bootstrap import for_address
-from meshlib.xds.bootstrap_envoy import import_types
 from meshlib.xds.client import XdsClient
 from meshlib.xds.protos import cluster_pb2, discovery_pb2
 from meshlib.xds.resource_type import RESOURCE_TYPES
@@ -210,13 +209,16 @@ def policies(*types):
 
 def test_a_list_without_a_load_balancing_policy_is_refused_as_envoy_does(parse):
     unknown = "type.googleapis.com/google.protobuf.Empty"
-    subset = "envoy.extensions.load_balancing_policies.subset.v3.Subset"
+    other = "envoy.extensions.load_balancing_policies.load_aware_locality.v3.LoadAwareLocality"
     for nothing in (policies(), policies(unknown), {"load_balancing_policy": {"policies": [{}]}}):
         assert places(of(CLUSTER, parse, STATIC, **nothing)) == ["load_balancing_policy.policies"]
-    import_types({"@type": f"type.googleapis.com/{subset}"})
-    taken = of(CLUSTER, parse, STATIC, **policies(unknown, f"type.googleapis.com/{subset}"))
+    message = parse(CLUSTER, {**STATIC, **policies(unknown, unknown)})
+    message.load_balancing_policy.policies[
+        1
+    ].typed_extension_config.typed_config.type_url = f"type.googleapis.com/{other}"
+    taken = RESOURCE_TYPES[CLUSTER].decode("it", message)
     assert taken.faults == ()
-    assert [note.consequence for note in taken.notes] == [f"{subset} is not done: round robin is"]
+    assert [note.consequence for note in taken.notes] == [f"{other} is not done: round robin is"]
 
 
 def test_protocol_options_without_a_protocol_are_refused_as_envoy_does(parse):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from meshlib.model.balancing import ROUND_ROBIN, Balancing, LbPolicy
 from meshlib.model.endpoint import ClusterLoadAssignment
 
 UINT32_MAX = 4294967295
@@ -18,17 +19,6 @@ class Discovery(Enum):
     LOGICAL_DNS = "LOGICAL_DNS"
     EDS = "EDS"
     ORIGINAL_DST = "ORIGINAL_DST"
-
-
-class LbPolicy(Enum):
-    """``Cluster.LbPolicy``."""
-
-    ROUND_ROBIN = "ROUND_ROBIN"
-    LEAST_REQUEST = "LEAST_REQUEST"
-    RANDOM = "RANDOM"
-    RING_HASH = "RING_HASH"
-    MAGLEV = "MAGLEV"
-    CLUSTER_PROVIDED = "CLUSTER_PROVIDED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,34 +118,6 @@ class OutlierDetection:
         object.__setattr__(self, "compares", any(shares) or (split and any(local)))
 
 
-class HashFunction(Enum):
-    """``Cluster.RingHashLbConfig.HashFunction``."""
-
-    XX_HASH = 0
-    MURMUR_HASH_2 = 1
-
-
-@dataclass(frozen=True, slots=True)
-class ConsistentHashing:
-    """``RingHashLbConfig``, ``MaglevLbConfig`` and ``ConsistentHashingLbConfig``, with Envoy's defaults.
-
-    Attributes:
-        minimum_ring_size: entries of a ring, rounded up so that the lightest endpoint has a whole number.
-        maximum_ring_size: and no more than these.
-        hash_function: hashes the entries of a ring.
-        table_size: slots of a Maglev table, a prime.
-        use_hostname: whether an endpoint's host name is hashed, not its address.
-        balance_factor: percent of the mean load that an endpoint takes at most, 0 = no bound.
-    """
-
-    minimum_ring_size: int = 1024
-    maximum_ring_size: int = 8 * 1024 * 1024
-    hash_function: HashFunction = HashFunction.XX_HASH
-    table_size: int = 65537
-    use_hostname: bool = False
-    balance_factor: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class TransportSocket:
     """What a ``transport_socket`` asks for.
@@ -199,13 +161,11 @@ class Cluster:
         name: its name, for Istio ``outbound|port|subset|host``.
         discovery: where its endpoints come from.
         assignment: its endpoints; None while EDS has not answered.
-        lb_policy: how one is chosen.
+        balancing: how one is chosen.
         connect_timeout: seconds, Envoy's default 5.
         thresholds: circuit breakers of the DEFAULT priority.
         outlier: outlier detection, None = off.
         panic_threshold: percent of healthy hosts below which all are used, 0 = never.
-        choice_count: LEAST_REQUEST candidates.
-        hashing: RING_HASH and MAGLEV settings.
         http2: whether ``http2_protocol_options`` ask for HTTP/2.
         transport_socket: what endpoints without a match use; None is plaintext.
         transport_socket_matches: per-endpoint choices, in order.
@@ -217,16 +177,19 @@ class Cluster:
     name: str
     discovery: Discovery
     assignment: ClusterLoadAssignment | None = None
-    lb_policy: LbPolicy = LbPolicy.ROUND_ROBIN
+    balancing: Balancing = ROUND_ROBIN
     connect_timeout: float = 5.0
     thresholds: Thresholds = Thresholds()
     outlier: OutlierDetection | None = None
     panic_threshold: float = 50.0
-    choice_count: int = 2
-    hashing: ConsistentHashing = ConsistentHashing()
     http2: bool = False
     transport_socket: TransportSocket | None = None
     transport_socket_matches: tuple[TransportSocketMatch, ...] = ()
     eds_name: str = ""
     service: ServiceRef = ServiceRef()
     source: str = ""
+
+    @property
+    def lb_policy(self) -> LbPolicy:
+        """How one of several endpoints is chosen."""
+        return self.balancing.policy

@@ -18,13 +18,16 @@ class HealthStatus(Enum):
     DEGRADED = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Locality:
     """``envoy.config.core.v3.Locality``."""
 
     region: str = ""
     zone: str = ""
     sub_zone: str = ""
+
+
+NOWHERE = Locality()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +75,18 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class LocalityEndpoints:
-    """``LocalityLbEndpoints``: the endpoints of one locality at one priority."""
+    """``LocalityLbEndpoints``: the endpoints of one locality at one priority.
+
+    Attributes:
+        endpoints: in the order received.
+        locality: where they are.
+        weight: ``load_balancing_weight``, for balancing by locality; unset is 0, which takes nothing.
+        priority: 0 is the first.
+    """
 
     endpoints: tuple[Endpoint, ...]
-    locality: Locality = Locality()
-    weight: int = 1
+    locality: Locality = NOWHERE
+    weight: int = 0
     priority: int = 0
 
 
@@ -88,10 +98,12 @@ class ClusterLoadAssignment:
         name: ``cluster_name``.
         localities: in the order received; the number, not the order, is the priority.
         overprovisioning_factor: percent, default 140.
+        weighted_priority_health: whether endpoints count by their weight for the health of a priority.
         drop_percentage: percent of calls answered with 503 before they are sent (``drop_overloads``).
     """
 
     name: str
     localities: tuple[LocalityEndpoints, ...] = ()
     overprovisioning_factor: int = 140
+    weighted_priority_health: bool = False
     drop_percentage: float = 0.0

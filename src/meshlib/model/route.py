@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
 from meshlib.model.match import Predicate, RouteMatch
+from meshlib.model.metadata import Criteria
 from meshlib.model.request import RequestView
 from meshlib.model.rewrite import RegexRewrite
 from meshlib.model.template import Template
@@ -27,6 +28,7 @@ class WeightedCluster:
         host_rewrite: the authority when this target is drawn, before the route's own rewrites.
         request_headers, response_headers: applied before the route's.
         filter_mutations: for the header_mutation filter, when this target is drawn.
+        subset: what is asked of its endpoints (``metadata_match``): the route's, and its own before that.
     """
 
     name: str
@@ -38,6 +40,7 @@ class WeightedCluster:
     request_headers: HeaderMutations = NO_MUTATIONS
     response_headers: HeaderMutations = NO_MUTATIONS
     filter_mutations: FilterMutations | None = None
+    subset: Criteria = ()
 
 
 @dataclass(frozen=True, slots=True)

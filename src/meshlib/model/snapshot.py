@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from meshlib.clock import Randomness
 from meshlib.model.cluster import Cluster
+from meshlib.model.endpoint import NOWHERE, Locality
 from meshlib.model.filter_chain import HttpConnectionManager, TcpProxy
 from meshlib.model.listener import Listener
 from meshlib.model.names import NameTable, listener_name
@@ -92,6 +93,20 @@ class Bindings:
 
 
 @dataclass(frozen=True, slots=True)
+class Home:
+    """Where this process is, by its node.
+
+    Attributes:
+        locality: empty = unknown.
+        cluster: the local cluster, whose endpoints this process is one of
+            (``cluster_manager.local_cluster_name``); empty = none.
+    """
+
+    locality: Locality = NOWHERE
+    cluster: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One consistent configuration (gRFC A74). A call reads it once and never looks again.
 
@@ -108,6 +123,7 @@ class Snapshot:
             style the template of listeners' names (gRFC A47), empty for ``host:port`` itself.
         runtime: numbers by key that take the place of configured ones (``layered_runtime`` of a bootstrap).
         dormant: clusters that exist and whose endpoints are asked for when a call first needs them.
+        home: where this process is.
         changed: clusters, and names of endpoint assignments, that differ from the snapshot before;
             None where that is not known.
     """
@@ -123,6 +139,7 @@ class Snapshot:
     listener: str = ""
     runtime: Mapping[str, float] = field(default_factory=dict)
     dormant: Container[str] = ()
+    home: Home = Home()
     changed: tuple[frozenset[str], frozenset[str]] | None = field(default=None, compare=False, repr=False)
 
     def resolve(self, host: str) -> tuple[str, ...]:

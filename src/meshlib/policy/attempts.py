@@ -9,6 +9,7 @@ from meshlib.model.endpoint import Endpoint
 from meshlib.model.match import is_grpc
 from meshlib.model.route import RouteAction, WeightedCluster
 from meshlib.policy import flags, headers, mirroring, redirecting, replies, routing
+from meshlib.policy.balancing.hashing import request_key
 from meshlib.policy.call import Call, Policy
 from meshlib.policy.cluster_state import ClusterState, EndpointState
 from meshlib.policy.deadlines import Deadlines
@@ -50,9 +51,11 @@ class Attempts:
         "drawn",
         "failed",
         "head",
+        "named",
         "record",
         "restarted",
         "retrying",
+        "state",
         "tried",
         "verdict",
     )
@@ -74,6 +77,8 @@ class Attempts:
         self.verdict: Verdict | None = None  # on the last attempt
         self.retrying = False
         self.restarted = False  # by an internal redirect: the call begins anew
+        self.state: EndpointState | None = None  # of the last attempt
+        self.named: Iterator[str] | None = None  # endpoints the request names, those not tried yet
 
     def run(self) -> Policy:
         """Attempt, back off and attempt again until an outcome is final or the time is over."""
@@ -144,13 +149,26 @@ class Attempts:
 
     def _pick(self) -> EndpointState | None:
         cluster, view, tried, key = self.cluster, self.call.view, self.tried, self.call.key
+        balancing = cluster.config.balancing
+        if balancing.override_headers and (named := self._named(balancing.override_headers)) is not None:
+            return named
+        if balancing.hashing.hash_policies:
+            key = request_key(balancing.hashing.hash_policies, view)
         if cluster.config.discovery is Discovery.ORIGINAL_DST:
             destination = self.choice.destination
             return cluster.original(destination.address if destination else view.host, view.port)
         retry = self.action.retry
         if tried and retry is not None:
-            return cluster.pick(self.call.clock(), avoided(retry, tried), retry.host_selection_max_attempts, key)
-        return cluster.pick(self.call.clock(), key=key)
+            tries = retry.host_selection_max_attempts
+            return cluster.pick(self.call.clock(), avoided(retry, tried), tries, key, subset=self.drawn.subset)
+        return cluster.pick(self.call.clock(), key=key, subset=self.drawn.subset)
+
+    def _named(self, headers: Sequence[str]) -> EndpointState | None:
+        """Return the next endpoint that the request names (``override_host``); each serves one attempt."""
+        if self.named is None:
+            values = (next(iter(self.call.view.values(header)), "") for header in headers)
+            self.named = iter([address.strip() for value in values for address in value.split(",") if address.strip()])
+        return next(filter(None, map(self.cluster.named, self.named)), None)
 
     def _redirected(self, outcome: Outcome, sent: Attempt) -> Restart | None:
         """Return the request that an internal redirect leads to, None for none."""
@@ -164,6 +182,7 @@ class Attempts:
     def _send(self, state: EndpointState) -> Generator[Effect, Answer, tuple[Outcome, Attempt]]:
         call, record = self.call, self.record
         now = call.clock()
+        self.state = state
         endpoint = state.endpoint
         self.tried.add(endpoint.key)
         timeout = self.deadlines.attempt_timeout(now)
@@ -188,6 +207,8 @@ class Attempts:
         finally:
             attempt.ended = call.clock()
             call.observer.attempt_ended(record, attempt)
+        if self.cluster.learns:
+            self.cluster.learn(state, answer, attempt.ended - now, attempt.ended)
         verdict = self.verdict = self._judge(answer)
         if verdict is not None:
             self.cluster.observe(state, verdict, attempt.ended)
@@ -280,6 +301,8 @@ class Attempts:
         if not isinstance(end, BodyEnd):
             return
         record.bytes_received = end.received
+        if self.state is not None and end.trailers:
+            self.cluster.report(self.state, end.trailers, self.call.clock())
         if end.error is ErrorKind.TIMEOUT:
             record.flags |= flags.UPSTREAM_REQUEST_TIMEOUT
             record.detail = "response_timeout"

@@ -265,10 +265,13 @@ class BodyEnd(NamedTuple):
     Attributes:
         error: None when it ended well or the application closed it early.
         received: body bytes received.
+        trailers: what came after the body, by lower-case name, as far as policy asks for it
+            (``endpoint-load-metrics``).
     """
 
     error: ErrorKind | None = None
     received: int = 0
+    trailers: HeaderLookup = {}  # noqa: RUF012  a shared empty dict nobody writes to
 
 
 Effect = Attempt | Await | Sleep | Park | Discard | Restart | Mirror | Respond | Reply

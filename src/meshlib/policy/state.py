@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import TypeVar, overload
 
 from meshlib.clock import Clock, Randomness
-from meshlib.model.cluster import Discovery
+from meshlib.model.balancing import PeakEwma
+from meshlib.model.cluster import Cluster, Discovery
+from meshlib.model.endpoint import ClusterLoadAssignment
 from meshlib.model.snapshot import Snapshot
+from meshlib.policy.balancing.hosts import HostSet, host_sets
 from meshlib.policy.breaker import ClusterBreaker
-from meshlib.policy.cluster_state import ClusterState
+from meshlib.policy.cluster_state import ClusterState, EndpointState, Surroundings
 from meshlib.policy.limits import mutex
 
 _Default = TypeVar("_Default")
@@ -86,10 +89,13 @@ class MeshState:
         clock: Clock,
         chance: Randomness,
         breaker: Callable[[str], ClusterBreaker | None] | None = None,
+        *,
+        peak_ewma: Callable[[str], PeakEwma | None] | None = None,
     ) -> None:
         self.clock = clock
         self.chance = chance
         self._breaker = breaker or (lambda _name: None)
+        self._peak_ewma = peak_ewma or (lambda _name: None)
         self.forked()
 
     def forked(self) -> None:
@@ -99,6 +105,7 @@ class MeshState:
         self._states: dict[str, ClusterState] = {}
         self._by_assignment: dict[str, set[str]] = {}  # EDS name -> clusters that have state
         self._snapshot: Snapshot | None = None
+        self._known_callers: tuple[ClusterLoadAssignment | None, HostSet | None] = None, None
 
     def bind(self, snapshot: Snapshot) -> LiveSnapshot:
         """Return ``snapshot`` over live state; clusters that are gone lose theirs.
@@ -114,6 +121,9 @@ class MeshState:
                     self._by_assignment.get(gone.config.eds_name, set()).discard(name)
                 else:
                     self._states[name].configure(config)
+            if before is not None and _local_cluster(before) is not _local_cluster(snapshot):
+                for state in self._states.values():
+                    state.refresh()
         return LiveSnapshot(snapshot, LiveClusters(snapshot, self, self._states))
 
     def _affected(self, before: Snapshot | None, snapshot: Snapshot) -> list[str]:
@@ -135,22 +145,49 @@ class MeshState:
             current = self._snapshot or snapshot
             config = current.clusters.get(name)
             if config is not None:
-                state = self._states[name] = ClusterState(config, self.chance, self._breaker(name))
+                state = self._states[name] = self._made(config, current)
                 if config.eds_name:
                     self._by_assignment.setdefault(config.eds_name, set()).add(name)
                 return state
             # Gone meanwhile: a call that began before still goes where its snapshot says.
             config = snapshot.clusters.get(name)
-            return None if config is None else ClusterState(config, self.chance, self._breaker(name))
+            return None if config is None else self._made(config, snapshot)
+
+    def _made(self, config: Cluster, snapshot: Snapshot) -> ClusterState:
+        around = Surroundings(snapshot.home.locality, self._callers, self._peak_ewma(config.name))
+        return ClusterState(config, self.chance, self._breaker(config.name), clock=self.clock, surroundings=around)
+
+    def _callers(self) -> HostSet | None:
+        """Return the first priority of the local cluster, None where there is none; as EDS tells of it."""
+        snapshot = self._snapshot
+        local = _local_cluster(snapshot) if snapshot is not None else None
+        if snapshot is None or local is None:
+            return None
+        of, callers = self._known_callers
+        if of is not local:
+            endpoints = (endpoint for locality in local.localities for endpoint in locality.endpoints)
+            states = {endpoint.key: EndpointState(endpoint) for endpoint in endpoints}
+            callers = host_sets(local, states, snapshot.home.locality)[0]
+            self._known_callers = local, callers
+        return callers
 
     def used(self) -> frozenset[str]:
         """Return the clusters that calls used since this was last asked, or use now."""
         with self._lock:
             states = list(self._states.items())
-        names = set()
+        # Every pick of a zone-aware cluster goes by the local cluster.
+        snapshot = self._snapshot
+        names = {snapshot.home.cluster} if snapshot is not None and snapshot.home.cluster else set()
         for name, state in states:
             with state.limits.lock:
                 if state.touched or state.limits.requests or state.limits.pending:
                     names.add(name)
                 state.touched = False
         return frozenset(names)
+
+
+def _local_cluster(snapshot: Snapshot) -> ClusterLoadAssignment | None:
+    """Return the endpoints of the local cluster, None where there is none or it is not there yet."""
+    name = snapshot.home.cluster
+    config = snapshot.clusters.get(name) if name else None
+    return config.assignment if config is not None else None

@@ -47,7 +47,7 @@ from meshlib.transports.grpc_cutoff import Cutoff
 from meshlib.transports.grpc_errors import MeshNotReady, with_record
 from meshlib.transports.grpc_exchange import CallOptions, Exchange, Method, Serializer
 from meshlib.transports.grpc_pool import ChannelPool, Lease
-from meshlib.transports.grpc_translate import Options, failed, parse_target
+from meshlib.transports.grpc_translate import Options, failed, load_metrics, parse_target, wants_report
 from meshlib.transports.mirrors import MirrorTasks
 
 
@@ -299,7 +299,9 @@ class _Attempts:
             if not exchange.method.unary:
                 return await self._stream(invoke, arguments)
             inner = invoke(exchange.request, **arguments)
-            return Outcome(status=200, grpc_status=0, response=(await inner, inner))
+            response = await inner
+            report = load_metrics(await inner.trailing_metadata()) if wants_report(effect) else {}
+            return Outcome(status=200, headers=report, grpc_status=0, response=(response, inner))
         except grpc.aio.AioRpcError as error:
             return failed(error, effect, bound)
 
@@ -330,7 +332,9 @@ class _Attempts:
         if failure is not None:
             raise failure
         ended = first is EOF or not method.streams_responses
-        return Outcome(status=200, grpc_status=0 if ended else None, response=(first, inner), upload=cutoff.upload)
+        report = load_metrics(await inner.trailing_metadata()) if ended and wants_report(self._effect) else {}
+        status = 0 if ended else None
+        return Outcome(status=200, headers=report, grpc_status=status, response=(first, inner), upload=cutoff.upload)
 
     async def respond(self, effect: Respond, policy: Policy) -> Answered:
         """Return the final response, or raise the server's status."""

@@ -18,7 +18,7 @@ from meshlib.transports.driving import conclude
 from meshlib.transports.grpc_cutoff import Cutoff
 from meshlib.transports.grpc_errors import BODY_LATE, RouteTimeout, with_record
 from meshlib.transports.grpc_exchange import Exchange
-from meshlib.transports.grpc_translate import failed
+from meshlib.transports.grpc_translate import failed, load_metrics, wants_report
 
 EOF = grpc.aio.EOF
 
@@ -54,22 +54,28 @@ class Ending:
         """Whether the route's timeout cut the stream."""
         return self._cutoff.fired
 
-    def end(self, error: Any = None, *, cancelled: bool = False) -> None:
-        """End it: well, with grpc's ``error``, or ``cancelled`` by the application."""
+    @property
+    def wants_report(self) -> bool:
+        """Whether the cluster balances by what the trailing metadata tells of its load."""
+        return wants_report(self._effect)
+
+    def end(self, error: Any = None, *, cancelled: bool = False, metadata: Any = None) -> None:
+        """End it: well, with grpc's ``error``, or ``cancelled`` by the application; ``metadata`` is the trailing."""
         policy, self._policy = self._policy, None
         if policy is None:
             return
         self._cutoff.stop()
         code = grpc.StatusCode.CANCELLED if cancelled else grpc.StatusCode.OK if error is None else error.code()
         self._exchange.record.grpc_status = code.value[0]
-        conclude(policy, BodyEnd(self._kind(error), self._exchange.received))
+        conclude(policy, BodyEnd(self._kind(error), self._exchange.received, load_metrics(metadata)))
         self._release()
 
     async def settle(self, inner: Any) -> None:
         """End it as ``inner``, grpc's call, ended."""
         code, details = await inner.code(), await inner.details()
         metadata = await inner.initial_metadata(), await inner.trailing_metadata()
-        self.end(None if code is grpc.StatusCode.OK else grpc.aio.AioRpcError(code, *metadata, details=details))
+        error = None if code is grpc.StatusCode.OK else grpc.aio.AioRpcError(code, *metadata, details=details)
+        self.end(error, metadata=metadata[1])
 
     def _kind(self, error: Any) -> ErrorKind | None:
         if self._cutoff.fired:
@@ -285,7 +291,8 @@ class _Read(_MeshCall):
                 raise
         if error is None and not ending.route_expired and message is not EOF:
             return message
-        ending.end(error)
+        over = not ending.route_expired and ending.wants_report
+        ending.end(error, metadata=await reply.inner.trailing_metadata() if over else None)
         if ending.route_expired:
             raise RouteTimeout(grpc.StatusCode.DEADLINE_EXCEEDED, BODY_LATE, record=self._exchange.record)
         if error is not None:

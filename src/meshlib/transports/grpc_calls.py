@@ -21,7 +21,7 @@ from meshlib.transports.driving import conclude
 from meshlib.transports.grpc_cutoff import Cutoff
 from meshlib.transports.grpc_errors import BODY_LATE, CancelledRpc, RouteTimeout, with_record
 from meshlib.transports.grpc_exchange import Cancellation, Cancelled, Exchange
-from meshlib.transports.grpc_translate import failed
+from meshlib.transports.grpc_translate import failed, load_metrics, wants_report
 
 END = object()  # instead of a first message: the stream ended without one
 
@@ -73,7 +73,10 @@ class Ending:
         code = grpc.StatusCode.CANCELLED if inner is None else inner.code()
         self._exchange.record.grpc_status = code.value[0]
         try:
-            conclude(self._policy, BodyEnd(self._error(code, inner), self._exchange.received))
+            trailers = {}
+            if inner is not None and wants_report(self._effect):
+                trailers = load_metrics(inner.trailing_metadata())
+            conclude(self._policy, BodyEnd(self._error(code, inner), self._exchange.received, trailers))
         finally:
             self._release()
             self.done.set()

@@ -38,7 +38,7 @@ from meshlib.transports.grpc_cutoff import Cutoff, on_thread
 from meshlib.transports.grpc_errors import MeshNotReady, with_record
 from meshlib.transports.grpc_exchange import CallOptions, Cancellation, Exchange, Method, Serializer
 from meshlib.transports.grpc_pool import ChannelPool, Lease
-from meshlib.transports.grpc_translate import Options, failed, parse_target
+from meshlib.transports.grpc_translate import Options, failed, load_metrics, parse_target, wants_report
 from meshlib.transports.mirrors import MirrorThreads
 
 FUTURE_THREADS = 64  # futures of one channel under way at once; more wait their turn
@@ -292,7 +292,8 @@ class _Attempts:
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
             self._cancellation.check()
             return failed(error, effect, bound)
-        return Outcome(status=200, grpc_status=0, response=[(response, inner)])
+        report = load_metrics(inner.trailing_metadata()) if wants_report(effect) else {}
+        return Outcome(status=200, headers=report, grpc_status=0, response=[(response, inner)])
 
     def _unary(self, invoke: Any, arguments: dict[str, Any]) -> Any:
         if self._blocking:
@@ -325,7 +326,9 @@ class _Attempts:
         ended = first is END or not method.streams_responses
         # In a list, emptied by respond(): policy keeps the outcome, and must not keep the RPC alive.
         response = [(first, inner)]
-        return Outcome(status=200, grpc_status=0 if ended else None, response=response, upload=cutoff.upload)
+        report = load_metrics(inner.trailing_metadata()) if ended and wants_report(self._effect) else {}
+        status = 0 if ended else None
+        return Outcome(status=200, headers=report, grpc_status=status, response=response, upload=cutoff.upload)
 
     def respond(self, effect: Respond, policy: Policy) -> Any:
         """Return the final response, or raise the server's status."""

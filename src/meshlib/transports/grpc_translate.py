@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import grpc
 
+from meshlib.model.balancing import LbPolicy
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.request import RequestView
+from meshlib.policy.balancing.orca import HEADER
 from meshlib.policy.effects import Attempt, ErrorKind, Outcome
 
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -190,7 +192,7 @@ def failed(error: Any, effect: Attempt, bound: Bound) -> Outcome:
     begun = bool(error.initial_metadata()) or status != 200
     return Outcome(
         status=status,
-        headers=_headers(error.trailing_metadata()),
+        headers={**_headers(error.trailing_metadata()), **load_metrics(error.trailing_metadata())},
         message=f"{code.name}: {details}",
         exception=error,
         grpc_status=None if begun else int(code.value[0]),
@@ -215,6 +217,20 @@ def _names(text: str, endpoint: Endpoint) -> bool:
     if endpoint.address in text:
         return True
     return dial_target(endpoint).startswith("dns:") and f":{endpoint.port}" in text
+
+
+def wants_report(effect: Attempt) -> bool:
+    """Tell whether the cluster balances by load reports, which end an RPC."""
+    return effect.cluster.balancing.policy is LbPolicy.CLIENT_SIDE_WEIGHTED_ROUND_ROBIN
+
+
+def load_metrics(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
+    """Return the load report in trailing metadata as a header, empty for none.
+
+    ``endpoint-load-metrics`` alone: grpcio's core takes ``endpoint-load-metrics-bin`` for itself and
+    shows it to nobody.
+    """
+    return {name: value for name, value in metadata or () if name == HEADER and isinstance(value, str)}
 
 
 def _headers(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from google.protobuf import any_pb2
 
-from meshlib.model.snapshot import Snapshot, Style
+from meshlib.model.snapshot import Home, Snapshot, Style
 from meshlib.xds.cache import Entry, ResourceCache
 from meshlib.xds.compiler import Compiler
 from meshlib.xds.dependencies import Dependencies
@@ -56,6 +56,7 @@ class Assembly:
             template of listeners' names.
         search: suffixes under which short host names are looked up in the name table; see
             :func:`~meshlib.model.names.search_list`.
+        home: where this process is, for zone-aware routing.
         wildcards: the types whose whole state is known or asked for; by default all of them,
             as with :meth:`apply`.
         on_demand: whether clusters sleep until they are used; see :mod:`~meshlib.xds.dependencies`.
@@ -69,6 +70,7 @@ class Assembly:
         listener: str = "",
         *,
         search: tuple[str, ...] = (),
+        home: Home = Home(),  # noqa: B008  a frozen value, shared safely
         wildcards: Collection[str] = ALL_TYPE_URLS,
         on_demand: bool = False,
         runtime: Mapping[str, float] = MappingProxyType({}),
@@ -77,7 +79,7 @@ class Assembly:
     ) -> None:
         self.cache = ResourceCache()
         self.dependencies = Dependencies(self.cache, wildcards, on_demand=on_demand)
-        self._compiler = Compiler(style, self.cache, self.dependencies, listener, search, runtime)
+        self._compiler = Compiler(style, self.cache, self.dependencies, listener, search, home, runtime)
         self._wildcards = frozenset(wildcards)
         self._pause = pause
         self._clock = clock

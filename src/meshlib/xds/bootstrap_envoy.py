@@ -30,7 +30,7 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
     nobody is asked, and listeners are found by their port.
     """
     data = _snake(data)
-    notes = unused(data, "node static_resources dynamic_resources layered_runtime", origin)
+    notes = unused(data, "node static_resources dynamic_resources layered_runtime cluster_manager", origin)
     layers = _snake(expect(data.get("layered_runtime", {}), Mapping, f"{origin}: layered_runtime"))
     numbers, unread = runtime(layers, f"{origin}: layered_runtime")
     notes += unread
@@ -40,11 +40,25 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
     dynamic = _snake(expect(data.get("dynamic_resources", {}), Mapping, f"{origin}: dynamic_resources"))
     place = f"{origin}: dynamic_resources"
     wildcards, files = _sources(dynamic, place)
+    manager = _snake(expect(data.get("cluster_manager", {}), Mapping, f"{origin}: cluster_manager"))
+    within = {f"cluster_manager.{key}": value for key, value in manager.items()}
+    notes += unused(within, "cluster_manager.local_cluster_name", origin)
+    local = str(manager.get("local_cluster_name", ""))
     if "ads_config" in dynamic:
         if not node.id:
             raise BootstrapError(f"{origin}: node.id: expected the name of this client, which the server asks for")
         asked = servers(dynamic["ads_config"], static[CLUSTER], f"{place}.ads_config")
-        return Bootstrap(asked, node, Style.SIDECAR, static, wildcards, files=files, runtime=numbers, notes=notes)
+        return Bootstrap(
+            asked,
+            node,
+            Style.SIDECAR,
+            static,
+            wildcards,
+            files=files,
+            runtime=numbers,
+            notes=notes,
+            local_cluster=local,
+        )
     if wildcards:
         raise BootstrapError(f"{place}: expected ads_config, which lds_config or cds_config refers to by ads")
     if not static[LISTENER] and LISTENER not in files:
@@ -52,7 +66,7 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
             f"{origin}: has neither static_resources.listeners nor dynamic_resources.lds_config: "
             "nothing would be routed"
         )
-    return Bootstrap((), node, Style.STATIC, static, files=files, runtime=numbers, notes=notes)
+    return Bootstrap((), node, Style.STATIC, static, files=files, runtime=numbers, notes=notes, local_cluster=local)
 
 
 def _sources(dynamic: Json, place: str) -> tuple[frozenset[str], dict[str, PathSource]]:

@@ -10,7 +10,8 @@ from typing import Any
 from google.protobuf import json_format
 
 from meshlib.errors import BootstrapError
-from meshlib.model.snapshot import Style
+from meshlib.model.endpoint import Locality
+from meshlib.model.snapshot import Home, Style
 from meshlib.xds.credentials import PLAINTEXT, Credentials
 from meshlib.xds.faults import Note, Status
 from meshlib.xds.fields import NOT_HONOURED
@@ -20,7 +21,7 @@ from meshlib.xds.target import parse_target
 Json = Mapping[str, Any]
 # Keys of a bootstrap that ask for a discovery service, or another, that is not spoken.
 _CONSEQUENCES: Mapping[str, tuple[str, Status]] = {
-    "cluster_manager": ("load is not reported (LRS), and nothing else in it is honoured", Status.REFUSED),
+    "cluster_manager.load_stats_config": ("load is not reported (LRS)", Status.REFUSED),
 }
 _log = logging.getLogger("meshlib.xds")
 
@@ -110,6 +111,7 @@ class Bootstrap:
         certificate_providers: where certificates come from, by instance name.
         files: the types whose resources are in a file, watched.
         runtime: the numbers of the runtime's static layers, by key.
+        local_cluster: the cluster whose endpoints this process is one of, empty for none.
         notes: what of the bootstrap itself is not honoured.
     """
 
@@ -125,6 +127,13 @@ class Bootstrap:
     files: Mapping[str, PathSource] = field(default_factory=dict)
     runtime: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    local_cluster: str = ""
+
+    @property
+    def home(self) -> Home:
+        """Where this process is, by the node."""
+        where = self.node.locality
+        return Home(Locality(where.region, where.zone, where.sub_zone), self.local_cluster)
 
     @property
     def hint(self) -> str:

@@ -12,7 +12,7 @@ from meshlib.model.endpoint import ClusterLoadAssignment
 from meshlib.model.listener import Listener
 from meshlib.model.names import NameTable
 from meshlib.model.route import RouteConfiguration
-from meshlib.model.snapshot import Bindings, Snapshot, Style
+from meshlib.model.snapshot import Bindings, Home, Snapshot, Style
 from meshlib.xds.addresses import infer
 from meshlib.xds.cache import ResourceCache, State
 from meshlib.xds.dependencies import Dependencies, Names
@@ -145,6 +145,7 @@ class Compiler:
         dependencies: what of it may be used.
         listener: the listener to use whatever the port; see :class:`Snapshot`.
         search: the search list of the name table.
+        home: where this process is.
         runtime: the numbers of the runtime.
     """
 
@@ -155,12 +156,14 @@ class Compiler:
         dependencies: Dependencies,
         listener: str = "",
         search: tuple[str, ...] = (),
+        home: Home = Home(),  # noqa: B008  a frozen value, shared safely
         runtime: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self._search = search
         self._cache = cache
         self._dependencies = dependencies
-        self._current = Snapshot(style=style, names=NameTable(search=search), listener=listener, runtime=runtime)
+        names = NameTable(search=search)
+        self._current = Snapshot(style=style, names=names, listener=listener, home=home, runtime=runtime)
         self._clusters = _Clusters({}, {}, {})
         self._known: dict[str, Resource] = {}
         self._made = False

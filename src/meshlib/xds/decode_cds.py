@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshlib.model.balancing import HASHING, LbPolicy
 from meshlib.model.cluster import (
     Cluster,
     Discovery,
-    LbPolicy,
     OutlierDetection,
     RetryBudget,
     ServiceRef,
@@ -16,7 +16,7 @@ from meshlib.model.cluster import (
 from meshlib.xds.decode_eds import load_assignment
 from meshlib.xds.decode_lb_policy import lb_policy
 from meshlib.xds.decode_transport_socket import transport_socket, transport_socket_matches
-from meshlib.xds.decode_values import any_type, choice, number, percent, seconds, source, unpack
+from meshlib.xds.decode_values import UINT32_MAX, any_type, choice, number, percent, seconds, source, unpack
 from meshlib.xds.faults import Status
 from meshlib.xds.fields import NOT_HONOURED
 from meshlib.xds.filters import IRRELEVANT_NETWORK_FILTERS
@@ -38,6 +38,8 @@ def cluster(scope: Scope, message: Any) -> Cluster:
     policy = balancing.policy
     if (discovery is Discovery.ORIGINAL_DST) is not (policy is LbPolicy.CLUSTER_PROVIDED):
         scope.fault("lb_policy", f"{policy.value} does not go with {discovery.value}")
+    if policy in HASHING:
+        _check_hashed_weights(scope.at("load_assignment"), message.load_assignment)
     _note_filters(scope, message.filters)
     _check_load_assignment(scope, discovery, message)
     has_assignment = message.HasField("load_assignment") and discovery is not Discovery.ORIGINAL_DST
@@ -48,15 +50,13 @@ def cluster(scope: Scope, message: Any) -> Cluster:
         assignment=load_assignment(scope.at("load_assignment"), message.load_assignment, names=discovery in _DNS)
         if has_assignment
         else None,
-        lb_policy=policy,
+        balancing=balancing,
         connect_timeout=seconds(scope, message, "connect_timeout", 5.0, positive=True),
         thresholds=_thresholds(scope.at("circuit_breakers"), message.circuit_breakers),
         outlier=_outlier(scope.at("outlier_detection"), message.outlier_detection)
         if message.HasField("outlier_detection")
         else None,
         panic_threshold=_panic_threshold(scope.at("common_lb_config"), message.common_lb_config),
-        choice_count=balancing.choices,
-        hashing=balancing.hashing,
         http2=_http2(scope, message),
         transport_socket=transport_socket(scope.at("transport_socket"), message.transport_socket) if socket else None,
         transport_socket_matches=transport_socket_matches(scope, message.transport_socket_matches),
@@ -101,6 +101,14 @@ def _check_load_assignment(scope: Scope, discovery: Discovery, message: Any) -> 
     single = len(groups) == 1 and len(groups[0].lb_endpoints) == 1
     if discovery is Discovery.LOGICAL_DNS and not single:
         scope.fault("load_assignment.endpoints", "must have one locality with one endpoint in a LOGICAL_DNS cluster")
+
+
+def _check_hashed_weights(scope: Scope, assignment: Any) -> None:
+    """Fault weights that a ring or Maglev table cannot be made of, as Envoy does."""
+    for i, group in enumerate(assignment.endpoints):
+        total = sum(endpoint.load_balancing_weight.value or 1 for endpoint in group.lb_endpoints)
+        if total > UINT32_MAX:
+            scope.at("endpoints", i).fault("lb_endpoints", f"weights sum to {total}, over {UINT32_MAX}")
 
 
 def _thresholds(scope: Scope, breakers: Any) -> Thresholds:

@@ -29,7 +29,13 @@ def load_assignment(scope: Scope, assignment: Any, *, names: bool = False) -> Cl
     factor = number(policy, assignment.policy, "overprovisioning_factor", 140, minimum=1)
     groups = tuple(_group(scope.at("endpoints", i), g, names) for i, g in enumerate(assignment.endpoints))
     _check_weights(scope, groups)
-    return ClusterLoadAssignment(assignment.cluster_name, groups, factor, _dropped(policy, assignment.policy))
+    return ClusterLoadAssignment(
+        name=assignment.cluster_name,
+        localities=groups,
+        overprovisioning_factor=factor,
+        weighted_priority_health=assignment.policy.weighted_priority_health,
+        drop_percentage=_dropped(policy, assignment.policy),
+    )
 
 
 def _dropped(scope: Scope, policy: Any) -> float:
@@ -62,7 +68,7 @@ def _group(scope: Scope, group: Any, names: bool) -> LocalityEndpoints:
     return LocalityEndpoints(
         endpoints=tuple(endpoint for endpoint in endpoints if endpoint is not None),
         locality=Locality(group.locality.region, group.locality.zone, group.locality.sub_zone),
-        weight=number(scope, group, "load_balancing_weight", 1, minimum=1),
+        weight=number(scope, group, "load_balancing_weight", 0, minimum=1),
         priority=group.priority,
     )
 

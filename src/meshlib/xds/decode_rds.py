@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
+from meshlib.model.metadata import Criteria, merged
 from meshlib.model.route import (
     DEFAULT_ROUTE_TIMEOUT,
     Action,
@@ -24,6 +25,7 @@ from meshlib.xds.decode_headers import header_mutations, per_filter_mutations, r
 from meshlib.xds.decode_matchers import route_match
 from meshlib.xds.decode_mirror import internal_redirects, mirror_policies
 from meshlib.xds.decode_retry import retry_policy
+from meshlib.xds.decode_subsets import metadata_match
 from meshlib.xds.decode_values import UINT32_MAX, choice, flag, number, seconds, source
 from meshlib.xds.scope import Scope
 
@@ -261,11 +263,11 @@ def _clusters(scope: Scope, action: Any) -> tuple[WeightedCluster, ...]:
     if kind == "cluster":
         if not action.cluster:
             scope.fault("cluster", "must not be empty")
-        return (WeightedCluster(action.cluster),)
+        return (WeightedCluster(action.cluster, subset=metadata_match(action)),)
     if kind == "weighted_clusters":
-        return _weighted(scope.at("weighted_clusters"), action.weighted_clusters)
+        return _weighted(scope.at("weighted_clusters"), action.weighted_clusters, metadata_match(action))
     if kind == "cluster_header":
-        return (WeightedCluster("", header=_cluster_header(scope, action)),)
+        return (WeightedCluster("", header=_cluster_header(scope, action), subset=metadata_match(action)),)
     if kind is None:
         scope.fault("cluster", "is missing, and so is weighted_clusters")
         return ()
@@ -279,7 +281,7 @@ def _cluster_header(scope: Scope, message: Any) -> str:
     return name.lower()
 
 
-def _weighted(scope: Scope, weighted: Any) -> tuple[WeightedCluster, ...]:
+def _weighted(scope: Scope, weighted: Any, subset: Criteria) -> tuple[WeightedCluster, ...]:
     scope.audit(weighted)
     targets = []
     for i, target in enumerate(weighted.clusters):
@@ -302,6 +304,7 @@ def _weighted(scope: Scope, weighted: Any) -> tuple[WeightedCluster, ...]:
                 request_headers=header_mutations(place, target, "request"),
                 response_headers=header_mutations(place, target, "response"),
                 filter_mutations=per_filter_mutations(place, target.typed_per_filter_config),
+                subset=merged(subset, metadata_match(target)),
             )
         )
     total = sum(target.weight for target in targets)

@@ -42,11 +42,18 @@ try:
     from envoy.extensions.internal_redirect.safe_cross_scheme.v3 import (
         safe_cross_scheme_config_pb2 as safe_cross_scheme_pb2,
     )
+    from envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3 import (
+        client_side_weighted_round_robin_pb2,
+    )
+    from envoy.extensions.load_balancing_policies.cluster_provided.v3 import cluster_provided_pb2
     from envoy.extensions.load_balancing_policies.least_request.v3 import least_request_pb2
     from envoy.extensions.load_balancing_policies.maglev.v3 import maglev_pb2
+    from envoy.extensions.load_balancing_policies.override_host.v3 import override_host_pb2
+    from envoy.extensions.load_balancing_policies.pick_first.v3 import pick_first_pb2
     from envoy.extensions.load_balancing_policies.random.v3 import random_pb2
     from envoy.extensions.load_balancing_policies.ring_hash.v3 import ring_hash_pb2
     from envoy.extensions.load_balancing_policies.round_robin.v3 import round_robin_pb2
+    from envoy.extensions.load_balancing_policies.subset.v3 import subset_pb2
     from envoy.extensions.load_balancing_policies.wrr_locality.v3 import wrr_locality_pb2
     from envoy.extensions.retry.host.omit_host_metadata.v3 import omit_host_metadata_config_pb2
     from envoy.extensions.transport_sockets.tls.v3 import common_pb2 as tls_common_pb2
@@ -72,7 +79,9 @@ __all__ = [
     "allow_listed_routes_pb2",
     "base_pb2",
     "circuit_breaker_pb2",
+    "client_side_weighted_round_robin_pb2",
     "cluster_pb2",
+    "cluster_provided_pb2",
     "config_source_pb2",
     "discovery_pb2",
     "endpoint_components_pb2",
@@ -90,7 +99,9 @@ __all__ = [
     "omit_host_metadata_config_pb2",
     "otlp_conflict",
     "outlier_detection_pb2",
+    "override_host_pb2",
     "percent_pb2",
+    "pick_first_pb2",
     "previous_routes_pb2",
     "random_pb2",
     "ring_hash_pb2",
@@ -100,6 +111,7 @@ __all__ = [
     "router_pb2",
     "safe_cross_scheme_pb2",
     "string_pb2",
+    "subset_pb2",
     "tcp_proxy_pb2",
     "tls_common_pb2",
     "tls_pb2",

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import xxhash
 
-from meshlib.clock import Randomness
-from meshlib.model.cluster import ConsistentHashing
+from meshlib.model.balancing import ConsistentHashing
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.request import RequestView
 from meshlib.model.traffic import HashOn, HashPolicy
+from meshlib.policy.balancing.context import Context
+from meshlib.policy.balancing.hosts import HostSet
+from meshlib.policy.balancing.picker import Balancer, Wish
+from meshlib.policy.balancing.priorities import load_table
 
 if TYPE_CHECKING:
     from meshlib.policy.cluster_state import EndpointState
@@ -99,53 +102,103 @@ class Table(Protocol):
         ...
 
 
-class HashPicker:
-    """The endpoint that a table gives for the request's hash; at random where it has none.
+class HashBalancer:
+    """RING_HASH and MAGLEV: a request's hash decides the priority and the endpoint; at random where it has none.
 
-    The table is built by ``build`` (of keys and normalised weights) at the first pick: most
-    clusters of a mesh are never called by one client. With ``balance_factor`` an endpoint takes
-    at most that many percent of its share of the requests under way, and the rest spills over
-    to others in an order that the hash alone decides (consistent hashing with bounded loads).
+    A priority's table is built at its first pick: most clusters of a mesh are never called by one
+    client. Only healthy endpoints are in it, in panic all: load meant for degraded ones finds
+    none, as in Envoy. With ``balance_factor`` an endpoint takes at most that many percent of its
+    share of the requests under way, and the rest spills over to others in an order that the hash
+    alone decides (consistent hashing with bounded loads).
+
+    Attributes:
+        sets: the endpoints of each priority.
+        loads: their load table.
     """
 
-    __slots__ = ("_build", "_config", "_endpoints", "_table", "_weights")
+    __slots__ = ("_build", "_context", "_tables", "loads", "sets")
 
-    def __init__(self, endpoints: Sequence[EndpointState], config: ConsistentHashing, build: Builder) -> None:
-        total = sum(state.endpoint.weight for state in endpoints)
-        self._endpoints = endpoints
-        self._weights = [state.endpoint.weight / total for state in endpoints]
-        self._config = config
+    def __init__(self, context: Context, sets: Sequence[HostSet], build: Builder) -> None:
+        self.sets = sets
+        self.loads = load_table(sets, context.panic_threshold)
+        self._context = context
         self._build = build
-        self._table: Table | None = None
+        self._tables: dict[int, Weighed | None] = {}
 
-    def pick(self, chance: Randomness, key: int | None = None, turn: int = 0) -> EndpointState:
-        """Return the endpoint of ``key``."""
-        if self._table is None:
-            keys = [endpoint_key(state.endpoint, self._config) for state in self._endpoints]
-            self._table = self._build(tuple(zip(keys, self._weights, strict=True)), self._config)
+    def pick(self, now: float, key: int | None, wish: Wish) -> EndpointState | None:  # noqa: ARG002  the Balancer protocol
+        """Return the endpoint of the request's key; each turn goes one entry further."""
         if key is None:
-            key = int(chance.random() * 2**64)
-        index = self._table.find(key, turn)
-        if self._config.balance_factor:
-            index = self._balanced(index, key)
-        return self._endpoints[index]
+            key = int(self._context.chance.random() * 2**64)
+        priority, _ = self.loads.choose(key)
+        try:
+            found = self._tables[priority]
+        except KeyError:
+            found = self._table(priority)
+        if found is None:
+            return None
+        index = found.table.find(key, wish.turn)
+        if self._context.config.hashing.balance_factor:
+            index = self._balanced(found, index, key)
+        return found.endpoints[index]
 
-    def _balanced(self, first: int, key: int) -> int:
-        slots = ((sum(state.active for state in self._endpoints) + 1) * self._config.balance_factor + 99) // 100
+    def warm(self, before: Balancer | None, now: float) -> None:  # noqa: ARG002  the Balancer protocol
+        """Build the tables that ``before`` had."""
+        if isinstance(before, HashBalancer):
+            for priority in list(before._tables):
+                if priority < len(self.sets):
+                    self._table(priority)
+
+    def _table(self, priority: int) -> Weighed | None:
+        hosts, config = self.sets[priority], self._context.config
+        weighed = _weighed(hosts, panic=self.loads.panic[priority], by_locality=config.locality_weighted)
+        found = None
+        if weighed:
+            keys = tuple((endpoint_key(state.endpoint, config.hashing), weight) for state, weight in weighed)
+            endpoints, weights = zip(*weighed, strict=True)
+            found = Weighed(endpoints, weights, self._build(keys, config.hashing))
+        self._tables[priority] = found
+        return found
+
+    def _balanced(self, found: Weighed, first: int, key: int) -> int:
+        endpoints, weights = found.endpoints, found.weights
+        slots = ((self._context.active() + 1) * self._context.config.hashing.balance_factor + 99) // 100
 
         def overload(index: int) -> float:
-            return self._endpoints[index].active / max(math.ceil(slots * self._weights[index]), 1)
+            return endpoints[index].active / max(math.ceil(slots * weights[index]), 1)
 
         best, lowest = first, overload(first)
         if lowest <= 1.0:
             return first
-        for index in shuffled(len(self._endpoints), key):
+        for index in shuffled(len(endpoints), key):
             load = overload(index)
             if load < lowest:
                 best, lowest = index, load
             if load <= 1.0:
                 break
         return best
+
+
+class Weighed(NamedTuple):
+    """The endpoints of a priority with their shares, which make 1, and the table over them."""
+
+    endpoints: Sequence[EndpointState]
+    weights: Sequence[float]
+    table: Table
+
+
+def _weighed(hosts: HostSet, *, panic: bool, by_locality: bool) -> list[tuple[EndpointState, float]]:
+    """Return the endpoints and their shares; those of a locality share its part by their weights."""
+    total = sum(group.weight for group in hosts.groups)
+    # Envoy gives localities no weights where it is not told to heed them, and then takes all endpoints alike.
+    groups = [(group, group.weight / total) for group in hosts.groups] if total else []
+    if not by_locality:
+        groups = [(hosts.whole, 1.0)]
+    found = []
+    for group, share in groups:
+        states = group.hosts if panic else group.healthy
+        weight = sum(state.weight for state in states)
+        found += [(state, state.weight * share / weight) for state in states if share]
+    return found
 
 
 class Builder(Protocol):

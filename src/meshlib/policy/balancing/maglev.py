@@ -6,7 +6,7 @@ from array import array
 
 import xxhash
 
-from meshlib.model.cluster import ConsistentHashing
+from meshlib.model.balancing import ConsistentHashing
 
 
 class Maglev:

@@ -8,7 +8,7 @@ from bisect import bisect_left
 
 import xxhash
 
-from meshlib.model.cluster import ConsistentHashing, HashFunction
+from meshlib.model.balancing import ConsistentHashing, HashFunction
 from meshlib.policy.balancing.hashing import murmur2
 
 

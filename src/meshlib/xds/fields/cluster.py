@@ -7,22 +7,18 @@ from collections.abc import Mapping
 from meshlib.xds.fields.table import PROXY, STATS, Fields, alike, fields
 
 _CLUSTER = "envoy.config.cluster.v3."
-_LB = "envoy.extensions.load_balancing_policies."
 
 _RESOLVER = "names are looked up by the process's resolver"
 _LOOKUPS = "names are looked up again on meshlib's own schedule"
 _LOAD = "load is not reported (LRS)"
-_SLOW_START = "there is no slow start"
-_LOCALITY = "endpoints of a priority share the load by their own weight alone"
-_LOCALITY_WEIGHTED = {"locality_weighted_lb_config": _LOCALITY}
-_LOCALITY_LB = {"locality_lb_config": _LOCALITY}
 _PROBES = "endpoints are not probed"
 
 FIELDS: Mapping[str, Fields] = {
     _CLUSTER + "Cluster": fields(
         "name type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers "
         "http2_protocol_options common_http_protocol_options typed_extension_protocol_options outlier_detection "
-        "least_request_lb_config ring_hash_lb_config maglev_lb_config common_lb_config transport_socket "
+        "round_robin_lb_config least_request_lb_config ring_hash_lb_config maglev_lb_config common_lb_config "
+        "lb_subset_config transport_socket "
         "transport_socket_matches metadata filters load_balancing_policy",
         {
             **alike("alt_stat_name track_cluster_stats track_timeout_budgets", STATS),
@@ -42,8 +38,6 @@ FIELDS: Mapping[str, Fields] = {
             "health_checks": _PROBES,
             "upstream_bind_config": "connections leave from the address the system picks",
             "upstream_connection_options": "TCP keep-alive is the system's",
-            "lb_subset_config": "endpoints are not narrowed to a subset",
-            "round_robin_lb_config": _SLOW_START,
             "preconnect_policy": "no connection is made ahead",
             "upstream_config": "the pool is meshlib's",
             "upstream_http_protocol_options": "SNI is the Host header's name",
@@ -64,57 +58,6 @@ FIELDS: Mapping[str, Fields] = {
         refused={"config_discovery": "filters on demand (ECDS) are not fetched"},
     ),
     _CLUSTER + "Cluster.EdsClusterConfig": fields("eds_config service_name"),
-    _CLUSTER + "Cluster.LeastRequestLbConfig": fields(
-        "choice_count",
-        unsupported={
-            "active_request_bias": "active requests count as with a bias of 1",
-            "slow_start_config": _SLOW_START,
-        },
-    ),
-    _CLUSTER + "Cluster.RingHashLbConfig": fields("minimum_ring_size maximum_ring_size hash_function"),
-    _CLUSTER + "Cluster.MaglevLbConfig": fields("table_size"),
-    _CLUSTER + "Cluster.CommonLbConfig": fields(
-        "healthy_panic_threshold consistent_hashing_lb_config",
-        {
-            "close_connections_on_host_set_change": "connections to endpoints that are gone are always closed",
-            "update_merge_window": "every update is applied at once, without a loss",
-            "ignore_new_hosts_until_first_hc": _PROBES,
-        },
-        unsupported={
-            "zone_aware_lb_config": "the caller's zone is not preferred",
-            "override_host_status": "no host is chosen by the caller",
-            **_LOCALITY_WEIGHTED,
-        },
-    ),
-    _CLUSTER + "Cluster.CommonLbConfig.ConsistentHashingLbConfig": fields(
-        "use_hostname_for_hashing hash_balance_factor"
-    ),
-    _CLUSTER + "LoadBalancingPolicy": fields("policies"),
-    _CLUSTER + "LoadBalancingPolicy.Policy": fields("typed_extension_config"),
-    _LB + "round_robin.v3.RoundRobin": fields(unsupported={"slow_start_config": _SLOW_START, **_LOCALITY_LB}),
-    _LB + "random.v3.Random": fields(unsupported=_LOCALITY_LB),
-    _LB + "least_request.v3.LeastRequest": fields(
-        "choice_count",
-        unsupported={
-            "active_request_bias": "active requests count as with a bias of 1",
-            "slow_start_config": _SLOW_START,
-            "enable_full_scan": "choice_count endpoints are compared",
-            "selection_method": "choice_count endpoints are compared",
-            **_LOCALITY_LB,
-        },
-    ),
-    _LB + "ring_hash.v3.RingHash": fields(
-        "hash_function minimum_ring_size maximum_ring_size consistent_hashing_lb_config",
-        unsupported={
-            **alike("use_hostname_for_hashing hash_balance_factor", "what consistent_hashing_lb_config says counts"),
-            **_LOCALITY_WEIGHTED,
-        },
-    ),
-    _LB + "maglev.v3.Maglev": fields("table_size consistent_hashing_lb_config", unsupported=_LOCALITY_WEIGHTED),
-    _LB + "common.v3.ConsistentHashingLbConfig": fields(
-        "use_hostname_for_hashing hash_balance_factor", unsupported={"hash_policy": "the route's hash_policy counts"}
-    ),
-    _LB + "wrr_locality.v3.WrrLocality": fields("endpoint_picking_policy"),
     _CLUSTER + "Cluster.TransportSocketMatch": fields("name match transport_socket"),
     _CLUSTER + "CircuitBreakers": fields(
         "thresholds", unsupported={"per_host_thresholds": "there is no limit an endpoint"}

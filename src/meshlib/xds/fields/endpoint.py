@@ -15,11 +15,8 @@ FIELDS: Mapping[str, Fields] = {
         "cluster_name endpoints policy", unsupported={"named_endpoints": _BY_REFERENCE}
     ),
     _ENDPOINT + "ClusterLoadAssignment.Policy": fields(
-        "overprovisioning_factor drop_overloads",
-        unsupported={
-            "endpoint_stale_after": "endpoints do not grow stale",
-            "weighted_priority_health": "endpoints of a priority count alike for its health",
-        },
+        "overprovisioning_factor drop_overloads weighted_priority_health",
+        unsupported={"endpoint_stale_after": "endpoints do not grow stale"},
     ),
     _ENDPOINT + "ClusterLoadAssignment.Policy.DropOverload": fields("category drop_percentage"),
     _ENDPOINT + "LocalityLbEndpoints": fields(

@@ -14,7 +14,6 @@ _BUFFERS = "a body is buffered by the application or not at all"
 _LIMITS = {"rate_limits": "requests are not limited"}
 _HEDGE = {"hedge_policy": "no attempt is hedged"}
 _RETRY_EXTENSION = {"retry_policy_typed_config": "retries are made as retry_policy says, or not at all"}
-_SUBSET = {"metadata_match": "endpoints are not narrowed to a subset"}
 _REDIRECTS = "redirects are left to the application"
 _NOWHERE = "leads nowhere: a call that matches meets NC"
 _UNSEEN = "looks at what a call from the process does not have: the route is left out"
@@ -70,7 +69,8 @@ FIELDS: Mapping[str, Fields] = {
         "cluster weighted_clusters cluster_header cluster_not_found_response_code prefix_rewrite regex_rewrite "
         "path_rewrite host_rewrite_literal host_rewrite_header host_rewrite_path_regex host_rewrite auto_host_rewrite "
         "append_x_forwarded_host timeout "
-        "retry_policy max_stream_duration hash_policy internal_redirect_policy request_mirror_policies",
+        "retry_policy max_stream_duration hash_policy internal_redirect_policy request_mirror_policies "
+        "metadata_match",
         {
             "cors": _BROWSERS,
             "flush_timeout": PROXY,
@@ -84,7 +84,6 @@ FIELDS: Mapping[str, Fields] = {
             "idle_timeout": "no idle timeout is kept",
             "internal_redirect_action": _REDIRECTS,
             "upgrade_configs": "upgrades are left to the application",
-            **_SUBSET,
             **_LIMITS,
             **_HEDGE,
             **_RETRY_EXTENSION,
@@ -123,7 +122,7 @@ FIELDS: Mapping[str, Fields] = {
         {"total_weight": "deprecated; weights are divided by their sum"},
     ),
     _ROUTE + "WeightedCluster.ClusterWeight": fields(
-        _HEADERS + "name weight cluster_header typed_per_filter_config host_rewrite_literal", unsupported=_SUBSET
+        _HEADERS + "name weight cluster_header typed_per_filter_config host_rewrite_literal metadata_match"
     ),
     _ROUTE + "RetryPolicy": fields(
         "retry_on num_retries per_try_timeout retry_host_predicate host_selection_retry_max_attempts "
