@@ -233,6 +233,7 @@ ROUTES: Json = {
             + _OTHERS,
             "include_request_attempt_count": True,
             "require_tls": "EXTERNAL_ONLY",
+            "virtual_clusters": [{"name": "vc", "headers": [{"name": ":method", "string_match": {"exact": "PUT"}}]}],
             "request_mirror_policies": [{"cluster": "c2"}],
             "retry_policy": {"retry_on": "5xx"},
             "typed_per_filter_config": PER_ROUTE,

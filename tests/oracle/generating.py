@@ -172,6 +172,9 @@ class Generator:
     def virtual_host(self, name: str, domains: list[str]) -> Json:
         found: Json = {"name": name, "domains": domains, **self.headers(), **self.per_filter()}
         found["routes"] = [self.route(f"{name}r{n}") for n in range(self._chance.randrange(1, 6))]
+        if self.maybe(0.15):
+            names = {"name": "vc", "headers": [self.header_matcher()]}
+            found["virtual_clusters"] = [names, {"name": "vd", "headers": [{"name": ":method", "exact_match": "GET"}]}]
         if self.maybe(0.05):
             found["require_tls"] = "ALL"
         if self.maybe(0.1):

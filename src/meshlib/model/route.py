@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
-from meshlib.model.match import Predicate, RouteMatch
+from meshlib.model.match import HeaderMatch, HeaderPredicate, Predicate, RouteMatch
 from meshlib.model.metadata import Criteria
 from meshlib.model.request import RequestView
 from meshlib.model.rewrite import RegexRewrite
@@ -164,6 +164,18 @@ def _rewrites(action: Action) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class VirtualCluster:
+    """``VirtualCluster``: a name for requests whose headers match, for whoever counts them; it routes nothing."""
+
+    name: str
+    headers: tuple[HeaderMatch, ...]
+    tests: tuple[HeaderPredicate, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tests", tuple(match.compile() for match in self.headers))
+
+
+@dataclass(frozen=True, slots=True)
 class VirtualHost:
     """``VirtualHost``: domains and routes.
 
@@ -172,6 +184,7 @@ class VirtualHost:
         attempt_count: ``include_request_attempt_count``: send ``x-envoy-attempt-count``.
         attempt_count_in_response: ``include_attempt_count_in_response``: the application is told it, too.
         require_tls: "", "ALL" or "EXTERNAL_ONLY".
+        virtual_clusters: names for some of its requests; the first whose headers match counts.
     """
 
     name: str
@@ -180,6 +193,12 @@ class VirtualHost:
     attempt_count: bool = False
     attempt_count_in_response: bool = False
     require_tls: str = ""
+    virtual_clusters: tuple[VirtualCluster, ...] = ()
+
+    def virtual_cluster(self, view: RequestView) -> str:
+        """Return the name of a request's virtual cluster, empty where none has it."""
+        found = (each.name for each in self.virtual_clusters if all(test(view) for test in each.tests))
+        return next(found, "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,7 @@ _FACTS: dict[str, Callable[[CallFacts], str | None]] = {
     "ROUTE_NAME": lambda facts: facts.record.route or None,
     "UPSTREAM_CLUSTER": lambda facts: facts.record.cluster_name if facts.record.cluster is not None else None,
     "UPSTREAM_CLUSTER_RAW": lambda facts: facts.record.cluster_name if facts.record.cluster is not None else None,
+    "VIRTUAL_CLUSTER_NAME": lambda facts: facts.record.virtual_cluster or None,
     "UPSTREAM_HOST": lambda facts: _upstream(facts, lambda whole, _host, _port: whole),
     "UPSTREAM_HOST_NAME": lambda facts: _upstream(facts, lambda whole, _host, _port: whole),
     "UPSTREAM_REMOTE_ADDRESS": lambda facts: _upstream(facts, lambda whole, _host, _port: whole),

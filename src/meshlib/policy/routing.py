@@ -69,7 +69,8 @@ def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
         except Redirected as to:
             # Nobody redirects gRPC.
             sent = _REFUSED if is_grpc(view) else Route(_ANY, DirectResponse(307, location=to.target))
-            return Choice(destination, route=sent)
+            moved = view.changed(target=to.target, authority=view.authority)
+            return Choice(destination, route=sent, view=moved)
     host = destination.routes.virtual_host(view)
     if host is None:
         return Choice(destination, view=view)

@@ -150,7 +150,8 @@ def _meets_nothing(match: Any) -> bool:
     """Tell whether a matcher looks at what a call from the process does not have; the audit notes it."""
     return bool(
         match.HasField("connect_matcher")
-        or match.HasField("tls_context")
-        or match.dynamic_metadata
+        or match.tls_context.presented.value
+        or match.tls_context.validated.value
+        or not all(matcher.invert for matcher in match.dynamic_metadata)  # of metadata that nothing has set
         or match.filter_state
     )

@@ -15,6 +15,7 @@ from meshlib.model.route import (
     Route,
     RouteAction,
     RouteConfiguration,
+    VirtualCluster,
     VirtualHost,
     WeightedCluster,
 )
@@ -22,12 +23,13 @@ from meshlib.model.traffic import FaultInjection, MirrorPolicy, RetryPolicy
 from meshlib.xds.decode_fault import per_filter_fault
 from meshlib.xds.decode_hash_policy import hash_policies
 from meshlib.xds.decode_headers import header_mutations, per_filter_mutations, regex_rewrite, template
-from meshlib.xds.decode_matchers import route_match
+from meshlib.xds.decode_matchers import header_match, route_match
 from meshlib.xds.decode_mirror import internal_redirects, mirror_policies
 from meshlib.xds.decode_retry import retry_policy
 from meshlib.xds.decode_subsets import metadata_match
 from meshlib.xds.decode_values import UINT32_MAX, choice, flag, number, seconds, source
 from meshlib.xds.scope import Scope
+from meshlib.xds.type_urls import ROUTE
 
 # RouteConfiguration.max_direct_response_body_size_bytes: "If not specified the default is 4096."
 _DEFAULT_BODY_LIMIT = 4096
@@ -145,6 +147,7 @@ def virtual_host(scope: Scope, host: Any, above: Inherited) -> VirtualHost:
     inherited = Inherited(fault or above.fault, retry, above.body_limit, above.headers.below(scope, host), mirrors)
     routes = [_route(scope.at("routes", i), route, inherited) for i, route in enumerate(host.routes)]
     choice(scope, host, "require_tls")
+    _virtual_clusters(scope, host)
     scope.obey(host)
     return host_of(host, tuple(route for route in routes if route is not None))
 
@@ -158,7 +161,20 @@ def host_of(host: Any, routes: Sequence[Route]) -> VirtualHost:
         attempt_count=host.include_request_attempt_count,
         attempt_count_in_response=host.include_attempt_count_in_response,
         require_tls=_REQUIRE_TLS.get(host.require_tls, ""),
+        virtual_clusters=_virtual_clusters(Scope(host.name, ROUTE), host),
     )
+
+
+def _virtual_clusters(scope: Scope, host: Any) -> tuple[VirtualCluster, ...]:
+    found = []
+    for i, each in enumerate(host.virtual_clusters):
+        place = scope.at("virtual_clusters", i)
+        place.audit(each)
+        if not each.headers:
+            place.fault("headers", "must not be empty")
+        headers = tuple(header_match(place.at("headers", j), match) for j, match in enumerate(each.headers))
+        found.append(VirtualCluster(each.name, headers))
+    return tuple(found)
 
 
 def _route(scope: Scope, route: Any, above: Inherited) -> Route | None:

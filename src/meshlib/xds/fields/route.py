@@ -16,7 +16,7 @@ _HEDGE = {"hedge_policy": "no attempt is hedged"}
 _RETRY_EXTENSION = {"retry_policy_typed_config": "retries are made as retry_policy says, or not at all"}
 _REDIRECTS = "redirects are left to the application"
 _NOWHERE = "leads nowhere: a call that matches meets NC"
-_UNSEEN = "looks at what a call from the process does not have: the route is left out"
+_UNSEEN = "looks at what a call from the process does not have: a route that asks for it is left out"
 _AT_RANDOM = "a request that has nothing else to hash goes to an endpoint at random"
 
 FIELDS: Mapping[str, Fields] = {
@@ -34,11 +34,10 @@ FIELDS: Mapping[str, Fields] = {
     ),
     _ROUTE + "VirtualHost": fields(
         _HEADERS + "name domains routes require_tls typed_per_filter_config include_request_attempt_count "
-        "include_attempt_count_in_response retry_policy "
+        "virtual_clusters include_attempt_count_in_response retry_policy "
         "request_mirror_policies",
         {
             "metadata": ORIGIN,
-            "virtual_clusters": STATS,
             "include_is_timeout_retry_header": "the CallRecord of a response tells its attempts",
             "cors": _BROWSERS,
             **alike("per_request_buffer_limit_bytes request_body_buffer_limit", _BUFFERS),
@@ -60,6 +59,7 @@ FIELDS: Mapping[str, Fields] = {
         refused=alike("connect_matcher tls_context dynamic_metadata filter_state", _UNSEEN),
     ),
     _ROUTE + "RouteMatch.GrpcRouteMatchOptions": fields(),
+    _ROUTE + "VirtualCluster": fields("name headers"),
     _ROUTE + "HeaderMatcher": fields(
         "name exact_match safe_regex_match range_match present_match prefix_match suffix_match contains_match "
         "string_match invert_match treat_missing_header_as_empty",
