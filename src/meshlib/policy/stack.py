@@ -91,8 +91,6 @@ def _routed(call: Call) -> Generator[Effect, Answer, str | None]:
         record.route_config = destination.routes.name if destination.routes else ""
     if choice.virtual_host is not None:
         record.virtual_host = choice.virtual_host.name
-        if choice.virtual_host.virtual_clusters:
-            record.virtual_cluster = choice.virtual_host.virtual_cluster(view)
     if destination is not None and destination.tcp is not None:
         # Bytes to a cluster: HTTP policies do not apply (a TCP chain, or TLS of the application's own).
         action = RouteAction(destination.tcp.clusters, timeout=0.0)
@@ -167,6 +165,8 @@ def _forward(
         yield _local(call, choice, reply, target)
         return False
     record.cluster = cluster.config
+    if choice.virtual_host is not None and choice.virtual_host.virtual_clusters:
+        record.virtual_cluster = choice.virtual_host.virtual_cluster(call.view)
     assignment = cluster.config.assignment
     drops = assignment.drop_percentage if assignment is not None else 0.0
     if drops and 100.0 * call.chance.random() < drops:
