@@ -152,7 +152,8 @@ class Generator:
         hosts = []
         for n in range(self._chance.randrange(1, 5)):
             domains = [free.pop() for _ in range(self._chance.randrange(1, 4)) if free]
-            domains = [d for d in domains if d.lower() not in taken and not taken.add(d.lower())]  # type: ignore[func-returns-value]
+            domains = [d for d in {d.lower(): d for d in domains}.values() if d.lower() not in taken]
+            taken.update(map(str.lower, domains))
             if domains:
                 hosts.append(self.virtual_host(f"v{n}", domains))
         if "*" not in taken and self.maybe(0.6):
