@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from meshlib.clock import Randomness
-from meshlib.model.cluster import Discovery, ServiceRef
-from meshlib.model.endpoint import Endpoint
+from meshlib.model.cluster import ServiceRef
+from meshlib.model.discovery import Discovery
+from meshlib.model.endpoint import Endpoint, HealthStatus
 from meshlib.model.filter_chain import HttpConnectionManager
 from meshlib.model.request import RequestView
 from meshlib.model.route import DirectResponse, Redirect, Route, RouteAction
@@ -205,7 +207,7 @@ def _forwarding(
         )
         for target in action.clusters
     )
-    notes = _trouble(clusters, action.cluster_not_found_code)
+    notes = [*_trouble(clusters, action.cluster_not_found_code), *_security(live, clusters)]
     deadlines = Deadlines(action, 0.0)
     if action.retry is not None and action.retry.per_try_timeout and not deadlines.per_try:
         notes.append(
@@ -218,6 +220,20 @@ def _trouble(clusters: Sequence[ClusterView], not_found: int) -> list[str]:
     """Say of each cluster why it could not take a call."""
     missing = [f"cluster {c.name!r} does not exist: NC, {not_found}" for c in clusters if not c.exists]
     return missing + [f"cluster {c.name!r} has no endpoints: UH, 503" for c in clusters if c.exists and not c.endpoints]
+
+
+def _security(live: LiveSnapshot, clusters: Sequence[ClusterView]) -> Iterator[str]:
+    """Say which clusters are called by TLS, and which endpoints cannot be for want of something."""
+    for cluster in clusters:
+        state = live.clusters.get(cluster.name)
+        if state is None:
+            continue
+        sockets = Counter(state.transport_socket(each.endpoint) for each in state.endpoints.values())
+        for socket, count in sockets.items():
+            if socket is not None and socket.refusal:
+                yield f"{count} endpoint(s) of cluster {cluster.name!r} are not called: {socket.refusal}: UF, 503"
+            elif socket is not None and socket.secure:
+                yield f"{count} endpoint(s) of cluster {cluster.name!r} are called by {socket.detail}"
 
 
 def _named(route: Route) -> str:
@@ -284,7 +300,10 @@ def _cluster(live: LiveSnapshot, name: str, weight: int, destination: Destinatio
     if state is None:
         return ClusterView(name, weight, exists=False)
     config = state.config
-    endpoints = tuple(_endpoint(s) for s in state.endpoints.values()) or _original(state, destination, view)
+    members = [live.clusters.get(member) for member in config.members]
+    clusters = [state] if not config.members else [member for member in members if member is not None]
+    endpoints = tuple(view for each in clusters for view in _endpoints(each))
+    endpoints = endpoints or _original(state, destination, view)
     return ClusterView(name, weight, True, config.lb_policy.value, config.source, endpoints=endpoints)
 
 
@@ -302,10 +321,21 @@ def _original(state: ClusterState, destination: Destination, view: RequestView) 
     return (EndpointView(str(Endpoint(destination.address, view.port)), "UNKNOWN", False, 0, 1, "passed through"),)
 
 
+def _endpoints(state: ClusterState) -> Iterator[EndpointView]:
+    yield from (_endpoint(each) for each in list(state.endpoints.values()))
+    if not state.endpoints and state.config.discovery.by_name and state.config.assignment is not None:
+        why = state.upkeep.trouble if state.upkeep is not None else "names are not looked up"
+        for locality in state.config.assignment.localities:
+            for each in locality.endpoints:
+                yield EndpointView(str(each), "UNKNOWN", False, 0, each.weight, why or "looked up by the first call")
+
+
 def _endpoint(state: EndpointState) -> EndpointView:
     endpoint = state.endpoint
     workload = endpoint.workload
     name = "" if workload.name == "unknown" else f"{workload.name}.{workload.namespace}"
     if name and workload.version != "unknown":
         name += f" ({workload.version})"
-    return EndpointView(str(endpoint), endpoint.health.name, state.ejected, state.active, endpoint.weight, name)
+    told = endpoint.health if state.probe is HealthStatus.HEALTHY else state.probe
+    health = "UNCHECKED" if told is state.probe is HealthStatus.UNKNOWN else told.name
+    return EndpointView(str(endpoint), health, state.ejected, state.active, endpoint.weight, name)

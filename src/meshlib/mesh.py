@@ -15,14 +15,20 @@ from meshlib.clock import system_clock, system_randomness
 from meshlib.errors import BootstrapError, ConfigError
 from meshlib.explain import Explanation
 from meshlib.explain import explain as explain_view
+from meshlib.lookups import Resolver, system_resolver
 from meshlib.model.balancing import PeakEwma
+from meshlib.model.cluster import Cluster, TransportSocket
+from meshlib.model.endpoint import Endpoint
+from meshlib.model.health_check import HealthCheck
 from meshlib.model.request import RequestView
 from meshlib.model.snapshot import Style
 from meshlib.policy.breaker import BreakerCore, ClusterBreaker
 from meshlib.policy.events import Observer
 from meshlib.policy.retrying import plans_with
 from meshlib.policy.state import MeshState
+from meshlib.runtime.keeper import Probe
 from meshlib.runtime.runtime import FIRST_CONFIGURATION_TIMEOUT, Runtime, Source
+from meshlib.runtime.upkeep import Housekeeping
 from meshlib.settings import Identity, discovery_address, identity_from_env
 from meshlib.sources import DirectorySource, StaticSource, XdsSource
 from meshlib.telemetry import Telemetry
@@ -57,6 +63,8 @@ class MeshKeywords(TypedDict, total=False):
         retry_stop: a tenacity stop strategy in place of the received ``num_retries``.
         retry_wait: a tenacity wait strategy in place of the received back-off.
         observers: further observers of every call.
+        resolver: looks the names of STRICT_DNS and LOGICAL_DNS clusters up, in place of the system's
+            resolver; see :class:`meshlib.lookups.Resolver`.
     """
 
     metrics: bool
@@ -67,6 +75,7 @@ class MeshKeywords(TypedDict, total=False):
     retry_stop: StopBaseT
     retry_wait: WaitBaseT
     observers: tuple[Observer, ...]
+    resolver: Resolver
 
 
 class Mesh:
@@ -88,10 +97,14 @@ class Mesh:
         self._source = source
         self._metrics = IstioMetrics(identity) if keywords.get("metrics", True) else None
         breaker = keywords.get("breaker")
+        chance = system_randomness()
+        housekeeping = Housekeeping(system_clock, chance, _probe, keywords.get("resolver", system_resolver))
         gates = _gates(breaker) if breaker is not None else None
-        state = MeshState(system_clock, system_randomness(), gates, peak_ewma=keywords.get("peak_ewma"))
+        latency = keywords.get("peak_ewma")
+        state = MeshState(system_clock, chance, gates, housekeeping.keep, peak_ewma=latency)
         plan_for = plans_with(keywords.get("retry_stop"), keywords.get("retry_wait"))
-        self._runtime = Runtime(source, state, self._observer(keywords), plan_for, name=f"mesh of {identity.workload}")
+        name = f"mesh of {identity.workload}"
+        self._runtime = Runtime(source, state, self._observer(keywords), plan_for, name=name, housekeeping=housekeeping)
 
     @classmethod
     def from_directory(
@@ -519,6 +532,12 @@ class Mesh:
         if access_log:
             observers.append(AccessLog() if access_log is True else AccessLog(stream=access_log))
         return Telemetry(*observers, *keywords.get("observers", ()))
+
+
+def _probe(cluster: Cluster, endpoint: Endpoint, check: HealthCheck, socket: TransportSocket | None) -> Probe:
+    from meshlib.upstream.probing import probe_of  # what no check needs is not imported
+
+    return probe_of(cluster, endpoint, check, socket)
 
 
 def _gates(breaker: Callable[[str], BreakerCore | None]) -> Callable[[str], ClusterBreaker | None]:

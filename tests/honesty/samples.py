@@ -11,7 +11,7 @@ from google.protobuf import json_format
 
 from meshlib.xds.bootstrap_envoy import import_types
 from meshlib.xds.resource_type import RESOURCE_TYPES
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 
 Json = dict[str, Any]
 _TYPES = "type.googleapis.com/envoy."
@@ -252,18 +252,80 @@ ROUTES: Json = {
 _HTTP_OPTIONS = "extensions.upstreams.http.v3.HttpProtocolOptions"
 _LB = "extensions.load_balancing_policies."
 _STATIC: Json = {"connect_timeout": "1s", "type": "STATIC"}
-_TLS: Json = {
-    "name": "tls",
-    "typed_config": typed(
-        "extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        sni="s",
-        common_tls_context={
-            "validation_context": {
-                "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "a.example"}}],
-            },
-        },
-    ),
+
+
+def _tls(common: Json, **fields: object) -> Json:
+    kind = "extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+    return {"name": "tls", "typed_config": typed(kind, common_tls_context=common, **fields)}
+
+
+def _sds(name: str, source: Json | None) -> Json:
+    return {"name": name, **({} if source is None else {"sds_config": source})}
+
+
+_PATH: Json = {"path_config_source": {"path": "/sds.yaml", "watched_directory": {"path": "/watched"}}}
+_AGENT: Json = {
+    "api_config_source": {
+        "api_type": "GRPC",
+        "transport_api_version": "V3",
+        "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}],
+    }
 }
+_CERTIFICATE: Json = {
+    "certificate_chain": {"filename": "/own.pem"},
+    "private_key": {"inline_string": "k"},
+    "password": {"inline_string": "p"},
+}
+_TLS: Json = _tls(
+    {
+        "validation_context": {
+            "trusted_ca": {"filename": "/ca.pem"},
+            "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": "a.example"}}],
+            "verify_certificate_hash": ["00" * 32],
+        },
+        "tls_certificates": [_CERTIFICATE],
+        "tls_params": {"tls_maximum_protocol_version": "TLSv1_3", "ecdh_curves": ["P-256"]},
+        "alpn_protocols": ["h2"],
+    },
+    sni="s",
+)
+_TLS_OF_SECRETS: list[Json] = [
+    _tls(
+        {
+            "tls_certificate_sds_secret_configs": [_sds("own", ADS)],
+            "combined_validation_context": {
+                "default_validation_context": {"match_subject_alt_names": [{"exact": "spiffe://a"}]},
+                "validation_context_sds_secret_config": _sds("ca", _PATH),
+            },
+        }
+    ),
+    _tls({"validation_context_sds_secret_config": _sds("ca", _AGENT)}),
+    _tls({"validation_context_sds_secret_config": _sds("ca", None)}),
+    _tls(
+        {
+            "tls_certificate_provider_instance": {"instance_name": "i", "certificate_name": "c"},
+            "validation_context": {"ca_certificate_provider_instance": {"instance_name": "i"}},
+        }
+    ),
+    _tls({"validation_context": {"system_root_certs": {}}}),
+    _tls(
+        {
+            "tls_certificate_certificate_provider_instance": {"instance_name": "i", "certificate_name": "c"},
+            "validation_context_certificate_provider_instance": {"instance_name": "i", "certificate_name": "c"},
+        }
+    ),
+    _tls(
+        {
+            "combined_validation_context": {
+                "validation_context_certificate_provider_instance": {"instance_name": "i", "certificate_name": "c"}
+            }
+        }
+    ),
+]
+SECRETS: list[Json] = [
+    {"name": "own", "tls_certificate": _CERTIFICATE},
+    {"name": "ca", "validation_context": {"trusted_ca": {"filename": "/ca.pem"}}},
+]
 _RAW: Json = {"name": "raw", "typed_config": typed("extensions.transport_sockets.raw_buffer.v3.RawBuffer")}
 
 
@@ -282,7 +344,16 @@ ASSIGNMENT: Json = {
             "locality": {"region": "r", "zone": "z", "sub_zone": "s"},
             "lb_endpoints": [
                 {
-                    "endpoint": {"address": ADDRESS, "hostname": "h"},
+                    "endpoint": {
+                        "address": ADDRESS,
+                        "hostname": "h",
+                        "health_check_config": {
+                            "port_value": 81,
+                            "hostname": "checked",
+                            "address": ADDRESS,
+                            "disable_active_health_check": True,
+                        },
+                    },
                     "health_status": "DEGRADED",
                     "metadata": {"filter_metadata": {"istio": {"workload": "n;ns;app;v;c"}}},
                     "load_balancing_weight": 3,
@@ -332,6 +403,35 @@ _SUBSETS: Json = {
     "metadata_fallback_policy": "FALLBACK_LIST",
 }
 _CONSISTENT: Json = {"use_hostname_for_hashing": True, "hash_balance_factor": 120}
+_LOOKED_UP: Json = {
+    "load_assignment": {
+        "cluster_name": "l",
+        "endpoints": [
+            {"lb_endpoints": [{"endpoint": {"address": {"socket_address": {"address": "a.test", "port_value": 80}}}}]}
+        ],
+    },
+}
+_CHECKED: Json = {
+    "timeout": "1s",
+    "interval": "2s",
+    "initial_jitter": "0.1s",
+    "interval_jitter": "0.2s",
+    "interval_jitter_percent": 3,
+    "unhealthy_threshold": 2,
+    "healthy_threshold": 3,
+    "alt_port": 81,
+    "reuse_connection": False,
+    "no_traffic_interval": "30s",
+    "no_traffic_healthy_interval": "31s",
+    "unhealthy_interval": "4s",
+    "unhealthy_edge_interval": "5s",
+    "healthy_edge_interval": "6s",
+    "event_log_path": "/dev/null",
+    "always_log_health_check_failures": True,
+    "always_log_health_check_success": True,
+    "tls_options": {"alpn_protocols": ["a"]},
+    "transport_socket_match_criteria": {"a": "b"},
+}
 CLUSTERS: list[Json] = [
     {
         "type": "EDS",
@@ -376,6 +476,16 @@ CLUSTERS: list[Json] = [
         "http2_protocol_options": {},
     },
     {**_STATIC, "load_assignment": ASSIGNMENT, "transport_socket": _RAW},
+    *({**_STATIC, "transport_socket": socket} for socket in _TLS_OF_SECRETS),
+    {**_STATIC, "upstream_http_protocol_options": {"auto_sni": True}},
+    {
+        **_STATIC,
+        **_options(
+            explicit_http_config={"http_protocol_options": {}},
+            upstream_http_protocol_options={"auto_sni": True, "override_auto_sni_header": "x-sni"},
+        ),
+    },
+    {**_STATIC, "type": "EDS", "eds_cluster_config": {"eds_config": _PATH}},
     {**_STATIC, "type": "EDS", "eds_cluster_config": {"eds_config": {"self": {"transport_api_version": "V3"}}}},
     {
         **_STATIC,
@@ -386,6 +496,103 @@ CLUSTERS: list[Json] = [
     {**_STATIC, "lb_policy": "MAGLEV", "maglev_lb_config": {"table_size": "101"}, "common_lb_config": _BY_LOCALITY},
     {**_STATIC, "round_robin_lb_config": {"slow_start_config": _SLOW_START}},
     {**_STATIC, "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED"},
+    {
+        **_STATIC,
+        "type": "ORIGINAL_DST",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "original_dst_lb_config": {
+            "use_http_header": True,
+            "http_header_name": "x-to",
+            "upstream_port_override": 8080,
+            "metadata_key": {"key": "k", "path": [{"key": "p"}]},
+        },
+    },
+    {
+        **_LOOKED_UP,
+        "type": "STRICT_DNS",
+        "dns_refresh_rate": "3s",
+        "dns_jitter": "1s",
+        "dns_failure_refresh_rate": {"base_interval": "2s", "max_interval": "9s"},
+        "dns_lookup_family": "V4_ONLY",
+        "respect_dns_ttl": True,
+        "wait_for_warm_on_init": False,
+    },
+    {
+        **_LOOKED_UP,
+        "cluster_type": {
+            "name": "envoy.cluster.dns",
+            "typed_config": typed(
+                "extensions.clusters.dns.v3.DnsCluster",
+                dns_refresh_rate="3s",
+                dns_jitter="1s",
+                dns_failure_refresh_rate={"base_interval": "2s", "max_interval": "9s"},
+                dns_lookup_family="V4_ONLY",
+                respect_dns_ttl=True,
+                all_addresses_in_single_endpoint=True,
+                typed_dns_resolver_config={"name": "n"},
+            ),
+        },
+    },
+    {
+        "lb_policy": "CLUSTER_PROVIDED",
+        "cluster_type": {
+            "name": "envoy.clusters.aggregate",
+            "typed_config": typed("extensions.clusters.aggregate.v3.ClusterConfig", clusters=["a", "b"]),
+        },
+    },
+    {"cluster_type": {"name": "envoy.cluster.static"}},
+    {
+        **_STATIC,
+        "load_assignment": ASSIGNMENT,
+        "ignore_health_on_host_removal": True,
+        "common_lb_config": {"ignore_new_hosts_until_first_hc": True},
+        "outlier_detection": {"successful_active_health_check_uneject_host": False},
+        "health_checks": [
+            {
+                **_CHECKED,
+                "http_health_check": {
+                    "host": "h",
+                    "path": "/p",
+                    "method": "POST",
+                    "send": {"text": "00"},
+                    "receive": [{"binary": "AQ=="}],
+                    "response_buffer_size": "2048",
+                    "request_headers_to_add": [HEADER],
+                    "request_headers_to_remove": ["x-r"],
+                    "expected_statuses": [{"start": "200", "end": "300"}],
+                    "retriable_statuses": [{"start": "500", "end": "600"}],
+                    "codec_client_type": "HTTP2",
+                    "service_name_matcher": {"prefix": "s"},
+                },
+            }
+        ],
+    },
+    {
+        **_STATIC,
+        "health_checks": [{**_CHECKED, "tcp_health_check": {"send": {"text": "00"}, "receive": [{"text": "01"}]}}],
+    },
+    {
+        **_STATIC,
+        "http2_protocol_options": {},
+        "health_checks": [
+            {
+                **_CHECKED,
+                "grpc_health_check": {"service_name": "s", "authority": "a", "initial_metadata": [HEADER]},
+            }
+        ],
+    },
+    {
+        **_STATIC,
+        "health_checks": [
+            {
+                **_CHECKED,
+                "custom_health_check": {
+                    "name": "n",
+                    "typed_config": typed("extensions.health_checkers.redis.v3.Redis"),
+                },
+            }
+        ],
+    },
     {
         **_STATIC,
         **_options(
@@ -539,6 +746,7 @@ def samples() -> list[tuple[str, Any]]:
         (ROUTE, [ROUTES]),
         (CLUSTER, [{"name": f"cluster-{i}", **cluster} for i, cluster in enumerate(CLUSTERS)]),
         (ENDPOINT, [ASSIGNMENT]),
+        (SECRET, SECRETS),
     ]
     found = []
     for url, resources in named:

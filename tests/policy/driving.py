@@ -26,6 +26,7 @@ from meshlib.policy.record import AttemptRecord, CallRecord
 from meshlib.policy.retrying import PlanFor, plan_for
 from meshlib.policy.stack import execute
 from meshlib.policy.state import MeshState
+from meshlib.policy.upkeep import Keeping, no_upkeep
 from policy.snapshots import request
 
 
@@ -138,11 +139,12 @@ class Lab:
         chance: random.Random | ScriptedRandom | None = None,
         plan_for: PlanFor = plan_for,
         breaker: Callable[[str], object] | None = None,
+        keeping: Keeping = no_upkeep,
     ) -> None:
         self.clock = ManualClock()
         self.chance = chance or random.Random(7)
         self.journal = Journal()
-        self.state = MeshState(self.clock, self.chance, breaker)
+        self.state = MeshState(self.clock, self.chance, breaker, keeping)
         self.plan_for = plan_for
         self.live = self.state.bind(snapshot)
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from meshlib.model.cluster import Cluster, Discovery
+from meshlib.model.cluster import Cluster
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, LocalityEndpoints
 from meshlib.model.headers import AppendAction, FilterMutations, HeaderMutations, HeaderToAdd, MutationStep
 from meshlib.model.match import PathMatch, RouteMatch, StringOp
@@ -140,8 +141,9 @@ def test_rewrites(action, authority, target, told):
 def test_auto_host_rewrite_of_a_host_without_a_name(discovery, authority):
     assignment = ClusterLoadAssignment("c", (LocalityEndpoints((Endpoint("db.test", 80),)),))
     made = Route(ANY_PATH, RouteAction((WeightedCluster("c"),), auto_host_rewrite=True))
-    done = Lab(snapshot(Cluster("c", discovery, assignment), routes=[made])).run()
-    assert done.attempts[0].authority == authority
+    test = Lab(snapshot(Cluster("c", discovery, assignment), routes=[made]))
+    test.cluster().resolve({"db.test": ["10.0.0.9"]})
+    assert test.run().attempts[0].authority == authority
 
 
 def test_rewrites_see_mutated_headers_and_mutations_the_path_as_it_came():

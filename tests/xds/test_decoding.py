@@ -21,6 +21,8 @@ from meshlib.model.traffic import (
     ResetHeader,
     RetryPolicy,
 )
+from meshlib.xds.assembly import pack
+from meshlib.xds.config_source import elsewhere, in_file
 from meshlib.xds.documents import import_types
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.resource_type import RESOURCE_TYPES
@@ -352,6 +354,9 @@ def test_istio_s_zero_or_repeated_max_stream_duration_is_no_news():
 # Clusters and endpoints
 
 
+CA = {"trusted_ca": {"filename": "/ca.pem"}}
+
+
 def cluster(**fields):
     return {"name": "a", "type": "STATIC", **fields}
 
@@ -361,22 +366,23 @@ def cluster(**fields):
     [
         ({"name": "envoy.transport_sockets.raw_buffer"}, False, ""),
         ({"name": "x", "typed_config": {"@type": EXT + "transport_sockets.raw_buffer.v3.RawBuffer"}}, False, ""),
-        ({"name": "tls"}, True, "tls is not supported"),
+        ({"name": "tls"}, True, "tls"),
         (
             {"name": "x", "typed_config": {"@type": EXT + "transport_sockets.tls.v3.UpstreamTlsContext", "sni": "s"}},
             True,
-            "TLS, SNI s",
+            "TLS, SNI s, the server's certificate not verified",
         ),
         (
             {"name": "x", "typed_config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "?"}},
             True,
-            "google.protobuf.StringValue is not supported",
+            "google.protobuf.StringValue",
         ),
     ],
 )
 def test_only_a_raw_buffer_is_plaintext(socket, secure, detail):
     found = value(CLUSTER, cluster(transport_socket=socket)).transport_socket
     assert (found.secure, found.detail) == (secure, detail)
+    assert bool(found.refusal) is (secure and found.tls is None)
 
 
 @pytest.mark.parametrize(
@@ -565,12 +571,31 @@ def test_an_eds_cluster_asks_under_its_service_name():
     assert value(CLUSTER, {"name": "a", "type": "EDS", "eds_cluster_config": eds}).eds_name == "s"
 
 
-@pytest.mark.parametrize("source", [{"path": "/x"}, {"api_config_source": {}}])
+@pytest.mark.parametrize("source", [{"api_config_source": {}}])
 def test_other_sources_than_ads_are_refused(source):
     data = {"name": "a", "type": "EDS", "eds_cluster_config": {"eds_config": source}}
     kind = RESOURCE_TYPES[CLUSTER]
     (fault,) = kind.decode("a", json_format.ParseDict(data, kind.message())).faults
-    assert fault.message == f"{next(iter(source))} is not supported: expected ads"
+    assert fault.message == f"{next(iter(source))} is not supported: expected ads or path_config_source"
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ({"path": "/x"}, "path:/x#a"),
+        ({"path_config_source": {"path": "/x"}}, "path:/x#a"),
+        ({"path_config_source": {"path": "/x", "watched_directory": {"path": "/y"}}}, "path:/x|/y#a"),
+    ],
+)
+def test_endpoints_in_a_file_are_asked_for_there(source, name):
+    data = {"name": "a", "type": "EDS", "eds_cluster_config": {"eds_config": source}}
+    assert value(CLUSTER, data).eds_name == name
+    message = json_format.ParseDict(data, RESOURCE_TYPES[CLUSTER].message())
+    for _ in range(2):  # decoded whole, and by its shape
+        examined = RESOURCE_TYPES[CLUSTER].examine(pack(CLUSTER, message))
+        assert examined.resource.references == ((ENDPOINT, name),)
+    where = elsewhere(name)
+    assert in_file(where.path, where.watched_directory, where.name) == name
 
 
 # Listeners
@@ -672,16 +697,66 @@ def test_a_filter_configuration_in_its_wrapper():
     assert [note.field_path.rpartition(".")[2] for note in disabled.notes] == ["disabled"]
 
 
+def tls_of(**context):
+    kind = EXT + "transport_sockets.tls.v3.UpstreamTlsContext"
+    return {"name": "tls", "typed_config": {"@type": kind, **context}}
+
+
+ANY = {"name": "x", "typed_config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("common", "field"),
+    [
+        ({"custom_handshaker": ANY}, "custom_handshaker"),
+        ({"custom_tls_certificate_selector": ANY}, "custom_tls_certificate_selector"),
+        ({"tls_params": {"signature_algorithms": ["x"]}}, "tls_params.signature_algorithms"),
+        ({"tls_params": {"compliance_policies": ["FIPS_202205"]}}, "tls_params.compliance_policies"),
+        ({"tls_params": {"ecdh_curves": ["X25519", "P-256"]}}, "tls_params.ecdh_curves"),
+        ({"validation_context": {**CA, "custom_validator_config": ANY}}, "validation_context.custom_validator_config"),
+        ({"validation_context": {**CA, "max_verify_depth": 3}}, "validation_context.max_verify_depth"),
+        ({"tls_certificates": [{"pkcs12": {"filename": "/x"}}]}, "tls_certificates[0].pkcs12"),
+        (
+            {
+                "validation_context": {
+                    **CA,
+                    "match_typed_subject_alt_names": [{"san_type": "OTHER_NAME", "matcher": {"exact": "x"}}],
+                }
+            },
+            "validation_context.match_typed_subject_alt_names[0].san_type",
+        ),
+    ],
+)
+def test_tls_that_cannot_be_honoured_refuses_the_connection_and_says_the_field(common, field):
+    made = decoded(CLUSTER, cluster(transport_socket=tls_of(common_tls_context=common)))
+    refusal = made.value.transport_socket.refusal
+    assert refusal.startswith(f"transport_socket.typed_config.common_tls_context.{field}: ")
+    assert f"transport_socket.typed_config.common_tls_context.{field}" in [note.field_path for note in made.notes]
+
+
+def test_a_socket_picked_by_a_matcher_is_refused():
+    raw = {"name": "x", "typed_config": {"@type": EXT + "transport_sockets.raw_buffer.v3.RawBuffer"}}
+    found = value(CLUSTER, cluster(transport_socket=raw, transport_socket_matcher={}))
+    assert found.transport_socket.refusal == "a socket picked by a matcher cannot be spoken"
+
+
+def test_a_tls_key_of_the_environment(monkeypatch):
+    monkeypatch.setenv("TLS_KEY", "k")
+    own = {"certificate_chain": {"filename": "/c"}, "private_key": {"environment_variable": "TLS_KEY"}}
+    made = value(CLUSTER, cluster(transport_socket=tls_of(common_tls_context={"tls_certificates": [own]})))
+    assert made.transport_socket.tls.certificate.key.inline == b"k"
+
+
 @pytest.mark.parametrize(
     ("validation", "words"),
     [
         ({"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": "spiffe://a"}}]}, "spiffe://a"),
-        ({"match_subject_alt_names": [{"prefix": "spiffe://b"}]}, 'prefix: "spiffe://b"'),
+        ({"match_subject_alt_names": [{"prefix": "spiffe://b"}]}, "prefix 'spiffe://b'"),
     ],
 )
 def test_what_a_tls_socket_asks_for_is_told(validation, words):
     kind = EXT + "transport_sockets.tls.v3.UpstreamTlsContext"
-    context = {"@type": kind, "sni": "s", "common_tls_context": {"validation_context": validation}}
+    context = {"@type": kind, "sni": "s", "common_tls_context": {"validation_context": {**CA, **validation}}}
     found = value(CLUSTER, cluster(transport_socket={"name": "tls", "typed_config": context}))
     assert found.transport_socket.secure
     assert found.transport_socket.detail == f"TLS, SNI s, server identity {words}"

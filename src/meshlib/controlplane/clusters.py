@@ -245,9 +245,12 @@ def _http_options(port: Port, policy: TrafficPolicy | None, kind: NodeKind) -> A
             common.max_requests_per_connection.value = http.max_requests_per_connection
         if tcp and tcp.max_connection_duration:
             common.max_connection_duration.CopyFrom(duration(tcp.max_connection_duration))
-    if transport_security.derives_sni(policy.tls if policy else None):
+    tls = policy.tls if policy else None
+    if transport_security.derives_sni(tls):
         options.upstream_http_protocol_options.auto_sni = True
-        options.upstream_http_protocol_options.auto_san_validation = True
+        # As istiod: names that are given, or no wish to verify, go before the request's own host.
+        if tls is not None and not tls.subject_alt_names and not tls.insecure_skip_verify:
+            options.upstream_http_protocol_options.auto_san_validation = True
     plain = not options.ListFields()
     sniffed = port.protocol is Protocol.SNIFFED and kind is NodeKind.SIDECAR
     if (http and http.use_client_protocol and port.protocol.is_http) or sniffed:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 
-from meshlib.model.cluster import Discovery
-from meshlib.model.endpoint import Endpoint
+from meshlib.model.discovery import Discovery, address_in
 from meshlib.model.match import is_grpc
 from meshlib.model.route import RouteAction, WeightedCluster
-from meshlib.policy import flags, headers, mirroring, redirecting, replies, routing
+from meshlib.policy import aggregate, flags, headers, mirroring, redirecting, replies, routing
 from meshlib.policy.balancing.hashing import request_key
 from meshlib.policy.call import Call, Policy
 from meshlib.policy.cluster_state import ClusterState, EndpointState
@@ -33,6 +32,9 @@ from meshlib.policy.limits import ConnectionTicket
 from meshlib.policy.outlier import GATEWAY_STATUSES, Verdict
 from meshlib.policy.record import AttemptRecord
 from meshlib.policy.retrying import RetryState, avoided, wanted
+
+WARMING = 15.0  # seconds that a call without a timeout waits at most, as Envoy's initial_fetch_timeout
+UNHEALTHY_HEADER = "x-envoy-immediate-health-check-fail"
 
 # gRPC status -> HTTP status for outlier detection, as Envoy's Grpc::Utility::grpcToHttpStatus.
 GRPC_TO_HTTP = {2: 500, 4: 504, 12: 501, 13: 500, 14: 503, 15: 500}
@@ -83,6 +85,9 @@ class Attempts:
     def run(self) -> Policy:
         """Attempt, back off and attempt again until an outcome is final or the time is over."""
         try:
+            if (self.cluster.upkeep is not None or self.cluster.config.members) and not (yield from self._prepared()):
+                yield self._local(self._timeout(route=True))
+                return
             while True:
                 wait = yield from self._one()
                 if wait is None:
@@ -96,17 +101,33 @@ class Attempts:
         finally:
             self._release_retry()
 
+    def _prepared(self) -> Generator[Effect, Answer, bool]:
+        """Wait for first look-ups and health checks, as Envoy warms a cluster; False when the route's time is over."""
+        until = self.call.clock() + WARMING
+        for cluster in self._clusters():
+            ticket = cluster.upkeep.called(self.call.clock()) if cluster.upkeep is not None else None
+            if ticket is not None:
+                now = self.call.clock()
+                left = self.deadlines.remaining(now)
+                yield Park(ticket, max(0.0, until - now if left is None else min(left, until - now)), pooled=False)
+        return not self.deadlines.expired(self.call.clock())
+
+    def _clusters(self) -> list[ClusterState]:
+        """Return the clusters that endpoints may be picked from."""
+        members = [self.call.live.clusters.get(name) for name in self.cluster.config.members]
+        return [member for member in members if member is not None] if members else [self.cluster]
+
     def _one(self) -> Generator[Effect, Answer, float | None]:
         """One attempt; returns the back-off before the next, or None when the call is over."""
-        cluster = self.cluster
         state = self._pick()
         if state is None:
             yield self._local(self._no_endpoint())
             return None
+        cluster = state.cluster  # of an aggregate cluster, the member that the endpoint belongs to
         ticket: ConnectionTicket | None = None
         begun = False
         try:
-            if cluster.limits.gates_connections and not self._multiplexed():
+            if cluster.limits.gates_connections and not self._multiplexed(cluster):
                 ticket = cluster.limits.connect(state)
                 if ticket is None:
                     limit = cluster.limits.thresholds.max_pending_requests
@@ -128,7 +149,7 @@ class Attempts:
                 yield restart
                 self.call.restart(restart.view)
             elif wait is None:
-                yield from self._finish(outcome)
+                yield from self._finish(outcome, state)
             elif outcome.response is not None:
                 yield Discard(outcome)
             return wait
@@ -138,9 +159,9 @@ class Attempts:
             if ticket is not None:
                 cluster.limits.disconnect(ticket)
 
-    def _multiplexed(self) -> bool:
+    def _multiplexed(self, cluster: ClusterState) -> bool:
         """Tell whether many requests share a connection, so that max_connections holds none of them up."""
-        return self.cluster.config.http2 or self.record.protocol == "grpc"
+        return cluster.config.http2 or self.record.protocol == "grpc"
 
     def _wait_for(self, ticket: ConnectionTicket) -> Generator[Effect, Answer, bool]:
         """Wait for a connection slot, for as long as the route's timeout leaves."""
@@ -148,20 +169,22 @@ class Attempts:
         return ticket.granted
 
     def _pick(self) -> EndpointState | None:
-        cluster, view, tried, key = self.cluster, self.call.view, self.tried, self.call.key
+        cluster, call, tried, key = self.cluster, self.call, self.tried, self.call.key
         balancing = cluster.config.balancing
         if balancing.override_headers and (named := self._named(balancing.override_headers)) is not None:
             return named
         if balancing.hashing.hash_policies:
-            key = request_key(balancing.hashing.hash_policies, view)
+            key = request_key(balancing.hashing.hash_policies, call.view)
         if cluster.config.discovery is Discovery.ORIGINAL_DST:
-            destination = self.choice.destination
-            return cluster.original(destination.address if destination else view.host, view.port)
-        retry = self.action.retry
+            return cluster.original(*self._original())
+        avoid, tries, retry = None, 1, self.action.retry
         if tried and retry is not None:
-            tries = retry.host_selection_max_attempts
-            return cluster.pick(self.call.clock(), avoided(retry, tried), tries, key, subset=self.drawn.subset)
-        return cluster.pick(self.call.clock(), key=key, subset=self.drawn.subset)
+            avoid, tries = avoided(retry, tried), retry.host_selection_max_attempts
+        now, subset = call.clock(), self.drawn.subset
+        if cluster.config.members:
+            clusters = call.live.clusters
+            return aggregate.pick(cluster, clusters, call.chance, now, avoid=avoid, tries=tries, key=key, subset=subset)
+        return cluster.pick(now, avoid, tries, key, subset=subset)
 
     def _named(self, headers: Sequence[str]) -> EndpointState | None:
         """Return the next endpoint that the request names (``override_host``); each serves one attempt."""
@@ -179,6 +202,15 @@ class Attempts:
             self.failed, self.restarted = False, True
         return restart
 
+    def _original(self) -> tuple[str, int]:
+        """Return the address that the call is for: the caller's, or what an ORIGINAL_DST cluster takes in its place."""
+        view, destination = self.call.view, self.choice.destination
+        host, port = destination.address if destination else view.host, view.port
+        instead = self.cluster.config.original_dst
+        if instead.header and (named := address_in(view.header(instead.header))):
+            host, port = named
+        return host, port if instead.port is None else instead.port
+
     def _send(self, state: EndpointState) -> Generator[Effect, Answer, tuple[Outcome, Attempt]]:
         call, record = self.call, self.record
         now = call.clock()
@@ -190,7 +222,7 @@ class Attempts:
         record.attempts.append(attempt)
         added = call.observer.attempt_started(record, attempt)
         try:
-            effect = self._effect(attempt, endpoint, added)
+            effect = self._effect(attempt, state, added)
             if self.action.mirrors and attempt.number == 1:
                 yield from self._mirrors(attempt, added)
             answer = yield effect
@@ -207,11 +239,14 @@ class Attempts:
         finally:
             attempt.ended = call.clock()
             call.observer.attempt_ended(record, attempt)
-        if self.cluster.learns:
-            self.cluster.learn(state, answer, attempt.ended - now, attempt.ended)
+        upkeep = state.cluster.upkeep
+        if upkeep is not None and answer.headers.get(UNHEALTHY_HEADER) is not None:
+            upkeep.refused(state)
+        if state.cluster.learns:
+            state.cluster.learn(state, answer, attempt.ended - now, attempt.ended)
         verdict = self.verdict = self._judge(answer)
         if verdict is not None:
-            self.cluster.observe(state, verdict, attempt.ended)
+            state.cluster.observe(state, verdict, attempt.ended)
         return answer, effect
 
     def _mirrors(self, attempt: AttemptRecord, added: Sequence[tuple[str, str]]) -> Iterator[Mirror]:
@@ -220,7 +255,8 @@ class Attempts:
         merged = headers.merged(self.call.view, set_, self.call.steering | self.head.removed)
         return mirroring.mirrors(self.call, self.action, self.head.authority, self.head.target, merged)
 
-    def _effect(self, attempt: AttemptRecord, endpoint: Endpoint, added: Sequence[tuple[str, str]]) -> Attempt:
+    def _effect(self, attempt: AttemptRecord, state: EndpointState, added: Sequence[tuple[str, str]]) -> Attempt:
+        cluster, endpoint = state.cluster, state.endpoint
         own = self._own_headers(attempt)
         head = self.head
         if head is None:
@@ -228,15 +264,15 @@ class Attempts:
                 self.record, self.choice, self.action, self.drawn, (added, own), self.call.steering
             )
         sent, authority = head.for_attempt(attempt.number, own, added), head.authority
-        host = headers.endpoint_authority(self.cluster.config, endpoint) if self.action.auto_host_rewrite else ""
+        host = headers.endpoint_authority(cluster.config, endpoint) if self.action.auto_host_rewrite else ""
         if host:
             sent = self._rewritten(sent, authority)
             authority = self.authority = host
         return Attempt(
             number=attempt.number,
-            cluster=self.cluster.config,
+            cluster=cluster.config,
             endpoint=endpoint,
-            transport_socket=self.cluster.transport_socket(endpoint),
+            transport_socket=cluster.transport_socket(endpoint),
             timeout=attempt.timeout,
             headers=sent,
             authority=authority,
@@ -287,7 +323,7 @@ class Attempts:
         self.retrying = True
         return plan.back_off(state, self.call.chance)
 
-    def _finish(self, outcome: Outcome) -> Policy:
+    def _finish(self, outcome: Outcome, state: EndpointState) -> Policy:
         """Hand the final outcome over, holding every slot until its body ends."""
         record = self.record
         self._release_retry()
@@ -310,13 +346,13 @@ class Attempts:
             record.flags |= flags.DOWNSTREAM_CONNECTION_TERMINATION
         elif end.error is not None:
             self.failed = True
-            self._cut(end.error)
+            self._cut(end.error, http2=self._multiplexed(state.cluster))
 
-    def _cut(self, error: ErrorKind) -> None:
+    def _cut(self, error: ErrorKind, *, http2: bool) -> None:
         """Note why a body broke off. Measured: to Envoy's HTTP/1.1 codec one that is cut short breaks the protocol."""
         if error in (ErrorKind.REMOTE_RESET, ErrorKind.REFUSED):
             flag, why = flags.UPSTREAM_REMOTE_RESET, "remote_reset"
-        elif self._multiplexed():
+        elif http2:
             flag, why = flags.UPSTREAM_CONNECTION_TERMINATION, "connection_termination"
         else:
             flag, why = flags.UPSTREAM_PROTOCOL_ERROR, "protocol_error"
@@ -356,8 +392,12 @@ class Attempts:
 
     def _no_endpoint(self) -> Reply:
         self.failed = True
-        known = len(self.cluster.endpoints)
-        return replies.no_healthy_upstream(self.record, known, len(self.cluster.outliers.ejected))
+        clusters = self._clusters()
+        known = sum(len(each.endpoints) for each in clusters)
+        reply = replies.no_healthy_upstream(self.record, known, sum(len(each.outliers.ejected) for each in clusters))
+        trouble = [each.upkeep.trouble for each in clusters if each.upkeep is not None]
+        reply.message += "".join(f"; {text}" for text in trouble if text)
+        return reply
 
     def _overflow(self, threshold: str, limit: int) -> Reply:
         return replies.overflow(self.record, threshold, limit)

@@ -143,10 +143,10 @@ class Await:
 
 
 class Ticket(Protocol):
-    """A place in the queue for a connection slot; see ``policy.limits``."""
+    """Something to wait for: a connection slot (``policy.limits``), a cluster's first look-up (``policy.upkeep``)."""
 
     def on_grant(self, wake: WakeUp) -> None:
-        """Call ``wake()``, from any thread, once the slot is granted; at once if it already is."""
+        """Call ``wake()``, from any thread, once it is granted; at once if it already is."""
         ...
 
 
@@ -160,10 +160,17 @@ class WakeUp(Protocol):
 
 @dataclass(slots=True)
 class Park:
-    """Wait for a connection slot, at most ``timeout`` seconds (None = no bound)."""
+    """Wait for ``ticket``, at most ``timeout`` seconds (None = no bound).
+
+    Attributes:
+        ticket: tells when the wait is over.
+        timeout: seconds.
+        pooled: whether it is a connection slot, so that the application's pool timeout counts.
+    """
 
     ticket: Ticket
     timeout: float | None
+    pooled: bool = True
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from meshlib.model.cluster import Cluster, Discovery
+from meshlib.model.cluster import Cluster
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations, Pair
 from meshlib.model.request import RequestView
@@ -75,7 +76,7 @@ def _first(headers: Sequence[Pair], name: str) -> str | None:
 
 def _upstream(facts: CallFacts, part: Callable[[str, str, int], str]) -> str | None:
     endpoint = facts.record.endpoint
-    return None if endpoint is None else part(str(endpoint), endpoint.address, endpoint.port)
+    return None if endpoint is None else part(str(endpoint), endpoint.host, endpoint.port)
 
 
 _FACTS: dict[str, Callable[[CallFacts], str | None]] = {

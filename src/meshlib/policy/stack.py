@@ -167,7 +167,7 @@ def _forward(
     record.cluster = cluster.config
     if choice.virtual_host is not None and choice.virtual_host.virtual_clusters:
         record.virtual_cluster = choice.virtual_host.virtual_cluster(call.view)
-    assignment = cluster.config.assignment
+    assignment = cluster.assignment
     drops = assignment.drop_percentage if assignment is not None else 0.0
     if drops and 100.0 * call.chance.random() < drops:
         yield _local(call, choice, replies.dropped(record, drops), target)

@@ -8,13 +8,15 @@ from typing import TypeVar, overload
 
 from meshlib.clock import Clock, Randomness
 from meshlib.model.balancing import PeakEwma
-from meshlib.model.cluster import Cluster, Discovery
-from meshlib.model.endpoint import ClusterLoadAssignment
+from meshlib.model.cluster import Cluster
+from meshlib.model.discovery import Discovery
+from meshlib.model.endpoint import ClusterLoadAssignment, HealthStatus
 from meshlib.model.snapshot import Snapshot
 from meshlib.policy.balancing.hosts import HostSet, host_sets
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.cluster_state import ClusterState, EndpointState, Surroundings
 from meshlib.policy.limits import mutex
+from meshlib.policy.upkeep import Keeping, no_upkeep
 
 _Default = TypeVar("_Default")
 
@@ -75,7 +77,11 @@ class LiveSnapshot:
     def has_endpoint(self, cluster: str, address: tuple[str, int]) -> bool:
         """Tell whether connections to ``address`` for ``cluster`` still have a use."""
         state = self.clusters.peek(cluster)
-        return state is not None and (address in state.endpoints or state.config.discovery is Discovery.ORIGINAL_DST)
+        if state is None or state.config.discovery is Discovery.ORIGINAL_DST:
+            return state is not None
+        endpoint = state.endpoints.get(address)
+        # As Envoy, which closes the connections of an endpoint that fails its checks.
+        return endpoint is not None and endpoint.probe is not HealthStatus.UNHEALTHY
 
 
 class MeshState:
@@ -89,11 +95,13 @@ class MeshState:
         clock: Clock,
         chance: Randomness,
         breaker: Callable[[str], ClusterBreaker | None] | None = None,
+        keeping: Keeping = no_upkeep,
         *,
         peak_ewma: Callable[[str], PeakEwma | None] | None = None,
     ) -> None:
         self.clock = clock
         self.chance = chance
+        self._keeping = keeping
         self._breaker = breaker or (lambda _name: None)
         self._peak_ewma = peak_ewma or (lambda _name: None)
         self.forked()
@@ -118,6 +126,8 @@ class MeshState:
                 config = snapshot.clusters.get(name)
                 if config is None:
                     gone = self._states.pop(name)
+                    if gone.upkeep is not None:
+                        gone.upkeep.close()
                     self._by_assignment.get(gone.config.eds_name, set()).discard(name)
                 else:
                     self._states[name].configure(config)
@@ -155,7 +165,14 @@ class MeshState:
 
     def _made(self, config: Cluster, snapshot: Snapshot) -> ClusterState:
         around = Surroundings(snapshot.home.locality, self._callers, self._peak_ewma(config.name))
-        return ClusterState(config, self.chance, self._breaker(config.name), clock=self.clock, surroundings=around)
+        return ClusterState(
+            config,
+            self.chance,
+            self._breaker(config.name),
+            clock=self.clock,
+            surroundings=around,
+            keeping=self._keeping,
+        )
 
     def _callers(self) -> HostSet | None:
         """Return the first priority of the local cluster, None where there is none; as EDS tells of it."""

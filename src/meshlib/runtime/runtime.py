@@ -20,6 +20,7 @@ from meshlib.policy.retrying import PlanFor
 from meshlib.policy.routing import Choice, dead_end, near_miss
 from meshlib.policy.state import LiveSnapshot, MeshState
 from meshlib.runtime.store import SnapshotStore
+from meshlib.runtime.upkeep import Housekeeping
 from meshlib.runtime.waking import wait_until
 
 if TYPE_CHECKING:
@@ -77,7 +78,14 @@ class Runtime:
     """One mesh at work. Thread-safe; shared by all clients and event loops; survives fork."""
 
     def __init__(
-        self, source: Source, state: MeshState, observer: Observer, plan_for: PlanFor, *, name: str = "mesh"
+        self,
+        source: Source,
+        state: MeshState,
+        observer: Observer,
+        plan_for: PlanFor,
+        *,
+        name: str = "mesh",
+        housekeeping: Housekeeping | None = None,
     ) -> None:
         self.store = SnapshotStore()
         self.state = state
@@ -85,6 +93,9 @@ class Runtime:
         self.plan_for = plan_for
         self.name = name
         self._source = source
+        self._housekeeping = housekeeping
+        if housekeeping is not None:
+            housekeeping.refresh = self.store.renew
         self._lock = threading.Lock()
         self._started = False
         self._closed = False
@@ -118,6 +129,8 @@ class Runtime:
             if not self._closed:
                 self._closed = True
                 self._source.close()
+                if self._housekeeping is not None:
+                    self._housekeeping.close()
         self.store.poke()
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -168,6 +181,8 @@ class Runtime:
         """Start over in a forked child: threads and counts did not survive; the configuration did."""
         self._lock = threading.Lock()
         self.state.forked()
+        if self._housekeeping is not None:
+            self._housekeeping.forked()
         if isinstance(self.chance, random.Random):
             self.chance.seed()  # or all children would draw alike
         self.store.forked()

@@ -32,7 +32,7 @@ from meshlib.policy.stack import execute, mirrored
 from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
 from meshlib.runtime.waking import threadsafe, wait_until
-from meshlib.transports.driving import conclude, insecure
+from meshlib.transports.driving import conclude
 from meshlib.transports.grpc_aio_calls import (
     EOF,
     Answered,
@@ -49,6 +49,7 @@ from meshlib.transports.grpc_exchange import CallOptions, Exchange, Method, Seri
 from meshlib.transports.grpc_pool import ChannelPool, Lease
 from meshlib.transports.grpc_translate import Options, failed, load_metrics, parse_target, wants_report
 from meshlib.transports.mirrors import MirrorTasks
+from meshlib.upstream.failure import AttemptFailed
 
 
 class AioMeshChannel(grpc.aio.Channel):
@@ -198,7 +199,12 @@ class AioMeshChannel(grpc.aio.Channel):
         loop = self._loops.get(running)
         if loop is None:
             pool = ChannelPool(
-                lambda where, how: grpc.aio.insecure_channel(where, how, self._compression), self._options
+                lambda where, how, credentials: (
+                    grpc.aio.insecure_channel(where, how, self._compression)
+                    if credentials is None
+                    else grpc.aio.secure_channel(where, credentials, how, self._compression)
+                ),
+                self._options,
             )
             loop = self._loops[running] = _Loop(pool)
         return loop
@@ -274,10 +280,10 @@ class _Attempts:
 
     async def perform(self, effect: Attempt) -> Outcome:
         """Send one attempt; the channel of a stream that goes on is kept until it ends."""
-        refused = insecure(effect)
-        if refused is not None:
-            return refused
-        self._effect, self._lease = effect, self._pool.take(effect)
+        try:
+            self._effect, self._lease = effect, self._pool.take(effect, self._exchange.view)
+        except AttemptFailed as failure:
+            return Outcome(error=failure.kind, message=failure.message, written=False)
         outcome: Outcome | None = None
         try:
             outcome = await self._send()

@@ -32,7 +32,7 @@ from meshlib.policy.mirroring import dropped
 from meshlib.policy.stack import execute, mirrored
 from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
-from meshlib.transports.driving import conclude, insecure
+from meshlib.transports.driving import conclude
 from meshlib.transports.grpc_calls import END, Ending, MeshFuture, MeshStream, Opened
 from meshlib.transports.grpc_cutoff import Cutoff, on_thread
 from meshlib.transports.grpc_errors import MeshNotReady, with_record
@@ -40,6 +40,7 @@ from meshlib.transports.grpc_exchange import CallOptions, Cancellation, Exchange
 from meshlib.transports.grpc_pool import ChannelPool, Lease
 from meshlib.transports.grpc_translate import Options, failed, load_metrics, parse_target, wants_report
 from meshlib.transports.mirrors import MirrorThreads
+from meshlib.upstream.failure import AttemptFailed
 
 FUTURE_THREADS = 64  # futures of one channel under way at once; more wait their turn
 
@@ -61,7 +62,12 @@ class MeshChannel(grpc.Channel):
         self._target = parse_target(target, options)
         self._runtime = runtime
         self._pool: ChannelPool[Any] = ChannelPool(
-            lambda where, how: grpc.insecure_channel(where, how, compression), options
+            lambda where, how, credentials: (
+                grpc.insecure_channel(where, how, compression)
+                if credentials is None
+                else grpc.secure_channel(where, credentials, how, compression)
+            ),
+            options,
         )
         self._seen: LiveSnapshot | None = None
         self._executor: ThreadPoolExecutor | None = None
@@ -266,10 +272,10 @@ class _Attempts:
 
     def perform(self, effect: Attempt) -> Outcome:
         """Send one attempt; the channel of a stream that has begun is kept until it ends."""
-        refused = insecure(effect)
-        if refused is not None:
-            return refused
-        self._effect, self._lease = effect, self._pool.take(effect)
+        try:
+            self._effect, self._lease = effect, self._pool.take(effect, self._exchange.view)
+        except AttemptFailed as failure:
+            return Outcome(error=failure.kind, message=failure.message, written=False)
         outcome: Outcome | None = None
         try:
             outcome = self._send()

@@ -92,7 +92,7 @@ def allowed(name: str) -> bool:
 
 def dial_target(endpoint: Endpoint) -> str:
     """Return the grpc target of an endpoint: its address, never looked up in the mesh again."""
-    address, port = endpoint.address, endpoint.port
+    address, port = endpoint.host, endpoint.port
     if not port:
         return f"unix:{address}"
     try:
@@ -214,7 +214,7 @@ def _local(code: grpc.StatusCode, details: str, endpoint: Endpoint) -> ErrorKind
 
 def _names(text: str, endpoint: Endpoint) -> bool:
     """Tell whether a connect failure is about ``endpoint``; of a host name grpc tells only the port."""
-    if endpoint.address in text:
+    if endpoint.host in text:
         return True
     return dial_target(endpoint).startswith("dns:") and f":{endpoint.port}" in text
 

@@ -35,7 +35,7 @@ from meshlib.runtime.runtime import Runtime
 from meshlib.runtime.waking import loop_token, threadsafe
 from meshlib.transports import httpx_failures as failures
 from meshlib.transports import httpx_translate as translate
-from meshlib.transports.driving import conclude, insecure
+from meshlib.transports.driving import conclude, handshake, unsecured
 from meshlib.transports.httpx_engine import AsyncBody, AsyncEngine, async_mocked
 from meshlib.transports.httpx_errors import BODY_LATE, DEADLINE_LATE, MeshNotReady, RouteTimeout
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
@@ -194,9 +194,6 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         clock: AttemptClock,
         loop: _Loop,
     ) -> Outcome:
-        refused = insecure(effect)
-        if refused is not None:
-            return refused
         token = attempt_clock.set(clock)
         try:
             with anyio.CancelScope() as scope:
@@ -269,7 +266,8 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         began = time.monotonic()
         with anyio.move_on_after(seconds):
             await granted.wait()
-        exchange.timeouts.pooling += time.monotonic() - began
+        if effect.pooled:
+            exchange.timeouts.pooling += time.monotonic() - began
         if not granted.is_set() and application_expired is not None:
             raise application_expired()
 
@@ -295,10 +293,11 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
 class _Loop:
     """What belongs to one event loop: its connections."""
 
-    __slots__ = ("__weakref__", "_carrier", "_engine", "_inner", "_pools", "mirrors", "seen")
+    __slots__ = ("__weakref__", "_carrier", "_contexts", "_engine", "_inner", "_pools", "mirrors", "seen")
 
     def __init__(self, settings: PoolSettings, inner: httpx.AsyncBaseTransport | None) -> None:
         self._inner = inner
+        self._contexts = settings.contexts
         self._engine = AsyncEngine(settings)
         self._pools = AsyncEndpointPools(settings)  # for mocks, HTTP/2 and trio
         self._carrier = AsyncCarrier(self._pools)
@@ -306,10 +305,13 @@ class _Loop:
         self.seen: LiveSnapshot | None = None
 
     async def send(self, exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Response:
+        secured = handshake(self._contexts, effect, exchange.call.view)
         if self._inner is None and self._engine.carries(exchange, effect) and not async_mocked():
-            return await self._engine.send(exchange, effect, clock)
+            return await self._engine.send(exchange, effect, secured, clock)
+        if secured is not None and isinstance(self._inner, httpx.AsyncHTTPTransport):
+            raise unsecured(self._inner)
         transport = self._inner or self._carrier
-        return await transport.handle_async_request(translate.attempt_request(exchange, effect, clock))
+        return await transport.handle_async_request(translate.attempt_request(exchange, effect, secured, clock))
 
     async def retire(self, live: LiveSnapshot) -> None:
         self._engine.retire(live.has_endpoint)

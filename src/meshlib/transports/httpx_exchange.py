@@ -120,11 +120,11 @@ class Exchange:
         return AttemptClock(effect.timeout, self.timeouts.left_for_head(), body_pending=pending)
 
     def patience(self, effect: Park) -> tuple[float | None, Callable[[], httpx.TimeoutException] | None]:
-        """Return how long to wait for a connection slot, and what to raise when that is the application's limit."""
+        """Return how long to wait for a ticket, and what to raise when that is the application's limit."""
         timeouts = self.timeouts
         bounds: list[tuple[float | None, Callable[[], httpx.TimeoutException] | None]] = [
             (effect.timeout, None),
-            (timeouts.left_to_wait(), self.unpooled),
+            (timeouts.left_to_wait() if effect.pooled else None, self.unpooled),
             (timeouts.left_for_head(), self.expired),
         ]
         return min((b for b in bounds if b[0] is not None), key=lambda b: b[0] or 0.0, default=(None, None))

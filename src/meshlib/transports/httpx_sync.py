@@ -33,7 +33,7 @@ from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
 from meshlib.transports import httpx_failures as failures
 from meshlib.transports import httpx_translate as translate
-from meshlib.transports.driving import conclude, insecure
+from meshlib.transports.driving import conclude, handshake, unsecured
 from meshlib.transports.httpx_engine import Body, Engine, mocked
 from meshlib.transports.httpx_errors import BODY_LATE, DEADLINE_LATE, MeshNotReady, RouteTimeout
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
@@ -119,6 +119,7 @@ class MeshTransport(httpx.BaseTransport):
         self._runtime = runtime
         self._options = options or TransportOptions()
         settings = self._options.pool_settings()
+        self._contexts = settings.contexts
         self._engine = Engine(settings)
         self._pools = EndpointPools(settings)  # for mocks and HTTP/2
         inner = self._options.inner
@@ -179,9 +180,6 @@ class MeshTransport(httpx.BaseTransport):
             effect = policy.send(answer)
 
     def _attempt(self, effect: Attempt, exchange: Exchange, clock: AttemptClock) -> Outcome:
-        refused = insecure(effect)
-        if refused is not None:
-            return refused
         token = attempt_clock.set(clock)
         try:
             response = self._send(exchange, effect, clock)
@@ -195,9 +193,13 @@ class MeshTransport(httpx.BaseTransport):
         return translate.responded(response, effect, clock)
 
     def _send(self, exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Response:
-        if self._options.inner is None and self._engine.carries(exchange, effect) and not mocked():
-            return self._engine.send(exchange, effect, clock)
-        return self._carrier.handle_request(translate.attempt_request(exchange, effect, clock))
+        secured = handshake(self._contexts, effect, exchange.call.view)
+        inner = self._options.inner
+        if inner is None and self._engine.carries(exchange, effect) and not mocked():
+            return self._engine.send(exchange, effect, secured, clock)
+        if secured is not None and isinstance(inner, httpx.HTTPTransport):
+            raise unsecured(inner)
+        return self._carrier.handle_request(translate.attempt_request(exchange, effect, secured, clock))
 
     def _respond(self, effect: Respond, policy: Policy, exchange: Exchange, clock: AttemptClock) -> httpx.Response:
         response = cast("httpx.Response", effect.outcome.response)
@@ -252,7 +254,8 @@ class MeshTransport(httpx.BaseTransport):
         seconds, application_expired = exchange.patience(effect)
         began = time.monotonic()
         in_time = granted.wait(seconds)
-        exchange.timeouts.pooling += time.monotonic() - began
+        if effect.pooled:
+            exchange.timeouts.pooling += time.monotonic() - began
         if not in_time and application_expired is not None:
             raise application_expired()
 

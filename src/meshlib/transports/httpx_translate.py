@@ -17,6 +17,7 @@ from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
 from meshlib.transports.mirrors import Tee
 from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.pools import ATTEMPT, Dial
+from meshlib.upstream.tls import Handshake
 
 SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -97,7 +98,9 @@ def attempt_stream(exchange: Exchange, clock: AttemptClock) -> Any:
     return Upload(exchange.sent.stream, clock, record, exchange.tee)
 
 
-def attempt_request(exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Request:
+def attempt_request(
+    exchange: Exchange, effect: Attempt, secured: Handshake | None, clock: AttemptClock
+) -> httpx.Request:
     """Return one attempt as httpx's transports take it: the logical URL, and where to dial in its extensions."""
     request, view = exchange.sent, exchange.asked
     url, target = request.url, effect.target.encode("latin-1")
@@ -109,7 +112,7 @@ def attempt_request(exchange: Exchange, effect: Attempt, clock: AttemptClock) ->
     if url.raw_path != target:
         extensions["target"] = target
     extensions["timeout"] = exchange.timeouts.for_attempt(effect)
-    extensions[ATTEMPT] = Dial(effect.cluster, effect.endpoint, exchange.tls)
+    extensions[ATTEMPT] = Dial(effect.cluster, effect.endpoint, exchange.tls, secured)
     headers, stream = attempt_headers(exchange, effect), attempt_stream(exchange, clock)
     return httpx.Request(request.method, url, headers=headers, stream=stream, extensions=extensions)
 

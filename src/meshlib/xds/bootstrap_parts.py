@@ -111,6 +111,7 @@ class Bootstrap:
         certificate_providers: where certificates come from, by instance name.
         files: the types whose resources are in a file, watched.
         runtime: the numbers of the runtime's static layers, by key.
+        ads_clusters: the clusters that ADS goes to: what is to be asked of them is asked in its stream.
         local_cluster: the cluster whose endpoints this process is one of, empty for none.
         notes: what of the bootstrap itself is not honoured.
     """
@@ -126,6 +127,7 @@ class Bootstrap:
     certificate_providers: Mapping[str, CertificateFiles] = field(default_factory=dict)
     files: Mapping[str, PathSource] = field(default_factory=dict)
     runtime: Mapping[str, float] = field(default_factory=dict)
+    ads_clusters: frozenset[str] = frozenset()
     notes: tuple[Note, ...] = ()
     local_cluster: str = ""
 

@@ -7,25 +7,40 @@ from typing import Any
 from meshlib.model.balancing import HASHING, LbPolicy
 from meshlib.model.cluster import (
     Cluster,
-    Discovery,
     OutlierDetection,
     RetryBudget,
     ServiceRef,
     Thresholds,
+    TransportSocket,
+    TransportSocketMatch,
+    UpstreamHttpProtocolOptions,
 )
+from meshlib.model.discovery import Discovery
+from meshlib.xds.config_source import qualified
+from meshlib.xds.decode_discovery import origin, original_dst
 from meshlib.xds.decode_eds import load_assignment
+from meshlib.xds.decode_health_check import health_checks
 from meshlib.xds.decode_lb_policy import lb_policy
 from meshlib.xds.decode_transport_socket import transport_socket, transport_socket_matches
-from meshlib.xds.decode_values import UINT32_MAX, any_type, choice, number, percent, seconds, source, unpack
+from meshlib.xds.decode_values import (
+    UINT32_MAX,
+    any_type,
+    choice,
+    flag,
+    number,
+    percent,
+    seconds,
+    source,
+    unpack,
+)
 from meshlib.xds.faults import Status
 from meshlib.xds.fields import NOT_HONOURED
 from meshlib.xds.filters import IRRELEVANT_NETWORK_FILTERS
-from meshlib.xds.protos import cluster_pb2, http_protocol_options_pb2
+from meshlib.xds.protos import http_protocol_options_pb2
 from meshlib.xds.scope import Scope
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _IDLE_KEPT = 30.0  # seconds a transport keeps idle connections by default: no longer idle_timeout shows
-_DNS = (Discovery.STRICT_DNS, Discovery.LOGICAL_DNS)
 
 
 def cluster(scope: Scope, message: Any) -> Cluster:
@@ -33,21 +48,23 @@ def cluster(scope: Scope, message: Any) -> Cluster:
     scope.audit(message)
     if not message.name:
         scope.fault("name", "must not be empty")
-    discovery = _discovery(scope, message)
+    found = origin(scope, message)
+    discovery = found.discovery
     balancing = lb_policy(scope, message)
     policy = balancing.policy
-    if (discovery is Discovery.ORIGINAL_DST) is not (policy is LbPolicy.CLUSTER_PROVIDED):
+    if discovery.provides_balancing is not (policy is LbPolicy.CLUSTER_PROVIDED):
         scope.fault("lb_policy", f"{policy.value} does not go with {discovery.value}")
     if policy in HASHING:
         _check_hashed_weights(scope.at("load_assignment"), message.load_assignment)
     _note_filters(scope, message.filters)
     _check_load_assignment(scope, discovery, message)
-    has_assignment = message.HasField("load_assignment") and discovery is not Discovery.ORIGINAL_DST
-    socket = message.HasField("transport_socket")
+    has_assignment = message.HasField("load_assignment") and not discovery.provides_balancing
+    http2, upstream_http = _http(scope, message)
+    socket, matches = _sockets(scope, message)
     return Cluster(
         name=message.name,
         discovery=discovery,
-        assignment=load_assignment(scope.at("load_assignment"), message.load_assignment, names=discovery in _DNS)
+        assignment=load_assignment(scope.at("load_assignment"), message.load_assignment, names=discovery.by_name)
         if has_assignment
         else None,
         balancing=balancing,
@@ -57,41 +74,39 @@ def cluster(scope: Scope, message: Any) -> Cluster:
         if message.HasField("outlier_detection")
         else None,
         panic_threshold=_panic_threshold(scope.at("common_lb_config"), message.common_lb_config),
-        http2=_http2(scope, message),
-        transport_socket=transport_socket(scope.at("transport_socket"), message.transport_socket) if socket else None,
-        transport_socket_matches=transport_socket_matches(scope, message.transport_socket_matches),
+        http2=http2,
+        transport_socket=socket,
+        transport_socket_matches=matches,
+        upstream_http=upstream_http,
         eds_name=_eds_name(scope.at("eds_cluster_config"), message) if discovery is Discovery.EDS else "",
+        members=found.members,
+        dns=found.dns,
+        original_dst=original_dst(scope.at("original_dst_lb_config"), discovery, message),
+        health_checks=health_checks(scope, message, http2=http2),
+        ignore_new_hosts=message.common_lb_config.ignore_new_hosts_until_first_hc,
+        ignore_health_on_removal=message.ignore_health_on_host_removal,
         service=_service(message.metadata),
         source=source(message.metadata),
     )
-
-
-def _discovery(scope: Scope, message: Any) -> Discovery:
-    if message.HasField("cluster_type"):
-        scope.fault("cluster_type", f"{message.cluster_type.name or 'a custom cluster'} is not supported")
-        return Discovery.STATIC
-    try:
-        return Discovery(cluster_pb2.Cluster.DiscoveryType.Name(message.type))
-    except ValueError:
-        scope.fault("type", f"{message.type} is no DiscoveryType")
-        return Discovery.STATIC
 
 
 def _eds_name(scope: Scope, message: Any) -> str:
     scope.audit(message.eds_cluster_config)
     if not message.eds_cluster_config.HasField("eds_config"):
         scope.fault("eds_config", "is missing; an EDS cluster needs it")
-    else:
-        check_config_source(scope, "eds_config", message.eds_cluster_config.eds_config)
-    return str(message.eds_cluster_config.service_name or message.name)
+        return ""
+    name = message.eds_cluster_config.service_name or message.name
+    return qualified(scope, "eds_config", message.eds_cluster_config.eds_config, name)
 
 
-def check_config_source(scope: Scope, field: str, config: Any) -> None:
-    """Fault a ``ConfigSource`` that is not the stream the resource came by."""
-    scope.at(field).audit(config)
-    kind = config.WhichOneof("config_source_specifier")
-    if kind not in ("ads", "self"):
-        scope.fault(field, f"{kind or 'nothing'} is not supported: expected ads")
+def _sockets(scope: Scope, message: Any) -> tuple[TransportSocket | None, tuple[TransportSocketMatch, ...]]:
+    matches = transport_socket_matches(scope, message.transport_socket_matches)
+    socket = None
+    if message.HasField("transport_socket"):
+        socket = transport_socket(scope.at("transport_socket"), message.transport_socket)
+    if message.HasField("transport_socket_matcher"):  # which of them would count is not known: none does
+        return TransportSocket("transport_socket_matcher", secure=True, detail="a socket picked by a matcher"), ()
+    return socket, matches
 
 
 def _check_load_assignment(scope: Scope, discovery: Discovery, message: Any) -> None:
@@ -174,6 +189,7 @@ def _outlier(scope: Scope, message: Any) -> OutlierDetection:
         failure_percentage_threshold=share("failure_percentage_threshold", 85),
         failure_percentage_minimum_hosts=number(scope, message, "failure_percentage_minimum_hosts", 5),
         failure_percentage_request_volume=number(scope, message, "failure_percentage_request_volume", 50),
+        unejected_by_check=flag(message, "successful_active_health_check_uneject_host", True),
     )
 
 
@@ -182,8 +198,9 @@ def _panic_threshold(scope: Scope, config: Any) -> float:
     return percent(scope, config, "healthy_panic_threshold", 50.0)
 
 
-def _http2(scope: Scope, message: Any) -> bool:
-    """Tell whether HTTP/2 is asked for by prior knowledge."""
+def _http(scope: Scope, message: Any) -> tuple[bool, UpstreamHttpProtocolOptions]:
+    """Return whether HTTP/2 is asked for by prior knowledge, and what TLS takes from the request."""
+    upstream = _upstream_http(scope, message)
     chosen: bool = message.HasField("http2_protocol_options")
     scope.at("http2_protocol_options").audit(message.http2_protocol_options)
     _audit_common(scope, message)
@@ -198,7 +215,17 @@ def _http2(scope: Scope, message: Any) -> bool:
             place.audit(options)
             _audit_common(place, options)
             chosen = _explicit_http2(place, options)
-    return chosen
+            upstream = _upstream_http(place, options)
+    return chosen, upstream
+
+
+def _upstream_http(scope: Scope, message: Any) -> UpstreamHttpProtocolOptions:
+    options = message.upstream_http_protocol_options
+    scope.at("upstream_http_protocol_options").audit(options)
+    header = options.override_auto_sni_header.lower()
+    if header and not (options.auto_sni or options.auto_san_validation):
+        return UpstreamHttpProtocolOptions()
+    return UpstreamHttpProtocolOptions(options.auto_sni, options.auto_san_validation, header)
 
 
 def _audit_common(scope: Scope, message: Any) -> None:

@@ -16,7 +16,7 @@ from meshlib.model.filter_chain import (
 from meshlib.model.intake import AS_IT_IS, EscapedSlashes, Intake
 from meshlib.model.listener import Listener
 from meshlib.model.route import WeightedCluster
-from meshlib.xds.decode_cds import check_config_source
+from meshlib.xds.config_source import qualified
 from meshlib.xds.decode_eds import socket_address
 from meshlib.xds.decode_fault import HTTP_FAULT, fault_injection
 from meshlib.xds.decode_headers import HEADER_MUTATION, mutation_filter
@@ -269,10 +269,9 @@ def _intake(scope: Scope, hcm: Any) -> Intake:
 
 def _route_name(scope: Scope, rds: Any) -> str:
     scope.audit(rds)
-    check_config_source(scope, "config_source", rds.config_source)
     if not rds.route_config_name:
         scope.fault("route_config_name", "must not be empty")
-    return str(rds.route_config_name)
+    return qualified(scope, "config_source", rds.config_source, rds.route_config_name)
 
 
 def _note_filter(scope: Scope, filter_: Any) -> bool:

@@ -156,7 +156,7 @@ def host_of(host: Any, routes: Sequence[Route]) -> VirtualHost:
     """Return a ``VirtualHost`` with ``routes`` in it; whether it is valid is for :func:`virtual_host` to say."""
     return VirtualHost(
         name=host.name,
-        domains=tuple(host.domains),
+        domains=tuple(host.domains[:]),  # a slice is one call, not one for each
         routes=routes,
         attempt_count=host.include_request_attempt_count,
         attempt_count_in_response=host.include_attempt_count_in_response,
@@ -338,6 +338,8 @@ def _direct_response(scope: Scope, response: Any, limit: int) -> DirectResponse:
     kind = body.WhichOneof("specifier")
     if kind is None and response.HasField("body"):
         scope.fault("body", "says no inline_string, inline_bytes, filename or environment_variable")
+    if kind in ("filename", "environment_variable"):
+        scope.at("body").note(kind, "is not read: the body is empty")
     raw: bytes = body.inline_bytes if kind == "inline_bytes" else body.inline_string.encode()
     if len(raw) > limit:
         scope.fault("body", f"has {len(raw)} bytes, the limit is {limit} (max_direct_response_body_size_bytes)")

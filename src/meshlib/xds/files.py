@@ -89,10 +89,10 @@ class FileSource:
         """Begin to read and watch; returns at once."""
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop; no event follows. Idempotent."""
+    def close(self, *, wait: bool = True) -> None:
+        """Stop; no event follows, where that is waited for. Idempotent."""
         self._stop.set()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
+        if wait and self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=5.0)
 
     def _run(self) -> None:

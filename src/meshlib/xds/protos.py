@@ -24,11 +24,13 @@ XDS_REPAIR = "pip install --force-reinstall --no-deps xds-protos"
 
 try:
     from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
-    from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2
+    from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2, health_check_pb2
     from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
     from envoy.config.grpc_credential.v3 import file_based_metadata_pb2
     from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
     from envoy.config.route.v3 import route_components_pb2, route_pb2
+    from envoy.extensions.clusters.aggregate.v3 import cluster_pb2 as aggregate_cluster_pb2
+    from envoy.extensions.clusters.dns.v3 import dns_cluster_pb2
     from envoy.extensions.filters.common.fault.v3 import fault_pb2 as fault_common_pb2
     from envoy.extensions.filters.http.fault.v3 import fault_pb2
     from envoy.extensions.filters.http.header_mutation.v3 import header_mutation_pb2
@@ -57,7 +59,7 @@ try:
     from envoy.extensions.load_balancing_policies.wrr_locality.v3 import wrr_locality_pb2
     from envoy.extensions.retry.host.omit_host_metadata.v3 import omit_host_metadata_config_pb2
     from envoy.extensions.transport_sockets.tls.v3 import common_pb2 as tls_common_pb2
-    from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
+    from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
     from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
     from envoy.service.discovery.v3 import discovery_pb2
     from envoy.type.matcher.v3 import string_pb2
@@ -76,6 +78,7 @@ __all__ = [
     "OTLP_REPAIR",
     "XDS_REPAIR",
     "address_pb2",
+    "aggregate_cluster_pb2",
     "allow_listed_routes_pb2",
     "base_pb2",
     "circuit_breaker_pb2",
@@ -84,12 +87,14 @@ __all__ = [
     "cluster_provided_pb2",
     "config_source_pb2",
     "discovery_pb2",
+    "dns_cluster_pb2",
     "endpoint_components_pb2",
     "endpoint_pb2",
     "fault_common_pb2",
     "fault_pb2",
     "file_based_metadata_pb2",
     "header_mutation_pb2",
+    "health_check_pb2",
     "http_connection_manager_pb2",
     "http_protocol_options_pb2",
     "least_request_pb2",
@@ -110,6 +115,7 @@ __all__ = [
     "route_pb2",
     "router_pb2",
     "safe_cross_scheme_pb2",
+    "secret_pb2",
     "string_pb2",
     "subset_pb2",
     "tcp_proxy_pb2",

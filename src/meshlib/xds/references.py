@@ -1,4 +1,4 @@
-"""What a decoded value names: the arrows of LDS → RDS → CDS → EDS."""
+"""What a decoded value names: the arrows of LDS → RDS → CDS → EDS and SDS."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meshlib.model.route import RouteAction, RouteConfiguration
 from meshlib.model.snapshot import Snapshot
 from meshlib.xds.faults import Fault
 from meshlib.xds.resource import Reference, Value
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 
 
 def references(value: Value) -> tuple[Reference, ...]:
@@ -19,8 +19,8 @@ def references(value: Value) -> tuple[Reference, ...]:
     found: dict[Reference, None] = {}
     if isinstance(value, RouteConfiguration):
         found = dict.fromkeys(_table_references(value))
-    elif isinstance(value, Cluster) and value.eds_name:
-        found = {(ENDPOINT, value.eds_name): None}
+    elif isinstance(value, Cluster):
+        found = dict.fromkeys(_cluster_references(value))
     elif isinstance(value, Listener) and not value.inbound:
         found = dict.fromkeys(_listener_references(value))
     return tuple(found)
@@ -53,6 +53,17 @@ def _table_references(table: RouteConfiguration) -> Iterable[Reference]:
                 for mirror in route.action.mirrors:
                     if mirror.cluster:
                         yield CLUSTER, mirror.cluster
+
+
+def _cluster_references(cluster: Cluster) -> Iterable[Reference]:
+    if cluster.eds_name:
+        yield ENDPOINT, cluster.eds_name
+    for member in cluster.members:
+        yield CLUSTER, member
+    for socket in (cluster.transport_socket, *(match.socket for match in cluster.transport_socket_matches)):
+        for secret in socket.tls.references if socket is not None and socket.tls is not None else ():
+            if secret.resource:
+                yield SECRET, secret.resource
 
 
 def _listener_references(listener: Listener) -> Iterable[Reference]:

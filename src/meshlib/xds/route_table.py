@@ -25,7 +25,7 @@ from meshlib.xds.shapes import Shapes, virtual_host_shape
 from meshlib.xds.type_urls import CLUSTER, ROUTE
 
 _log = logging.getLogger("meshlib.xds")
-_SHAPES = Shapes()
+_SHAPES: Shapes[Sequence[Remark]] = Shapes()
 
 
 class _Level:
@@ -108,11 +108,12 @@ class _Table(Resource):
             routes = host.routes
             if isinstance(routes, LazyRoutes):
                 self.hosts[routes.raw] = host
-                clusters.update(dict.fromkeys(routes.clusters))
+                for cluster in routes.clusters:
+                    clusters[cluster] = None
                 if len(routes.clusters) > 1:
                     groups.append(routes.clusters)
-        references = tuple((CLUSTER, cluster) for cluster in clusters)
-        super().__init__(name, raw, lambda _resource: value, references, notes, tuple(groups))
+        references = tuple([(CLUSTER, cluster) for cluster in clusters])
+        super().__init__(name, raw, None, references, notes, tuple(groups), value=value)
 
     def notes(self, type_url: str) -> tuple[Note, ...]:
         found = list(super().notes(type_url))
@@ -134,7 +135,7 @@ def examine_table(value: bytes, raw: bytes, previous: Callable[[str], Resource |
         DecodeError: the bytes are none.
     """
     slim = wire.RouteConfiguration.FromString(value)
-    packed = list(slim.virtual_hosts)
+    packed = slim.virtual_hosts[:]
     slim.ClearField("virtual_hosts")
     table = route_pb2.RouteConfiguration.FromString(slim.SerializeToString())
     name = table.name
@@ -185,11 +186,10 @@ def _host(scope: Scope, index: int, data: bytes, level: _Level) -> VirtualHost:
     shapes, clusters = virtual_host_shape(message)
     routes.clusters = tuple(clusters)
     keys = [(level.key, shape) for shape in shapes]
-    notes: Sequence[Remark] | None = None
     if len(keys) == 1:
         notes = _SHAPES.get(keys[0])
-    elif all(_SHAPES.get(key) is not None for key in keys):
-        notes = ()
+    else:
+        notes = () if all(_SHAPES.get(key) is not None for key in keys) else None
     if notes is None:
         notes = _decoded(scope.at("virtual_hosts", index), data, level, keys)
     routes.notes = notes

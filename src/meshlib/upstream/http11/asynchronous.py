@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterable, Callable
+from dataclasses import replace
 
+from meshlib.model.endpoint import Endpoint
 from meshlib.policy.effects import ErrorKind
+from meshlib.upstream import names
 from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.failure import AttemptFailed
 from meshlib.upstream.http11.blocking import CONTINUE_WAIT, Origin, Outgoing
 from meshlib.upstream.http11.framing import LAST_CHUNK, FramingError, ResponseReader, encode_chunk
+from meshlib.upstream.tls import Handshake, resumed
 
 HIGH_WATER = 256 * 1024  # body bytes held for a slow reader before the socket is no longer read
 
@@ -126,6 +131,21 @@ class Connection(asyncio.Protocol):
     def transport(self) -> asyncio.Transport | None:
         """The transport, for ``network_stream`` and upgrades."""
         return self._transport
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """What is known of TLS on this connection, None for plaintext and after the end."""
+        found: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object") if self._transport else None
+        return found if not self.broken else None
+
+    def verify(self, handshake: Handshake) -> None:
+        """Check who the server is, before anything is sent; closes the connection and raises ``PeerRejected``."""
+        assert self._transport is not None
+        try:
+            handshake.verify(self._transport.get_extra_info("ssl_object"))
+        except BaseException:
+            self.close()
+            raise
 
     async def request(self, outgoing: Outgoing, clock: AttemptClock) -> ResponseReader:
         """Send a request and read its response head; the caller's cancel scope bounds it.
@@ -287,6 +307,12 @@ class Pool:
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._open = 0
         self._closed = False
+        self._session: ssl.SSLSession | None = None  # resumed by the next connection
+
+    def redirect(self, endpoint: Endpoint) -> None:
+        """Open new connections to where ``endpoint`` is now (LOGICAL_DNS); those that are open serve on."""
+        if endpoint.resolved != self._origin.endpoint.resolved:
+            self._origin = replace(self._origin, endpoint=endpoint)
 
     async def acquire(
         self, clock: AttemptClock, connect_timeout: float | None, pool_timeout: float | None
@@ -313,6 +339,8 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """Take a connection back, to keep or to close."""
+        if self._origin.handshake is not None and self._session is None and (tls := connection.tls) is not None:
+            self._session = tls.session  # TLS 1.3 gives it with the response
         full = self._max_idle is not None and len(self._idle) >= self._max_idle
         if not connection.reusable or self._closed or full:
             self._discard(connection)
@@ -363,24 +391,46 @@ class Pool:
     async def _connect(self, timeout: float | None) -> Connection:
         origin = self._origin
         endpoint = origin.endpoint
-        loop = asyncio.get_running_loop()
-        factory: Callable[[], Connection] = lambda: Connection(loop)  # noqa: E731  typed, and used twice
         hostname = origin.server_hostname if origin.ssl_context is not None else None
+        session = self._session if origin.handshake is not None and origin.handshake.tls.resumption else None
+        token = resumed.set(session)
         try:
             async with asyncio.timeout(timeout):
-                if endpoint.port:
-                    _, connection = await loop.create_connection(
-                        factory, endpoint.address, endpoint.port, ssl=origin.ssl_context, server_hostname=hostname
-                    )
-                else:
-                    _, connection = await loop.create_unix_connection(
-                        factory, endpoint.address, ssl=origin.ssl_context, server_hostname=hostname
-                    )
+                connection = await self._dial(hostname)
+                if origin.handshake is not None:
+                    connection.verify(origin.handshake)
+                    if session is not None and (tls := connection.tls) is not None and not tls.session_reused:
+                        self._session = None
         except TimeoutError:
             message = f"connecting to {endpoint} took too long"
             raise AttemptFailed(ErrorKind.CONNECT_TIMEOUT, message, phase="connect", timed_out=True) from None
-        except ssl.SSLError as error:
-            raise AttemptFailed(ErrorKind.TLS_FAILED, f"TLS with {endpoint}: {error}", phase="connect") from error
         except OSError as error:
+            # A reset can only come of the handshake: connecting has refusals and routes that are missing.
+            if hostname is not None and isinstance(error, ssl.SSLError | ConnectionResetError):
+                raise origin.handshake_failed(error) from error
             raise AttemptFailed(ErrorKind.CONNECT, f"{endpoint}: {error.strerror or error}", phase="connect") from error
+        finally:
+            resumed.reset(token)
         return connection
+
+    async def _dial(self, hostname: str | None) -> Connection:
+        """Connect to the first address that takes a connection: where the endpoint is a name there may be several."""
+        loop, origin, endpoint = asyncio.get_running_loop(), self._origin, self._origin.endpoint
+        factory: Callable[[], Connection] = lambda: Connection(loop)  # noqa: E731  typed, and used twice
+        if not endpoint.port:
+            _, connection = await loop.create_unix_connection(
+                factory, endpoint.address, ssl=origin.ssl_context, server_hostname=hostname
+            )
+            return connection
+
+        async def connect_to(host: str) -> Connection:
+            _, connection = await loop.create_connection(
+                factory, host, endpoint.port, ssl=origin.ssl_context, server_hostname=hostname
+            )
+            return connection
+
+        addresses = await names.addresses(endpoint.host)
+        for host in addresses[:-1]:
+            with contextlib.suppress(OSError):
+                return await connect_to(host)
+        return await connect_to(addresses[-1])

@@ -9,13 +9,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshlib.model.endpoint import Endpoint
 from meshlib.policy.effects import ErrorKind
+from meshlib.upstream import names
 from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.failure import AttemptFailed
 from meshlib.upstream.http11.framing import LAST_CHUNK, FramingError, ResponseReader, Truncated, encode_chunk
+from meshlib.upstream.tls import Handshake
 
 READ_SIZE = 64 * 1024
 CONTINUE_WAIT = 1.0  # RFC 9110 §10.1.1: a client "SHOULD NOT wait for an indefinite period"
@@ -61,6 +63,12 @@ class Connection:
     def socket(self) -> socket.socket:
         """The socket, for ``network_stream`` and upgrades."""
         return self._sock
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """What another connection may resume, None for plaintext and after the end."""
+        sock = self._sock
+        return sock.session if isinstance(sock, ssl.SSLSocket) and not self.broken else None
 
     @property
     def reusable(self) -> bool:
@@ -212,13 +220,22 @@ class Origin:
 
     Attributes:
         endpoint: the address.
-        ssl_context: the application's own TLS, None for plaintext.
-        server_hostname: SNI and the name to verify.
+        ssl_context: None for plaintext.
+        server_hostname: the server name sent; of the application's own TLS the name to verify too.
+        handshake: the mesh's own TLS, None where TLS is the application's or there is none.
     """
 
     endpoint: Endpoint
     ssl_context: ssl.SSLContext | None = None
     server_hostname: str = ""
+    handshake: Handshake | None = None
+
+    def handshake_failed(self, error: OSError) -> AttemptFailed:
+        """Return what a failed handshake, or a server that is another, comes to."""
+        words = f"TLS with {self.endpoint}: {error}" if self.handshake is None else self.handshake.explain(error)
+        failure = AttemptFailed(ErrorKind.TLS_FAILED, words, phase="connect")
+        failure.__cause__ = error
+        return failure
 
 
 class Pool:
@@ -242,8 +259,14 @@ class Pool:
         self._open = 0
         # Holds the connections in use, so that one whose response is dropped is closed, not collected.
         self._busy: set[Connection] = set()
+        self._session: ssl.SSLSession | None = None  # resumed by the next connection
         self._closed = False
         self._freed = threading.Condition(threading.RLock())
+
+    def redirect(self, endpoint: Endpoint) -> None:
+        """Open new connections to where ``endpoint`` is now (LOGICAL_DNS); those that are open serve on."""
+        if endpoint.resolved != self._origin.endpoint.resolved:
+            self._origin = replace(self._origin, endpoint=endpoint)
 
     def acquire(self, clock: AttemptClock, connect_timeout: float | None, pool_timeout: float | None) -> Connection:
         """Return a connection, idle or new; raises ``AttemptFailed``."""
@@ -268,6 +291,8 @@ class Pool:
         now = time.monotonic()
         with self._freed:
             self._busy.discard(connection)
+            if self._origin.handshake is not None and self._session is None:
+                self._session = connection.session  # TLS 1.3 gives it with the response
             full = self._max_idle is not None and len(self._idle) >= self._max_idle
             if connection.reusable and not self._closed and not full:
                 connection.idle_since = now
@@ -321,33 +346,54 @@ class Pool:
             self._freed.notify()
 
     def _connect(self, clock: AttemptClock, timeout: float | None) -> socket.socket:
-        origin, bound = self._origin, clock.bound(timeout)
+        origin, bound, began = self._origin, clock.bound(timeout), time.monotonic()
         endpoint = origin.endpoint
         if bound is not None and bound <= 0.0:
             raise AttemptFailed(ErrorKind.CONNECT_TIMEOUT, "no time left to connect", phase="connect", timed_out=True)
         try:
             if endpoint.port:
-                sock = socket.create_connection((endpoint.address, endpoint.port), bound)
+                sock = names.connect(
+                    endpoint.host, bound, lambda host, left: socket.create_connection((host, endpoint.port), left)
+                )
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             else:
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 sock.settimeout(bound)
                 sock.connect(endpoint.address)
-            return self._secure(sock, clock, timeout) if origin.ssl_context is not None else sock
+            if origin.ssl_context is None:
+                return sock
+            left = None if bound is None else max(0.001, bound - (time.monotonic() - began))
+            return self._secure(sock, left)
         except TimeoutError:
             message = f"connecting to {endpoint} took too long"
             raise AttemptFailed(ErrorKind.CONNECT_TIMEOUT, message, phase="connect", timed_out=True) from None
-        except ssl.SSLError as error:
-            raise AttemptFailed(ErrorKind.TLS_FAILED, f"TLS with {endpoint}: {error}", phase="connect") from error
         except OSError as error:
             raise AttemptFailed(ErrorKind.CONNECT, f"{endpoint}: {error.strerror or error}", phase="connect") from error
 
-    def _secure(self, sock: socket.socket, clock: AttemptClock, timeout: float | None) -> socket.socket:
-        context = self._origin.ssl_context
-        assert context is not None
+    def _secure(self, sock: socket.socket, timeout: float | None) -> socket.socket:
+        origin, session = self._origin, self._session
+        assert origin.ssl_context is not None
         try:
-            sock.settimeout(clock.bound(timeout))
-            return context.wrap_socket(sock, server_hostname=self._origin.server_hostname)
+            sock.settimeout(timeout)
+            # Without a handshake yet, so that it is closed here whatever comes of that.
+            sock = origin.ssl_context.wrap_socket(
+                sock,
+                server_hostname=origin.server_hostname or None,
+                do_handshake_on_connect=False,
+                session=session if origin.handshake is None or origin.handshake.tls.resumption else None,
+            )
+            sock.do_handshake()
+            if origin.handshake is not None:
+                origin.handshake.verify(sock)
+            if session is not None and not sock.session_reused:
+                self._session = None
+            return sock
+        except TimeoutError:
+            sock.close()
+            raise
+        except OSError as error:
+            sock.close()
+            raise origin.handshake_failed(error) from error
         except BaseException:
             sock.close()
             raise

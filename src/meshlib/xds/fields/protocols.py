@@ -16,9 +16,9 @@ _STRICT = "a response that breaks the protocol ends the connection"
 
 FIELDS: Mapping[str, Fields] = {
     _OPTIONS: fields(
-        "explicit_http_config use_downstream_protocol_config common_http_protocol_options",
+        "explicit_http_config use_downstream_protocol_config common_http_protocol_options "
+        "upstream_http_protocol_options",
         unsupported={
-            "upstream_http_protocol_options": "SNI is the Host header's name",
             "http_filters": "filters of a cluster are not run",
             "header_validation_config": "headers are checked by the HTTP library",
             "outlier_detection": "which responses count as errors is Envoy's default",
@@ -30,6 +30,7 @@ FIELDS: Mapping[str, Fields] = {
     ),
     f"{_OPTIONS}.ExplicitHttpConfig": fields(_BY_PROTOCOL, approximated=_HTTP3),
     f"{_OPTIONS}.UseDownstreamHttpConfig": fields(_BY_PROTOCOL, approximated=_HTTP3),
+    _CORE + "UpstreamHttpProtocolOptions": fields("auto_sni auto_san_validation override_auto_sni_header"),
     _CORE + "HttpProtocolOptions": fields(
         "idle_timeout",
         {"headers_with_underscores_action": PROXY},
