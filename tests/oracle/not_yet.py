@@ -37,7 +37,6 @@ CANNOT: dict[str, Reasons] = {
 }
 
 NOT_YET: dict[str, Reasons] = {
-    "resilience/aggregate-cluster": "aggregate clusters",
     "resilience/hedge-per-try": "hedging (hedge_on_per_try_timeout)",
     "resilience/hedge-two-retries": "hedging (hedge_on_per_try_timeout)",
     "resilience/local-ratelimit-descriptors": every(_RATE_LIMIT, *("vip1", "vip2", "vip3", "o0", "o1", "n0", "n1")),
