@@ -267,12 +267,19 @@ class StaticSource:
         from meshlib.xds.files import FileSource
         from meshlib.xds.named_files import NamedFiles
         from meshlib.xds.note_log import NoteLog
+        from meshlib.xds.references import unknown_clusters
 
         bootstrap = self._bootstrap
         assembly = Assembly(
-            Style.STATIC, listener=self._listener, home=bootstrap.home, providers=bootstrap.certificate_providers
+            Style.STATIC,
+            listener=self._listener,
+            home=bootstrap.home,
+            providers=bootstrap.certificate_providers,
+            runtime=bootstrap.runtime,
         )
         faults = assembly.apply("static", self._bootstrap.static)
+        if not faults and not self._bootstrap.files:
+            faults = tuple(unknown_clusters(assembly.snapshot()))
         if faults:
             lines = "\n  ".join(str(fault) for fault in faults)
             raise BootstrapError(f"static_resources cannot be used:\n  {lines}")

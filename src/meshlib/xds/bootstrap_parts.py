@@ -21,7 +21,6 @@ from meshlib.xds.target import parse_target
 Json = Mapping[str, Any]
 # Keys of a bootstrap that ask for a discovery service, or another, that is not spoken.
 _CONSEQUENCES: Mapping[str, tuple[str, Status]] = {
-    "layered_runtime": ("there is no runtime: its layers are not read, and RTDS is not asked for", Status.REFUSED),
     "cluster_manager.load_stats_config": ("load is not reported (LRS)", Status.REFUSED),
 }
 _log = logging.getLogger("meshlib.xds")
@@ -111,6 +110,7 @@ class Bootstrap:
         server_listener_template: the listener's name for an address served; empty for none.
         certificate_providers: where certificates come from, by instance name.
         files: the types whose resources are in a file, watched.
+        runtime: the numbers of the runtime's static layers, by key.
         ads_clusters: the clusters that ADS goes to: what is to be asked of them is asked in its stream.
         local_cluster: the cluster whose endpoints this process is one of, empty for none.
         notes: what of the bootstrap itself is not honoured.
@@ -126,6 +126,7 @@ class Bootstrap:
     server_listener_template: str = ""
     certificate_providers: Mapping[str, CertificateFiles] = field(default_factory=dict)
     files: Mapping[str, PathSource] = field(default_factory=dict)
+    runtime: Mapping[str, float] = field(default_factory=dict)
     ads_clusters: frozenset[str] = frozenset()
     notes: tuple[Note, ...] = ()
     local_cluster: str = ""

@@ -143,6 +143,7 @@ class XdsClient:
             bootstrap.style,
             bootstrap.listener_template if bootstrap.style is Style.GRPC else "",
             search=search_list(bootstrap.node.id),
+            runtime=bootstrap.runtime,
             home=bootstrap.home,
             wildcards=bootstrap.wildcards | bootstrap.files.keys(),
             on_demand=on_demand,
