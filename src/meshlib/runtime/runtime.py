@@ -115,9 +115,10 @@ class Runtime:
     def close(self) -> None:
         """Stop the source; idempotent."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._source.close()
+            if self._closed:
+                return
+            self._closed = True
+        self._source.close()  # without the lock: its thread may be in a watcher that closes, too
         self.store.poke()
 
     def publish(self, snapshot: Snapshot) -> None:
