@@ -211,8 +211,17 @@ class AdsProtocol(ABC):
         return self._types[type_url].version
 
     def names(self, type_url: str) -> Collection[str]:
-        """Return what is subscribed to, ``*`` included; a view, not to be kept."""
+        """Return what is wanted, ``*`` included; a view, not to be kept."""
         return self._types[type_url].names
+
+    def known(self, type_url: str) -> Collection[str]:
+        """Return what the server has told, not counting what was given up since; a view, not to be kept."""
+        return self._types[type_url].known.keys()
+
+    def awaits(self, timer: StartTimer) -> bool:
+        """Tell whether anything that ``timer`` is for is neither answered nor given up."""
+        awaited = self._types[timer.type_url].awaited
+        return any(awaited.get(name) == timer.serial for name in timer.names)
 
     def expects(self, type_url: str) -> bool:
         """Tell whether a response of a type answers anything that was asked on this stream."""
