@@ -497,3 +497,25 @@ def test_a_note_is_said_once(ads_server, mesh, sidecar, named, caplog):
     said = [r.message for r in caplog.records if "preconnect" in r.message]
     assert said == ["not honoured: CDS c0: preconnect_policy: no connection is made ahead (and 2 more)"]
     assert [n.resource for n in client.notes()] == ["c0", "c1", "c2"]
+
+
+def test_who_asks_again_for_what_was_dropped_is_answered_anew(ads_server, give, grpc_style):
+    server = give(give(ads_server(), 1001), 1002, host="orders")
+    client, watch = grpc_style(server.address, deletion_grace=0.5)
+    for host in ("catalog", "orders"):
+        client.demand(host, 80)
+    watch.until(lambda s: ports(s, "orders") == [1002] and ports(s) == [1001])
+    dropped = server.resources[LISTENER].pop("orders:80")
+    server.update("2", LISTENER)
+    server.expect(lambda r: r.type_url == LISTENER and r.version_info == "2")
+    client.ask(lambda: client._assembly.undemand("orders:80"))  # as when nobody has used it for a while
+    client.ask(client.settle)
+    server.expect(lambda r: list(r.resource_names) == ["catalog:80"])
+    server.answers = False
+    client.demand("orders", 80)
+    threading.Event().wait(1.0)
+    assert not client.answered("orders", 80), "the grace of what was dropped before has nothing to do with it"
+    server.answers = True
+    server.resources[LISTENER]["orders:80"] = dropped
+    server.update("3", LISTENER)
+    until(lambda: client.answered("orders", 80))
