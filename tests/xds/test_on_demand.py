@@ -10,8 +10,10 @@ from tenacity.wait import wait_fixed
 
 import meshlib
 from meshlib.model.snapshot import Style
+from meshlib.settings import Identity
+from meshlib.sources import XdsSource
 from meshlib.xds.assembly import Assembly, pack
-from meshlib.xds.bootstrap import load
+from meshlib.xds.bootstrap import for_address, load
 from meshlib.xds.client import XdsClient
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
@@ -296,3 +298,35 @@ def test_how_long_a_name_is_awaited_is_said_where_it_is_named(parse, timeout, pa
         assembly.offer(CLUSTER, "1", [pack(CLUSTER, parse(CLUSTER, cluster))])
     found = assembly.dependencies.patience
     assert [found.get(ref) for ref in ((ROUTE, "80"), (ENDPOINT, "a"), (ENDPOINT, "b"))] == [patience] * 3
+
+
+@pytest.mark.parametrize("style", [Style.SIDECAR, Style.GRPC])
+def test_a_child_asks_for_what_its_parent_uses_still(ads_server, give, style):
+    server = give(give(ads_server(), 1001), 1002, host="orders")
+    if style is Style.GRPC:
+        given = {"server_uri": server.address, "channel_creds": [{"type": "insecure"}]}
+        bootstrap = load({"xds_servers": [given], "node": {"id": "n"}})
+    else:
+        bootstrap = for_address(server.address, Identity(workload="webapp"))
+    source = XdsSource(bootstrap)
+    source.start(lambda _: None, tuple)
+    parent = source._client
+
+    def use(*hosts):
+        for host in hosts:
+            source.demand(host, 80)
+            source.wake(host)
+
+    try:
+        use("catalog", "orders")
+        server.expect(lambda r: r.type_url == ENDPOINT and set(r.resource_names) == {"catalog", "orders"})
+        parent.ask(parent._idling.sweep)
+        use("catalog")
+        parent.ask(parent._idling.sweep)  # two in a row without a use of orders
+        since = len(server.requests)
+        source.forked()
+        asked = server.expect(lambda r: r.type_url == ENDPOINT and not r.response_nonce, since)
+        assert list(asked.resource_names) == ["catalog"]
+    finally:
+        source.close()
+        parent.close()

@@ -178,6 +178,11 @@ class XdsClient:
         """Ask for a cluster that a call needs, and its endpoints; returns at once."""
         self._inbox.put(partial(self._wake, cluster))
 
+    def go_on_from(self, parent: XdsClient) -> None:
+        """Ask for what a client in the parent process had in use: a child's configuration must not shrink."""
+        for url, name in parent._idling.in_use:  # its thread is not here, and so changes nothing
+            self._inbox.put(partial(self._wake if url == CLUSTER else self._demand, name))
+
     def answered(self, host: str, port: int) -> bool:
         """Tell whether what there is for ``host:port`` is in the snapshots published by now.
 
