@@ -14,8 +14,8 @@ from meshlib.xds.channel import RECONNECT, _attempt
 from meshlib.xds.client import XdsClient
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, ROUTE
+from waiting import Watch, until
 
-TIMEOUT = 10.0
 ADS = {"ads": {}}
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
@@ -74,40 +74,6 @@ def mesh(named):
         server.resources[ENDPOINT] = named(endpoints("catalog", *ports))
 
     return give
-
-
-class Watch:
-    """The snapshots a client publishes."""
-
-    def __init__(self):
-        self.snapshots = []
-        self.on_publish = lambda: None
-        self._changed = threading.Condition()
-
-    def __call__(self, snapshot):
-        self.on_publish()
-        with self._changed:
-            self.snapshots.append(snapshot)
-            self._changed.notify_all()
-
-    def until(self, wanted):
-        with self._changed:
-            assert self._changed.wait_for(lambda: bool(self.snapshots) and wanted(self.snapshots[-1]), TIMEOUT)
-        return self.snapshots[-1]
-
-    def count(self, number):
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(self.snapshots) >= number, TIMEOUT)
-
-
-def until(wanted):
-    """Wait for what has no event of its own: the status."""
-    ticks = threading.Event()
-    for _ in range(int(TIMEOUT / 0.01)):
-        if wanted():
-            return
-        ticks.wait(0.01)
-    raise AssertionError("it never came to pass")
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from meshlib.xds.bootstrap import load as load_bootstrap
 from meshlib.xds.client import XdsClient
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, ROUTE
+from waiting import TIMEOUT, until
 
-TIMEOUT = 10.0
 URL = "http://catalog/"
 
 
@@ -107,15 +107,6 @@ class Odd:
         self._server.stop(None).wait()
 
 
-def until(wanted, timeout=TIMEOUT):
-    ticks = threading.Event()
-    for _ in range(int(timeout / 0.02)):
-        if wanted():
-            return
-        ticks.wait(0.02)
-    raise AssertionError("it never came to pass")
-
-
 class Load:
     """Calls without a pause to speak of; keeps every failure."""
 
@@ -149,7 +140,7 @@ class Load:
         assert self.failures == []
 
     def until(self, wanted, timeout=TIMEOUT):
-        until(lambda: wanted(self.status), timeout)
+        until(lambda: wanted(self.status), lambda: self.status, timeout)
         self.more()
 
     def close(self):

@@ -16,8 +16,8 @@ from meshlib.xds.assembly import Assembly, pack
 from meshlib.xds.bootstrap import for_address, load
 from meshlib.xds.client import XdsClient
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from waiting import TIMEOUT, Watch
 
-TIMEOUT = 10.0
 ADS = {"ads": {}}
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
@@ -224,20 +224,7 @@ def test_what_never_comes_ends_the_call_by_its_own_timeout(ads_server, parse, up
 def test_what_is_idle_is_given_up_and_comes_again(ads_server, parse, upstream):
     server = ads_server()
     serve(server, parse, upstream, "a", "b")
-    used, snapshots, changed = {"a"}, [], threading.Condition()
-
-    def publish(snapshot):
-        with changed:
-            snapshots.append(snapshot)
-            changed.notify_all()
-
-    def until(wanted):
-        """Wait for a snapshot later than those looked at, and look at no earlier one again."""
-        with changed:
-            assert changed.wait_for(lambda: any(map(wanted, snapshots)), TIMEOUT)
-            while not wanted(snapshots.pop(0)):
-                pass
-
+    used, watch = {"a"}, Watch()
     data = {
         "node": {"id": "n"},
         "dynamic_resources": {
@@ -250,16 +237,16 @@ def test_what_is_idle_is_given_up_and_comes_again(ads_server, parse, upstream):
         },
     }
     client = XdsClient(
-        load(data), publish, reconnect=wait_fixed(0.05), on_demand=True, usage=lambda: used, idle_after=0.4
+        load(data), watch, reconnect=wait_fixed(0.05), on_demand=True, usage=lambda: used, idle_after=0.4
     )
     client.start()
     try:
         client.wake("a")
         client.wake("b")
-        until(lambda s: len(s.clusters) == 2)
-        until(lambda s: list(s.clusters) == ["a"])
+        watch.next(lambda s: len(s.clusters) == 2)
+        watch.next(lambda s: list(s.clusters) == ["a"])
         client.wake("b")
-        until(lambda s: len(s.clusters) == 2)
+        watch.next(lambda s: len(s.clusters) == 2)
     finally:
         client.close()
 
