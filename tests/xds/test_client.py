@@ -227,6 +227,20 @@ def test_a_cluster_that_comes_back_within_the_grace_was_never_gone(ads_server, m
     assert all("catalog" in snapshot.clusters for snapshot in watch.snapshots)
 
 
+def test_a_cluster_that_goes_and_comes_has_the_whole_grace_each_time(ads_server, mesh, sidecar):
+    server = ads_server()
+    mesh(server)
+    _, watch = sidecar(server.address, deletion_grace=1.0)
+    watch.until(lambda s: ports(s) is not None)
+    there = dict(server.resources[CLUSTER])
+    for number in range(8):
+        server.update(f"{number} gone", CLUSTER, clusters={})
+        threading.Event().wait(0.2)
+        server.update(f"{number} there", CLUSTER, clusters=there)
+        server.expect(lambda r, n=number: r.version_info == f"{n} there")
+    assert all(ports(snapshot) is not None for snapshot in watch.snapshots)
+
+
 def test_a_table_waits_for_the_endpoints_of_a_new_cluster_and_holds_up_nothing_else(ads_server, mesh, sidecar, named):
     server = ads_server()
     mesh(server)

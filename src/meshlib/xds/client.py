@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -135,7 +135,7 @@ class XdsClient:
         self._idle_after = idle_after
         self._timers = Timers(clock)
         self.later = self._timers.later
-        self._leaving: dict[str, set[str]] = {url: set() for url in ALL_TYPE_URLS}
+        self._leaving: dict[str, dict[str, object]] = {url: {} for url in ALL_TYPE_URLS}  # by name: when it left
         self._published: Snapshot | None = None
         self._held_since = 0.0
         self._notes = NoteLog(_log)
@@ -352,7 +352,7 @@ class XdsClient:
         offered = self._places.offer(type_url, version, resources)
         self._assembly.complete(type_url)
         if self._leaving[type_url]:
-            self._leaving[type_url].difference_update(offered.names)
+            self._stay(type_url, offered.names)
         if self._stale.taken:
             self._stale.answered(type_url, offered)
         if type_url in self._bootstrap.wildcards and channel is self._main.active and offered.complete:
@@ -380,7 +380,7 @@ class XdsClient:
         """Names are not there (any more)."""
         url, names = output.type_url, output.names
         if isinstance(output, Unsubscribed):
-            self._leaving[url] -= names  # asked for again, they are waited for
+            self._stay(url, names)  # asked for again, they are waited for
             self._assembly.dependencies.unsubscribed(url, names)
         elif isinstance(output, Removed):
             self._leave(url, names)
@@ -408,12 +408,19 @@ class XdsClient:
         return self._authorities[""]
 
     def _leave(self, type_url: str, names: frozenset[str]) -> None:
-        self._leaving[type_url] |= names
-        self.later(self._deletion_grace, partial(self._remove, type_url, names))
+        this_time = object()
+        self._leaving[type_url].update(dict.fromkeys(names, this_time))
+        self.later(self._deletion_grace, partial(self._remove, type_url, names, this_time))
 
-    def _remove(self, type_url: str, names: frozenset[str]) -> None:
-        gone = names & self._leaving[type_url]
-        self._leaving[type_url] -= gone
+    def _stay(self, type_url: str, names: Iterable[str]) -> None:
+        leaving = self._leaving[type_url]
+        for name in names:
+            leaving.pop(name, None)
+
+    def _remove(self, type_url: str, names: frozenset[str], this_time: object) -> None:
+        leaving = self._leaving[type_url]
+        gone = [name for name in names if leaving.get(name) is this_time]
+        self._stay(type_url, gone)
         self._places.absent(type_url, gone)
         self.settle()
 
