@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from tenacity.wait import wait_base, wait_fixed, wait_random_exponential
 from meshlib.clock import Clock
 from meshlib.xds import collecting, diagnosis
 from meshlib.xds.assembly import Offered
-from meshlib.xds.bootstrap_parts import Server
+from meshlib.xds.bootstrap_parts import IGNORE_DELETION, Server
 from meshlib.xds.delta import DeltaProtocol
 from meshlib.xds.discovery import Encoder, read_delta, read_sotw
 from meshlib.xds.faults import shortened
@@ -80,6 +80,10 @@ class Owner(Protocol):
     def gone(self, output: Removed | Missing | Unsubscribed, /) -> None:
         """Take that names are not there (any more)."""
 
+    def holds(self, type_url: str, name: str, /) -> bool:
+        """Tell whether there is a good version of a resource."""
+        ...
+
     def relied_on(self, channel: Channel, /) -> bool:
         """Tell whether no other server stands in for the channel's."""
         ...
@@ -123,6 +127,7 @@ class Channel:
         answered: whether this stream brought a response.
         failing: whether the last attempt ended without a response.
         counts: for metrics.
+        ignores_deletion: whether what the server drops stays in force.
     """
 
     def __init__(self, server: Server, owner: Owner, reconnect: wait_base, *, sotw: bool = False) -> None:
@@ -131,6 +136,7 @@ class Channel:
         self.answered = False
         self.failing = False
         self.counts = Counts()
+        self.ignores_deletion = IGNORE_DELETION in server.features
         self._owner = owner
         self._reconnect = reconnect
         delta = server.delta is not False and not sotw
@@ -341,8 +347,26 @@ class Channel:
             elif isinstance(output, StartTtl):
                 key = self, output.type_url, output.name
                 self._owner.later(output.seconds, partial(self._timed_out, output, self._protocol), key)
-            else:
+            elif isinstance(output, Unsubscribed) or not self._ignores_deletion(output):
                 self._owner.gone(output)
+
+    def _ignores_deletion(self, output: Removed | Missing) -> bool:
+        """Tell whether what the server does not have (any more) stays in force (gRFC A53)."""
+        if not self.ignores_deletion:
+            return False
+        held = frozenset(name for name in output.names if self._owner.holds(output.type_url, name))
+        if held:
+            names = shortened(", ".join(sorted(held)))
+            _log.warning(
+                "server=%s type=%s dropped, and kept by %s: %s",
+                self.server.address,
+                short(output.type_url),
+                IGNORE_DELETION,
+                names,
+            )
+        if rest := output.names - held:
+            self._owner.gone(replace(output, names=rest))
+        return True
 
     def _send(self, request: Request | DeltaRequest) -> None:
         if self._stream is not None:
@@ -381,9 +405,15 @@ class Channel:
         if self._closed or protocol is not self._protocol:
             return
         outputs = protocol.timeout(timer)
-        if self._owner.relied_on(self):
+        if not self._owner.relied_on(self):
+            return
+        if isinstance(timer, StartTtl):
+            for output in outputs:
+                if isinstance(output, Removed | Missing):
+                    self._owner.gone(output)  # a TTL is no deletion, and is never ignored
+        else:
             self._perform(outputs)
-            self._owner.settle()
+        self._owner.settle()
 
 
 def _protocol(variant: Variant) -> AdsProtocol:

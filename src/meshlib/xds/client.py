@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -29,6 +29,7 @@ from meshlib.xds.files import FileBroken, FileEvent, FileSource, FileUpdate
 from meshlib.xds.idling import Idling
 from meshlib.xds.inventory import Inventory, inventory, servers
 from meshlib.xds.last_known_good import MAX_AGE, Contents, Kept, LastKnownGood, identity, without_keys
+from meshlib.xds.leaving import Leaving
 from meshlib.xds.note_log import NoteLog
 from meshlib.xds.places import Places
 from meshlib.xds.protocol import Missing, Removed, Unsubscribed
@@ -107,7 +108,6 @@ class XdsClient:
         self._publish_to = publish
         self.clock = clock
         self._does_not_exist = does_not_exist
-        self._deletion_grace = deletion_grace
         # Any thread may put; the client's thread takes.
         self._inbox: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         # Replaced as a whole by the client's thread, read by any.
@@ -135,7 +135,7 @@ class XdsClient:
         self._idle_after = idle_after
         self._timers = Timers(clock)
         self.later = self._timers.later
-        self._leaving: dict[str, dict[str, object]] = {url: {} for url in ALL_TYPE_URLS}  # by name: when it left
+        self._leaving = Leaving(deletion_grace, self._timers, self._left)
         self._published: Snapshot | None = None
         self._held_since = 0.0
         self._notes = NoteLog(_log)
@@ -351,8 +351,7 @@ class XdsClient:
         self._held_since = self.clock()
         offered = self._places.offer(type_url, version, resources)
         self._assembly.complete(type_url)
-        if self._leaving[type_url]:
-            self._stay(type_url, offered.names)
+        self._leaving.stay(type_url, offered.names)
         if self._stale.taken:
             self._stale.answered(type_url, offered)
         if type_url in self._bootstrap.wildcards and channel is self._main.active and offered.complete:
@@ -369,24 +368,29 @@ class XdsClient:
         if before is channel:
             return
         self._whole_from[type_url] = channel
-        if before is None and not self._stale.taken:
+        if channel.ignores_deletion or (before is None and not self._stale.taken):
             return
         here = self._assembly.cache.entries(type_url).keys() - self._bootstrap.static.get(type_url, {}).keys()
         left = frozenset(here.difference(offered.names, channel.known(type_url)))
         if left:
-            self._leave(type_url, left)
+            self._leaving.leave(type_url, left)
 
     def gone(self, output: Removed | Missing | Unsubscribed) -> None:
         """Names are not there (any more)."""
         url, names = output.type_url, output.names
         if isinstance(output, Unsubscribed):
-            self._stay(url, names)  # asked for again, they are waited for
+            self._leaving.stay(url, names)  # asked for again, they are waited for
             self._assembly.dependencies.unsubscribed(url, names)
         elif isinstance(output, Removed):
-            self._leave(url, names)
+            self._leaving.leave(url, names)
         else:
             _log.info("type=%s does not exist: %s", short(url), shortened(", ".join(sorted(names))))
             self._places.absent(url, names)
+
+    def holds(self, type_url: str, name: str) -> bool:
+        """Tell whether there is a good version of a resource."""
+        entry = self._assembly.cache.entry(type_url, name)
+        return entry is not None and entry.resource is not None
 
     def relied_on(self, channel: Channel) -> bool:
         """Tell whether no other server stands in for a channel's."""
@@ -407,21 +411,8 @@ class XdsClient:
     def _main(self) -> Authority:
         return self._authorities[""]
 
-    def _leave(self, type_url: str, names: frozenset[str]) -> None:
-        this_time = object()
-        self._leaving[type_url].update(dict.fromkeys(names, this_time))
-        self.later(self._deletion_grace, partial(self._remove, type_url, names, this_time))
-
-    def _stay(self, type_url: str, names: Iterable[str]) -> None:
-        leaving = self._leaving[type_url]
-        for name in names:
-            leaving.pop(name, None)
-
-    def _remove(self, type_url: str, names: frozenset[str], this_time: object) -> None:
-        leaving = self._leaving[type_url]
-        gone = [name for name in names if leaving.get(name) is this_time]
-        self._stay(type_url, gone)
-        self._places.absent(type_url, gone)
+    def _left(self, type_url: str, names: Collection[str]) -> None:
+        self._places.absent(type_url, names)
         self.settle()
 
     def settle(self) -> None:
