@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from meshlib.model.balancing import LbPolicy
-from meshlib.model.cluster import Discovery
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import Workload
 from meshlib.model.request import RequestView
 from meshlib.model.route import DirectResponse

@@ -4,14 +4,15 @@ import pytest
 from google.protobuf import any_pb2, json_format, wrappers_pb2
 
 from meshlib.model.balancing import ConsistentHashing, HashFunction, LbPolicy
-from meshlib.model.cluster import OutlierDetection, RetryBudget
+from meshlib.model.cluster import NO_BOUNDS, UINT32_MAX, ConnectionLife, OutlierDetection, RetryBudget
 from meshlib.model.endpoint import HealthStatus, Workload
-from meshlib.model.headers import AppendAction
+from meshlib.model.headers import AppendAction, FilterMutations
 from meshlib.model.match import HeaderMatch, QueryMatch, StringMatch, StringOp
 from meshlib.model.rewrite import RegexRewrite
-from meshlib.model.route import DirectResponse, Redirect, WeightedCluster
+from meshlib.model.route import DirectResponse, Redirect, StreamDuration, WeightedCluster
 from meshlib.model.template import Template
 from meshlib.model.traffic import (
+    CookieToMake,
     FaultAbort,
     FaultDelay,
     FaultInjection,
@@ -117,12 +118,23 @@ def test_query_matchers(matcher, expected):
     assert first(table(route(match=match))).match.query == (expected,)
 
 
-@pytest.mark.parametrize("field", ["connect_matcher", "tls_context"])
-def test_a_route_no_call_can_meet_is_left_out_and_noted(field):
-    match = {field: {}} if field == "connect_matcher" else {"prefix": "/", field: {"presented": True}}
-    data = table(route(match=match, name="never"), route(name="next"))
-    assert [r.name for r in value(ROUTE, data).virtual_hosts[0].routes] == ["next"]
-    assert list(noted(ROUTE, data)) == [f"virtual_hosts[0].routes[0].match.{field}"]
+METADATA = {"filter": "f", "path": [{"key": "k"}], "value": {"string_match": {"exact": "v"}}}
+
+
+@pytest.mark.parametrize(
+    ("field", "match", "names"),
+    [
+        ("connect_matcher", {"connect_matcher": {}}, ["next"]),
+        ("", {"prefix": "/", "tls_context": {"presented": True}}, ["next"]),
+        ("", {"prefix": "/", "tls_context": {"presented": False}}, ["first", "next"]),
+        ("dynamic_metadata", {"prefix": "/", "dynamic_metadata": [METADATA]}, ["next"]),
+        ("dynamic_metadata", {"prefix": "/", "dynamic_metadata": [{**METADATA, "invert": True}]}, ["first", "next"]),
+    ],
+)
+def test_a_route_no_call_can_meet_is_left_out(field, match, names):
+    data = table(route(match=match, name="first"), route(name="next"))
+    assert [r.name for r in value(ROUTE, data).virtual_hosts[0].routes] == names
+    assert list(noted(ROUTE, data)) == ([f"virtual_hosts[0].routes[0].match.{field}"] if field else [])
 
 
 @pytest.mark.parametrize(
@@ -133,7 +145,7 @@ def test_a_route_no_call_can_meet_is_left_out_and_noted(field):
     ],
 )
 def test_an_action_that_is_not_done_leads_nowhere_rather_than_elsewhere(action, name):
-    data = table({"match": {"prefix": "/"}, **action})
+    data = table({"match": {"prefix": "/"}, **action}, cluster_specifier_plugins=[{"extension": {"name": "p"}}])
     assert [target.name for target in first(data).action.clusters] == [name]
     assert list(noted(ROUTE, data).values()) == ["leads nowhere: a call that matches meets NC"]
 
@@ -227,7 +239,14 @@ def test_a_retry_policy_in_full():
                 },
             },
         ],
-        "retry_priority": {"name": "p"},
+        "retry_priority": {
+            "name": "p",
+            "typed_config": {
+                "@type": EXT + "retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+                "update_frequency": 2,
+            },
+        },
+        "per_try_idle_timeout": "3s",
     }
     data = table(route(route={"cluster": "a", "retry_policy": policy}))
     assert first(data).action.retry == RetryPolicy(
@@ -244,10 +263,11 @@ def test_a_retry_policy_in_full():
         omit_canary_hosts=True,
         omit_host_metadata=((("arch", "arm"), ("stage", "old")),),
         host_selection_max_attempts=5,
+        previous_priorities=2,
+        per_try_idle_timeout=3.0,
     )
     place = "virtual_hosts[0].routes[0].route.retry_policy."
     assert noted(ROUTE, data) == {
-        place + "retry_priority": "retries stay at the priority that is drawn",
         place + "retry_on": "'bogus' is no condition Envoy knows; it never holds",
     }
 
@@ -300,10 +320,9 @@ def test_faults_by_header():
     }
     data = table(route(typed_per_filter_config={"envoy.filters.http.fault": config}))
     assert first(data).fault == FaultInjection(
-        FaultDelay(0.0, 0.5, by_header=True, unit=0.01), FaultAbort(50.0, by_header=True, unit=1.0)
+        FaultDelay(0.0, 0.5, by_header=True, unit=0.01), FaultAbort(50.0, by_header=True, unit=1.0), max_active=3
     )
-    place = "virtual_hosts[0].routes[0].typed_per_filter_config[envoy.filters.http.fault]"
-    assert set(noted(ROUTE, data)) == {f"{place}.max_active_faults"}
+    assert noted(ROUTE, data) == {}
 
 
 def test_drop_overloads():
@@ -341,14 +360,53 @@ def test_a_route_says_what_of_it_is_not_honoured_and_where_it_comes_from():
     assert found.source == "vs.yaml:7"
 
 
-def test_istio_s_zero_or_repeated_max_stream_duration_is_no_news():
-    def with_duration(seconds):
-        return table(
-            route(route={"cluster": "a", "timeout": "2s", "max_stream_duration": {"max_stream_duration": seconds}})
-        )
+@pytest.mark.parametrize(
+    ("fields", "timeout", "limit"),
+    [
+        ({"max_stream_duration": "3s"}, 0.0, StreamDuration(3.0)),
+        ({"max_stream_duration": "0s"}, 0.0, StreamDuration(0.0)),
+        (
+            {"grpc_timeout_header_max": "4s", "grpc_timeout_header_offset": "1s"},
+            0.0,
+            StreamDuration(None, 4.0, 1.0),
+        ),
+    ],
+)
+def test_max_stream_duration_does_away_with_the_timeout(fields, timeout, limit):
+    data = table(
+        route(route={"cluster": "a", "timeout": "2s", "max_grpc_timeout": "1s", "max_stream_duration": fields})
+    )
+    action = first(data).action
+    assert (action.timeout, action.stream_duration, action.grpc_timeout) == (timeout, limit, None)
+    assert noted(ROUTE, data) == {}
 
-    assert noted(ROUTE, with_duration("0s")) == noted(ROUTE, with_duration("2s")) == {}
-    assert len(noted(ROUTE, with_duration("3s"))) == 1
+
+@pytest.mark.parametrize(
+    ("host", "of_route", "limits"),
+    [
+        ({}, {}, (None, None)),
+        ({"request_body_buffer_limit": 9}, {"per_request_buffer_limit_bytes": 5}, (9, 5)),
+        ({"per_request_buffer_limit_bytes": 9}, {"per_request_buffer_limit_bytes": 0}, (None, 0)),
+        ({"request_body_buffer_limit": 9}, {"request_body_buffer_limit": 7}, (7, None)),
+    ],
+)
+def test_buffer_limits_are_inherited_each_by_itself(host, of_route, limits):
+    data = table(route(**of_route))
+    data["virtual_hosts"][0].update(host)
+    action = first(data).action
+    assert (action.body_limit, action.body_limit_min) == limits
+
+
+@pytest.mark.parametrize(
+    ("host", "of_route", "hedges"),
+    [({}, None, False), (True, None, True), (True, {}, False), ({}, {"hedge_on_per_try_timeout": True}, True)],
+)
+def test_a_route_s_hedge_policy_replaces_the_host_s(host, of_route, hedges):
+    action = {"cluster": "a"} if of_route is None else {"cluster": "a", "hedge_policy": of_route}
+    data = table(route(route=action))
+    if host:
+        data["virtual_hosts"][0]["hedge_policy"] = {"hedge_on_per_try_timeout": True}
+    assert first(data).action.hedge is hedges
 
 
 # Clusters and endpoints
@@ -402,16 +460,28 @@ def test_http2_by_prior_knowledge(fields, http2):
 
 
 @pytest.mark.parametrize(
-    ("options", "fields"),
+    ("options", "life"),
     [
-        ({"idle_timeout": "300s"}, set()),
-        ({"idle_timeout": "0s"}, set()),
-        ({"idle_timeout": "5s", "max_requests_per_connection": 3}, {"idle_timeout", "max_requests_per_connection"}),
+        ({"idle_timeout": "300s"}, ConnectionLife(idle_timeout=300.0)),
+        ({"idle_timeout": "0s"}, NO_BOUNDS),
+        ({"max_connection_duration": "9s", "max_requests_per_connection": 3}, ConnectionLife(longest=9.0, requests=3)),
     ],
 )
-def test_connection_limits_that_show_are_noted(options, fields):
-    found = noted(CLUSTER, cluster(common_http_protocol_options=options))
-    assert set(found) == {f"common_http_protocol_options.{field}" for field in fields}
+def test_how_long_connections_are_kept(options, life):
+    data = cluster(common_http_protocol_options=options)
+    assert value(CLUSTER, data).connections == life
+    assert noted(CLUSTER, data) == {}
+
+
+def test_thresholds_by_priority_and_per_host():
+    breakers = {
+        "thresholds": [{"max_requests": 1}, {"priority": "HIGH", "max_requests": 2}, {"max_requests": 3}],
+        "per_host_thresholds": [{"max_connections": 4}],
+    }
+    found = value(CLUSTER, cluster(circuit_breakers=breakers))
+    assert (found.thresholds.max_requests, found.high_thresholds.max_requests) == (1, 2)
+    assert found.thresholds.max_connections_per_host == 4
+    assert found.high_thresholds.max_connections_per_host == UINT32_MAX
 
 
 def policies(*kinds):
@@ -492,8 +562,8 @@ def test_consistent_hashing(fields, hashing):
         ({"cookie": {"name": "Sid", "path": "/"}}, HashPolicy(HashOn.COOKIE, "Sid"), {}),
         (
             {"cookie": {"name": "sid", "ttl": "60s"}},
-            HashPolicy(HashOn.COOKIE, "sid"),
-            {"cookie.ttl": "no cookie is made: a request without it goes to an endpoint at random"},
+            HashPolicy(HashOn.COOKIE, "sid", cookie=CookieToMake(60)),
+            {},
         ),
         (
             {"connection_properties": {"source_ip": True}},
@@ -693,8 +763,8 @@ def test_a_filter_configuration_in_its_wrapper():
     assert made.notes == ()
     assert made.value.virtual_hosts[0].routes[0].filter_mutations
     disabled = decoded_route(disabled=True)
-    assert disabled.value.virtual_hosts[0].routes[0].filter_mutations == ()
-    assert [note.field_path.rpartition(".")[2] for note in disabled.notes] == ["disabled"]
+    assert disabled.value.virtual_hosts[0].routes[0].filter_mutations == (FilterMutations(disabled=True),)
+    assert disabled.notes == ()
 
 
 def tls_of(**context):

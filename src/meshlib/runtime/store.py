@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from meshlib.policy.state import LiveSnapshot
 
@@ -27,10 +28,17 @@ class SnapshotStore:
 
     def publish(self, live: LiveSnapshot) -> None:
         """Make ``live`` current, wake everyone who waits, and tell lasting watchers."""
-        self.current = live
+        with self._changed:
+            self.current = live
         self.poke()
         for watcher in tuple(self._lasting):
             _call(watcher)
+
+    def renew(self) -> None:
+        """Make the current snapshot a new one of the same, so that transports look at their connections again."""
+        with self._changed:
+            if self.current is not None:
+                self.current = replace(self.current)
 
     def poke(self) -> None:
         """Wake everyone who waits, to look again."""

@@ -19,7 +19,7 @@ import httpcore
 import httpx
 import sniffio
 
-from meshlib.policy.effects import Attempt
+from meshlib.policy.effects import Attempt, ErrorKind
 from meshlib.transports.httpx_exchange import Exchange
 from meshlib.transports.httpx_failures import to_httpx
 from meshlib.transports.httpx_translate import attempt_headers, attempt_stream
@@ -72,7 +72,7 @@ def carries(settings: PoolSettings, exchange: Exchange, effect: Attempt) -> bool
 def outgoing(exchange: Exchange, effect: Attempt, clock: AttemptClock) -> Outgoing:
     """Return an attempt as bytes to send; raises ``httpx.LocalProtocolError`` for what must not be sent."""
     view = exchange.call.view
-    method = exchange.request.method.encode("ascii")
+    method = exchange.sent.method.encode("ascii")
     try:
         head = encode_head(method, effect.target.encode("ascii"), attempt_headers(exchange, effect))
     except BadRequest as error:
@@ -114,8 +114,12 @@ class Engine:
         timeouts = exchange.timeouts
         message = outgoing(exchange, effect, clock)
         pool = self._pool(effect, exchange.tls, secured)
+        pool.life = effect.cluster.connections
         connection = pool.acquire(clock, timeouts.to_connect(effect), timeouts.left_to_wait())
+        clock.on_cancel = connection.abort
         try:
+            if clock.cancelled:
+                raise AttemptFailed(ErrorKind.APPLICATION, "the attempt was given up", phase="connect")
             reader = connection.request(message, clock, timeouts.write)
         except BaseException:
             pool.release(connection)
@@ -153,6 +157,8 @@ class Engine:
                     origin = _origin(self._settings, effect, tls, secured)
                     pool = self._pools[key] = blocking.Pool(origin, *_limits(self._settings))
             self._retire(lambda other: _is_superseded(other, key))
+        if effect.endpoint.resolved:
+            pool.redirect(effect.endpoint)
         return pool
 
 
@@ -179,6 +185,9 @@ class AsyncEngine:
             origin = _origin(self._settings, effect, tls, secured)
             pool = self._pools[key] = asynchronous.Pool(origin, *_limits(self._settings))
             self._retire(lambda other: _is_superseded(other, key))
+        if effect.endpoint.resolved:
+            pool.redirect(effect.endpoint)
+        pool.life = effect.cluster.connections
         connection = await pool.acquire(clock, timeouts.to_connect(effect), timeouts.left_to_wait())
         try:
             reader = await connection.request(message, clock)

@@ -15,6 +15,7 @@ from typing import Any
 import httpcore
 
 from meshlib.model.endpoint import Endpoint
+from meshlib.upstream import names
 from meshlib.upstream.clock import AttemptClock, attempt_clock
 from meshlib.upstream.tls import Handshake
 
@@ -28,6 +29,17 @@ def _connecting(clock: AttemptClock | None) -> Iterator[None]:
     finally:
         if clock is not None:
             clock.connecting += time.monotonic() - began
+
+
+@contextmanager
+def _looking_up() -> Iterator[None]:
+    """Turn what a look-up raises into httpcore's errors; those of connecting are already."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise httpcore.ConnectTimeout(str(error)) from error
+    except OSError as error:
+        raise httpcore.ConnectError(str(error)) from error
 
 
 @contextmanager
@@ -98,7 +110,7 @@ class DialBackend(httpcore.NetworkBackend):
     """Connects to one endpoint, whatever host and port are asked for."""
 
     def __init__(self, endpoint: Endpoint, handshake: Handshake | None = None) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._handshake = handshake
         self._inner = httpcore.SyncBackend()
 
@@ -116,12 +128,15 @@ class DialBackend(httpcore.NetworkBackend):
             timeout = clock.bound(timeout)
             if timeout is not None and timeout <= 0.0:
                 raise httpcore.ConnectTimeout("the attempt's time is over")
-        endpoint, handshake, began = self._endpoint, self._handshake, time.monotonic()
+        endpoint, handshake, began = self.endpoint, self._handshake, time.monotonic()
+
+        def connect_to(address: str, left: float | None) -> httpcore.NetworkStream:
+            return self._inner.connect_tcp(address, endpoint.port, left, local_address, socket_options)
+
         with _connecting(clock):
             if endpoint.port:
-                stream = self._inner.connect_tcp(
-                    endpoint.address, endpoint.port, timeout, local_address, socket_options
-                )
+                with _looking_up():
+                    stream = names.connect(endpoint.host, timeout, connect_to)
             else:
                 stream = self._inner.connect_unix_socket(endpoint.address, timeout, socket_options)
             if handshake is not None:
@@ -177,7 +192,7 @@ class AsyncDialBackend(httpcore.AsyncNetworkBackend):
     """Connects to one endpoint, whatever host and port are asked for; asyncio or trio."""
 
     def __init__(self, endpoint: Endpoint, handshake: Handshake | None = None) -> None:
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._handshake = handshake
         self._inner = httpcore.AnyIOBackend()
 
@@ -190,11 +205,11 @@ class AsyncDialBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Connect to the endpoint."""
-        endpoint, handshake, began = self._endpoint, self._handshake, time.monotonic()
+        endpoint, handshake, began = self.endpoint, self._handshake, time.monotonic()
         with _connecting(attempt_clock.get()):
             if endpoint.port:
                 stream = await self._inner.connect_tcp(
-                    endpoint.address, endpoint.port, timeout, local_address, socket_options
+                    endpoint.host, endpoint.port, timeout, local_address, socket_options
                 )
             else:
                 stream = await self._inner.connect_unix_socket(endpoint.address, timeout, socket_options)

@@ -95,13 +95,14 @@ class PoolSettings:
     http2: bool = False
     contexts: TlsContexts = field(default_factory=TlsContexts, compare=False)
 
-    def arguments(self, key: PoolKey) -> dict[str, Any]:
-        """Return the keyword arguments of an httpcore pool for ``key``."""
+    def arguments(self, key: PoolKey, idle_timeout: float | None) -> dict[str, Any]:
+        """Return the keyword arguments of an httpcore pool for ``key``, of a cluster with this ``idle_timeout``."""
+        expiries = [each for each in (self.keepalive_expiry, idle_timeout) if each is not None]
         return {
             "ssl_context": self.ssl_context if key.tls else None,
             "max_connections": self.max_connections,
             "max_keepalive_connections": self.max_keepalive,
-            "keepalive_expiry": self.keepalive_expiry,
+            "keepalive_expiry": min(expiries, default=None),
             # Prior knowledge in plaintext (http2_protocol_options); ALPN under the application's TLS.
             "http1": not key.http2,
             "http2": key.http2 or (bool(key.tls) and self.http2),
@@ -125,6 +126,13 @@ def _addressed(request: httpcore.Request, endpoint: Endpoint, tls: str) -> httpc
     return request
 
 
+def _redirect(pool: httpcore.ConnectionPool | httpcore.AsyncConnectionPool, endpoint: Endpoint) -> None:
+    """Open new connections to where an endpoint is now (LOGICAL_DNS); those that are open serve on."""
+    backend = pool._network_backend
+    if endpoint.resolved and isinstance(backend, DialBackend | AsyncDialBackend):
+        backend.endpoint = endpoint
+
+
 class EndpointPools(httpcore.ConnectionPool):
     """Blocking pools by endpoint. Thread-safe."""
 
@@ -144,10 +152,11 @@ class EndpointPools(httpcore.ConnectionPool):
                 if pool is None:
                     pool = httpcore.ConnectionPool(
                         network_backend=DialBackend(attempt.endpoint, attempt.handshake),
-                        **self._settings.arguments(key),
+                        **self._settings.arguments(key, attempt.cluster.connections.idle_timeout),
                     )
                     self._by_key[key] = pool
             self._retire(lambda other: _is_superseded(other, key))
+        _redirect(pool, attempt.endpoint)
         return pool.handle_request(_addressed(request, attempt.endpoint, attempt.tls))
 
     def retire(self, keeps: Callable[[str, tuple[str, int]], bool]) -> None:
@@ -197,9 +206,11 @@ class AsyncEndpointPools(httpcore.AsyncConnectionPool):
         pool = self._by_key.get(key)
         if pool is None:
             pool = self._by_key[key] = httpcore.AsyncConnectionPool(
-                network_backend=AsyncDialBackend(attempt.endpoint, attempt.handshake), **self._settings.arguments(key)
+                network_backend=AsyncDialBackend(attempt.endpoint, attempt.handshake),
+                **self._settings.arguments(key, attempt.cluster.connections.idle_timeout),
             )
             await self._retire(lambda other: _is_superseded(other, key))
+        _redirect(pool, attempt.endpoint)
         return await pool.handle_async_request(_addressed(request, attempt.endpoint, attempt.tls))
 
     async def retire(self, keeps: Callable[[str, tuple[str, int]], bool]) -> None:

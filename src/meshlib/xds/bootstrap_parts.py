@@ -15,6 +15,7 @@ from meshlib.model.snapshot import Home, Style
 from meshlib.xds.credentials import PLAINTEXT, Credentials
 from meshlib.xds.faults import Note, Status
 from meshlib.xds.fields import NOT_HONOURED
+from meshlib.xds.newer import parse_dict
 from meshlib.xds.target import parse_target
 
 Json = Mapping[str, Any]
@@ -161,7 +162,7 @@ def check_address(address: str, origin: str) -> None:
 def parse_message(data: Any, message: Any, origin: str) -> Any:
     """Fill ``message`` from plain JSON; raises ``BootstrapError`` with protobuf's own path."""
     try:
-        return json_format.ParseDict(expect(data, Mapping, origin), message)
+        return parse_dict(expect(data, Mapping, origin), message)
     except json_format.ParseError as error:
         raise BootstrapError(f"{origin}: {error}") from error
     except (TypeError, AttributeError, ValueError) as error:  # what ParseDict lets slip for wrong shapes

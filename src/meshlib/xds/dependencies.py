@@ -9,9 +9,9 @@ Every input costs what it changes, whatever the size of the mesh: names are coun
 waits is found by what it waits for.
 
 With ``on_demand`` the clusters of a mesh are known by name, and only those in use have their
-endpoints asked for and are used; the others are *dormant*. A route table may be used while the
-clusters it names sleep. Where a virtual host sends calls to a cluster in use, the other clusters
-it names are woken with it, before a table that names them is used.
+endpoints asked for and are used; the others are *dormant*. An aggregate cluster wakes its members.
+A route table may be used while the clusters it names sleep. Where a virtual host sends calls to a
+cluster in use, the other clusters it names are woken with it, before a table that names them is used.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ class Dependencies:
         assert resource is not None
         if self.on_demand and type_url == ROUTE:
             self._wake_together(resource)
+        elif self.on_demand and type_url == CLUSTER:
+            self._wake_members(resource)
         if resource.references:
             self._hold(type_url, resource)
         if before is not None and before is not entry.used:
@@ -134,6 +136,7 @@ class Dependencies:
         entry = self._cache.entry(CLUSTER, cluster)
         self.awake.add(cluster)
         if entry is not None and entry.resource is not None:
+            self._wake_members(entry.resource)
             self._hold(CLUSTER, entry.resource)
             entry.used = None
             self._settle((CLUSTER, cluster), entry)
@@ -295,13 +298,22 @@ class Dependencies:
         assert resource is not None
         self._warming.pop(reference, None)
         references = resource.references and self._references(reference[0], resource)
-        unready = [ref for ref in references if not self.ready(ref)]
+        unready = [ref for ref in references if not self.ready(ref) and not self._awaits(ref, reference, set())]
         if not unready:
             self._use(reference, entry)
             return
         warming = self._warming[reference] = _Warming(reference, entry, len(unready))
         for ref in unready:
             self._waiters.setdefault(ref, []).append(warming)
+
+    def _awaits(self, reference: Reference, what: Reference, seen: set[Reference]) -> bool:
+        """Tell whether a version that is not in use waits for ``what``: aggregate clusters may name each other."""
+        warming = self._warming.get(reference)
+        named = warming.entry.resource if warming is not None else None
+        if named is None or reference[0] != CLUSTER or reference in seen:
+            return False
+        seen.add(reference)
+        return what in named.references or any(self._awaits(each, what, seen) for each in named.references)
 
     def _use(self, reference: Reference, entry: Entry) -> None:
         """Use the last good version, which is not warming any more."""
@@ -321,6 +333,12 @@ class Dependencies:
             if not warming.missing:
                 del self._warming[waiter]
                 self._use(waiter, warming.entry)
+
+    def _wake_members(self, cluster: Resource) -> None:
+        """Wake what an aggregate cluster in use is made of."""
+        for url, name in self._references(CLUSTER, cluster):
+            if url == CLUSTER:
+                self.wake(name)
 
     def _wake_together(self, table: Resource) -> None:
         for group in table.groups:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from meshlib.model.cluster import Cluster
 from meshlib.model.filter_chain import HttpConnectionManager
 from meshlib.model.listener import Listener
-from meshlib.model.route import RouteAction, RouteConfiguration
+from meshlib.model.route import Route, RouteAction, RouteConfiguration
 from meshlib.xds.resource import Reference, Value
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, ROUTE, SECRET
 
@@ -26,16 +26,26 @@ def references(value: Value) -> tuple[Reference, ...]:
 
 def _table_references(table: RouteConfiguration) -> Iterable[Reference]:
     for host in table.virtual_hosts:
-        for route in host.routes:
-            if isinstance(route.action, RouteAction):
-                for target in route.action.clusters:
-                    if target.name:  # else a header names it
-                        yield CLUSTER, target.name
+        yield from route_references(host.routes)
+
+
+def route_references(routes: Iterable[Route]) -> Iterable[Reference]:
+    """Yield what routes name: clusters, but for those that a header names."""
+    for route in routes:
+        if isinstance(route.action, RouteAction):
+            for name in (
+                *(target.name for target in route.action.clusters),
+                *(mirror.cluster for mirror in route.action.mirrors),
+            ):
+                if name:
+                    yield CLUSTER, name
 
 
 def _cluster_references(cluster: Cluster) -> Iterable[Reference]:
     if cluster.eds_name:
         yield ENDPOINT, cluster.eds_name
+    for member in cluster.members:
+        yield CLUSTER, member
     for socket in (cluster.transport_socket, *(match.socket for match in cluster.transport_socket_matches)):
         for secret in socket.tls.references if socket is not None and socket.tls is not None else ():
             if secret.resource:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from google.protobuf.message import DecodeError
 
-from meshlib.model.route import Route, RouteConfiguration, VirtualHost
+from meshlib.model.request import RequestView
+from meshlib.model.route import Route, RouteConfiguration, Routes, VirtualHost
 from meshlib.xds import wire
 from meshlib.xds.decode_rds import Inherited, check_domains, host_of, table_level, virtual_host
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.protos import route_components_pb2, route_pb2
+from meshlib.xds.references import route_references
 from meshlib.xds.resource import Examined, Remark, Resource, remarks
 from meshlib.xds.scope import Scope
 from meshlib.xds.shapes import Shapes, virtual_host_shape
@@ -72,6 +74,10 @@ class LazyRoutes(Sequence[Route]):
             self._routes = virtual_host(scope, host, self._level.inherited).routes
         return self._routes
 
+    def of(self, view: RequestView) -> Sequence[Route]:
+        """Return those that a matcher tree leads to."""
+        return cast("Routes", self.decoded()).of(view)
+
     @overload
     def __getitem__(self, index: int) -> Route: ...
     @overload
@@ -101,7 +107,8 @@ class _Table(Resource):
     ) -> None:
         self.level = level
         self.hosts: dict[bytes, VirtualHost] = {}
-        clusters: dict[str, None] = {}
+        clusters: dict[str, None] = dict.fromkeys(mirror.cluster for mirror in level.inherited.mirrors)
+        clusters.pop("", None)  # named by a header
         groups = []
         for host in value.virtual_hosts:
             routes = host.routes
@@ -192,6 +199,8 @@ def _host(scope: Scope, index: int, data: bytes, level: _Level) -> VirtualHost:
     if notes is None:
         notes = _decoded(scope.at("virtual_hosts", index), data, level, keys)
     routes.notes = notes
+    if host.by_tree:
+        routes.clusters = tuple(dict.fromkeys(name for _, name in route_references(routes)))
     return host
 
 

@@ -148,6 +148,7 @@ def virtual_host_shape(host: Any) -> tuple[list[bytes], dict[str, None]]:
     host.ClearField("domains")
     host.ClearField("metadata")
     clusters: dict[str, None] = {}
+    name_mirrors(host, clusters)
     routes = host.routes[:]
     for route in routes:
         _take_names_out(route, clusters)
@@ -157,6 +158,13 @@ def virtual_host_shape(host: Any) -> tuple[list[bytes], dict[str, None]]:
         host.ClearField("routes")
     shapes.append(host.SerializeToString(deterministic=True))
     return shapes, clusters
+
+
+def name_mirrors(level: Any, clusters: dict[str, None]) -> None:
+    """Add the clusters that copies of requests go to, by a table, a virtual host or a route."""
+    for policy in level.request_mirror_policies:
+        if policy.cluster:  # else a header names it
+            clusters[policy.cluster] = None
 
 
 def _take_names_out(route: Any, clusters: dict[str, None]) -> None:
@@ -169,6 +177,7 @@ def _take_names_out(route: Any, clusters: dict[str, None]) -> None:
     elif match.path:
         match.path = "/"
     action = route.route
+    name_mirrors(action, clusters)
     if action.cluster:
         clusters[action.cluster] = None
         action.cluster = "-"

@@ -32,12 +32,9 @@ FIELDS: Mapping[str, Fields] = {
     f"{_OPTIONS}.UseDownstreamHttpConfig": fields(_BY_PROTOCOL, approximated=_HTTP3),
     _CORE + "UpstreamHttpProtocolOptions": fields("auto_sni auto_san_validation override_auto_sni_header"),
     _CORE + "HttpProtocolOptions": fields(
-        "idle_timeout",
+        "idle_timeout max_requests_per_connection max_connection_duration max_stream_duration",
         {"headers_with_underscores_action": PROXY},
         unsupported={
-            "max_requests_per_connection": "connections are reused without counting",
-            "max_connection_duration": "connections are reused whatever their age",
-            "max_stream_duration": "the route's timeout and the application's count",
             **alike("max_headers_count max_response_headers_kb", "the limits of the HTTP library count"),
         },
     ),
