@@ -269,7 +269,7 @@ class Channel:
         """Ask for the same as if for the first time, when the stream is open."""
         before, self._protocol = self._protocol, _protocol(variant)
         for url in ALL_TYPE_URLS:
-            self._perform(self._protocol.change(url, added=tuple(before.names(url))))
+            self._perform(self._protocol.change(url, added=tuple(before.wanted(url))))
 
     def _received(self, data: bytes) -> None:
         delta = self._protocol.variant is Variant.DELTA

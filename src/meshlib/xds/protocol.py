@@ -211,8 +211,12 @@ class AdsProtocol(ABC):
         return self._types[type_url].version
 
     def names(self, type_url: str) -> Collection[str]:
-        """Return what is wanted, ``*`` included; a view, not to be kept."""
+        """Return what is subscribed to, ``*`` included; a view, not to be kept."""
         return self._types[type_url].names
+
+    def wanted(self, type_url: str) -> Collection[str]:
+        """Return what is asked for, which may be less than what is subscribed to; a view, not to be kept."""
+        return self.names(type_url)
 
     def known(self, type_url: str) -> Collection[str]:
         """Return what the server has told, not counting what was given up since; a view, not to be kept."""

@@ -43,9 +43,9 @@ class SotwProtocol(AdsProtocol):
         # Types of whose wildcard this stream cannot tell whether it is held whole.
         self._partial: set[str] = set()
 
-    def names(self, type_url: str) -> Collection[str]:
-        """Return what is wanted; see :meth:`AdsProtocol.names`."""
-        return () if type_url in self._lingering else super().names(type_url)
+    def wanted(self, type_url: str) -> Collection[str]:
+        """Return what is asked for; see :meth:`AdsProtocol.wanted`."""
+        return () if type_url in self._lingering else super().wanted(type_url)
 
     def opened(self) -> list[Output]:
         """A new stream is connected: ask for everything again."""
