@@ -26,11 +26,10 @@ _CONSEQUENCES: Mapping[str, tuple[str, Status]] = {
 _log = logging.getLogger("meshlib.xds")
 
 
-# What a server_features entry may say (gRFC A53, A88, A81); "xds_v3" is all we speak (A30).
-FEATURES = frozenset(
-    {"xds_v3", "ignore_resource_deletion", "fail_on_data_errors", "resource_timer_is_transient_error"}
-    | {"trusted_xds_server"}
-)
+IGNORE_DELETION = "ignore_resource_deletion"
+# What of server_features is honoured. "xds_v3" is all we speak (gRFC A30), "ignore_resource_deletion" is
+# A53's, and every server counts as a "trusted_xds_server" (A81), as in Envoy. Others, A88's, are told.
+FEATURES = frozenset({"xds_v3", IGNORE_DELETION, "trusted_xds_server"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Server:
         credentials: how the connection is secured, and who we prove to be.
         delta: whether the delta protocol is spoken; None: where the server speaks it.
         metadata: further metadata of every stream; never printed, for tokens may be in it.
-        features: what gRPC's ``server_features`` say of it.
+        features: what gRPC's ``server_features`` say of it; of :data:`FEATURES`.
     """
 
     address: str
