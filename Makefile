@@ -7,7 +7,7 @@ STAMP := .venv/.ready-
 SOURCES := src tests examples benchmarks interop scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lint format parity interop istiod bench docs clean
+.PHONY: help demo test conformance differential fuzz lint format parity interop istiod bench docs clean
 # A stamp is only written when its setup worked.
 .DELETE_ON_ERROR:
 
@@ -19,6 +19,12 @@ demo: $(STAMP)demo ## the story: a mesh of two services, steered live (ARGS=--se
 
 test: $(STAMP)test ## every test (ARGS="tests/policy -k retry" picks some)
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+conformance: $(STAMP)test ## what the real Envoy did, case by case (CASES=folder, ARGS="--only retry")
+	@$(BIN)/python tests/oracle/conformance.py $(if $(CASES),--cases "$(CASES)") $(ARGS)
+
+differential: $(STAMP)test ## 10,000 random requests, routed by meshlib and the real Envoy (ARGS="--decisions 1000 --seed 7")
+	@$(BIN)/python tests/oracle/differential.py $(ARGS)
 
 fuzz: $(STAMP)test ## 100,000 damaged xDS responses (ARGS="--seeds 1000 --first 7")
 	@$(BIN)/python tests/honesty/fuzzing.py $(ARGS)

@@ -50,6 +50,7 @@ def listener(name, port, routes):
         "route_config": {
             "name": f"{name}_routes",
             "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": list(routes)}],
+            "validate_clusters": False,
         },
         "http_filters": [ROUTER],
     }

@@ -146,6 +146,7 @@ def explain(live: LiveSnapshot, view: RequestView, chance: Randomness) -> Explan
     """Explain ``view`` against ``live``; draws nothing but ``runtime_fraction``."""
     choice = routing.choose(live.snapshot, view, chance)
     destination = choice.destination
+    view = choice.view or view
     request = f"{view.method} {view.scheme}://{view.authority}{view.target}"
     base = Explanation(request, live.snapshot.version)
     if destination is None:
@@ -173,6 +174,9 @@ def _explain(
     if destination.routes is None:
         return replace(base, notes=(f"{routing.dead_end(view, destination)}: NR, 404",))
     base = replace(base, route_config=destination.routes.name)
+    if choice.turned_away and route is not None:
+        note = "the connection manager answers by itself: the path is not taken as it is"
+        return replace(base, action=_action(route), notes=(note,))
     if host is None:
         return replace(base, notes=("no virtual host takes this authority: NR, 404",))
     base = replace(base, virtual_host=host.name)

@@ -391,7 +391,8 @@ class Mesh:
     def on_change(self, watcher: Callable[[], None]) -> Callable[[], None]:
         """Call ``watcher`` on the publishing thread after each configuration; returns how to stop that.
 
-        A forked child calls it too, for the configurations it receives itself.
+        It must not block; what it raises goes to the log. A forked child calls it too, for the
+        configurations it receives itself.
         """
         return self._runtime.store.watch(watcher, lasting=True)
 
@@ -437,10 +438,13 @@ class Mesh:
             timeout: seconds to wait for a first configuration.
 
         Raises:
+            MeshClosed: the mesh is closed.
             MeshNotReady: there is none after ``timeout`` seconds.
+            TimeoutError: the xDS client does not answer within 5 seconds.
         """
         from meshlib.capabilities import capabilities
 
+        self._runtime.start()
         if not self.is_ready:
             self.wait_ready(timeout)
         return capabilities(self._source.notes())

@@ -158,28 +158,28 @@ class XdsSource:
         self._client: XdsClient | None = None
         self._publish: Publish | None = None
         self._usage: Usage = tuple
-        self._demanded: set[tuple[str, int]] = set()
-        self._woken: set[str] = set()
 
     def start(self, publish: Publish, usage: Usage) -> None:
         """Connect, in the client's own thread."""
         from meshlib.xds.client import XdsClient
 
         self._publish, self._usage = publish, usage
-        self._client = client = XdsClient(
-            self._bootstrap,
-            publish,
-            on_demand=self._on_demand,
-            usage=usage,
-            last_known_good=self._last_known_good,
-            last_known_good_age=self._last_known_good_age,
+        before, self._client = (
+            self._client,
+            XdsClient(
+                self._bootstrap,
+                publish,
+                on_demand=self._on_demand,
+                usage=usage,
+                last_known_good=self._last_known_good,
+                last_known_good_age=self._last_known_good_age,
+            ),
         )
-        # What the parent process used: a child's configuration must not shrink.
-        for host, port in tuple(self._demanded):
-            client.demand(host, port)
-        for cluster in filter(None, (*self._woken, self._bootstrap.local_cluster)):
-            client.wake(cluster)
-        client.start()
+        if before is not None:
+            self._client.go_on_from(before)
+        if self._bootstrap.local_cluster:
+            self._client.wake(self._bootstrap.local_cluster)
+        self._client.start()
 
     def close(self) -> None:
         """End the stream."""
@@ -199,13 +199,11 @@ class XdsSource:
         client = self._client
         if client is None:
             return False
-        self._demanded.add((host, port))
         client.demand(host, port)
         return not client.answered(host, port)
 
     def wake(self, cluster: str) -> None:
         """Ask for a cluster that a call needs."""
-        self._woken.add(cluster)
         if self._client is not None:
             self._client.wake(cluster)
 
@@ -267,12 +265,19 @@ class StaticSource:
         from meshlib.xds.files import FileSource
         from meshlib.xds.named_files import NamedFiles
         from meshlib.xds.note_log import NoteLog
+        from meshlib.xds.references import unknown_clusters
 
         bootstrap = self._bootstrap
         assembly = Assembly(
-            Style.STATIC, listener=self._listener, home=bootstrap.home, providers=bootstrap.certificate_providers
+            Style.STATIC,
+            listener=self._listener,
+            home=bootstrap.home,
+            providers=bootstrap.certificate_providers,
+            runtime=bootstrap.runtime,
         )
         faults = assembly.apply("static", self._bootstrap.static)
+        if not faults and not self._bootstrap.files:
+            faults = tuple(unknown_clusters(assembly.snapshot()))
         if faults:
             lines = "\n  ".join(str(fault) for fault in faults)
             raise BootstrapError(f"static_resources cannot be used:\n  {lines}")

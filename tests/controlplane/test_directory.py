@@ -11,6 +11,7 @@ from meshlib.controlplane.directory import Directory
 from meshlib.controlplane.node import Node, NodeKind
 from meshlib.controlplane.resources import ENDPOINT
 from meshlib.errors import ConfigError
+from waiting import until
 
 ENTRY = """\
 apiVersion: networking.istio.io/v1
@@ -444,11 +445,3 @@ class TestLifecycle:
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         watched.wait(lambda: port_of(watched.directory) == 3001)
-
-
-def until(condition):
-    """Wait for what brings no change, and so no call."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen within 5 s"
-        time.sleep(0.005)

@@ -4,7 +4,6 @@ import contextlib
 import queue
 import socket
 import threading
-import time
 from concurrent import futures
 
 import grpc
@@ -21,6 +20,7 @@ from meshlib.controlplane import status
 from meshlib.controlplane.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resources
 from meshlib.controlplane.server import ADS_SERVICE, Server
 from meshlib.errors import ConfigError, MeshError
+from waiting import until
 
 SIDECAR = "sidecar~127.0.0.1~webapp-x.istioinaction~istioinaction.svc.cluster.local"
 
@@ -177,14 +177,6 @@ def client(channel):
 def statuses(server):
     (client,) = server.clients
     return {name: getattr(client, name).status.value for name in ("cds", "lds", "eds", "rds")}
-
-
-def until(condition):
-    """Wait for something another thread does and tells nobody."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen within 10 s"
-        time.sleep(0.005)
 
 
 class TestSubscribing:

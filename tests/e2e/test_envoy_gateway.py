@@ -14,6 +14,7 @@ import pytest
 from meshlib.cli.demo.gateway import find_envoy
 from meshlib.controlplane.directory import Directory
 from meshlib.controlplane.server import Server
+from waiting import until
 
 ENVOY = find_envoy()
 pytestmark = [
@@ -115,13 +116,6 @@ static_resources:
 """
 
 
-def wait_for(condition, what, timeout=20.0):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen within {timeout:g} s"
-        time.sleep(0.01)
-
-
 def free_port():
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -212,7 +206,7 @@ def stack(tmp_path):
             stderr=log,
         )
         try:
-            wait_for(lambda: process.poll() is not None or stack.answer()[0] == 200, "a 200 through the gateway")
+            until(lambda: process.poll() is not None or stack.answer()[0] == 200, "a 200 through the gateway")
             yield stack
             assert process.poll() is None, (tmp_path / "envoy.log").read_text()
         finally:
@@ -224,9 +218,9 @@ def test_an_edit_steers_it_without_a_restart_and_nothing_is_refused(stack):
     assert stack.answer() == (200, "v1")
     started = time.monotonic()
     stack.route("two")
-    wait_for(lambda: stack.answer() == (200, "v2"), "the new route")
+    until(lambda: stack.answer() == (200, "v2"), "the new route")
     assert time.monotonic() - started < 2
-    wait_for(lambda: stack.server.clients[0].synced, "the ACK")
+    until(lambda: stack.server.clients[0].synced, "the ACK")
     (client,) = stack.server.clients
     assert (client.name, client.kind) == ("ingress-x.istio-system", "router")
     assert {client.cds.status, client.lds.status, client.eds.status, client.rds.status} == {"SYNCED"}
@@ -239,8 +233,8 @@ def test_changed_clusters_finish_warming(stack):
     for timeout in ("2s", "3s", "4s"):
         before = stack.stat("cluster_manager.cluster_modified")
         stack.rule(timeout)
-        wait_for(lambda before=before: stack.stat("cluster_manager.cluster_modified") > before, "the new clusters")
-        wait_for(lambda: stack.stat("cluster_manager.warming_clusters") == 0, "the end of warming", timeout=5)
+        until(lambda before=before: stack.stat("cluster_manager.cluster_modified") > before, "the new clusters")
+        until(lambda: stack.stat("cluster_manager.warming_clusters") == 0, "the end of warming", timeout=5)
         assert stack.answer() == (200, "v1")
     assert stack.stat(".update_rejected") == 0
 
@@ -257,21 +251,21 @@ def test_endpoints_move_and_leave(stack):
             f"spec: {{address: 127.0.0.1, ports: {{http: {port}}}, labels: {{app: shop, version: v2}}}}\n"
         )
         stack.route("two")
-        wait_for(lambda: stack.answer() == (200, "moved"), "the new endpoint")
+        until(lambda: stack.answer() == (200, "moved"), "the new endpoint")
     (stack.folder / "services.yaml").write_text(text.replace("version: v2", "version: v0"))
-    wait_for(lambda: stack.answer()[0] == 503, "no healthy upstream")
+    until(lambda: stack.answer()[0] == 503, "no healthy upstream")
     (stack.folder / "services.yaml").write_text(text)
-    wait_for(lambda: stack.answer() == (200, "v2"), "the endpoint's return")
+    until(lambda: stack.answer() == (200, "v2"), "the endpoint's return")
 
 
 def test_a_removed_route_is_gone_and_a_broken_one_stays(stack):
     (stack.folder / "route.yaml").write_text("kind: VirtualService\nspec: [\n")
-    wait_for(lambda: stack.directory.faults, "the report")
+    until(lambda: stack.directory.faults, "the report")
     assert stack.answer() == (200, "v1")
     (stack.folder / "route.yaml").unlink()
-    wait_for(lambda: stack.answer()[0] == 404, "a 404")
+    until(lambda: stack.answer()[0] == 404, "a 404")
     stack.route("two")
-    wait_for(lambda: stack.answer() == (200, "v2"), "the route's return")
+    until(lambda: stack.answer() == (200, "v2"), "the route's return")
 
 
 def test_it_outlives_the_control_plane_and_follows_the_next_one(stack):
@@ -280,6 +274,6 @@ def test_it_outlives_the_control_plane_and_follows_the_next_one(stack):
     for _ in range(20):
         assert stack.answer() == (200, "v1")
     with Server(stack.directory, port=stack.server.port) as server:
-        wait_for(lambda: stack.answer() == (200, "v2"), "the change made in between")
-        wait_for(lambda: server.clients and server.clients[0].synced, "the ACK")
+        until(lambda: stack.answer() == (200, "v2"), "the change made in between")
+        until(lambda: server.clients and server.clients[0].synced, "the ACK")
     assert stack.answer() == (200, "v2")

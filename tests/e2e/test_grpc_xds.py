@@ -6,14 +6,14 @@ import json
 import os
 import subprocess
 import sys
-import time
 from concurrent import futures
 
-import grpc
 import pytest
 
+from greeting import greeter, grpc_bootstrap
 from meshlib.controlplane.directory import Directory
 from meshlib.controlplane.server import Server
+from waiting import until
 
 SERVICES = """\
 apiVersion: v1
@@ -78,20 +78,6 @@ for line in sys.stdin:
 """
 
 
-@contextlib.contextmanager
-def greeter(name):
-    """Serve a gRPC method that answers ``name``, on a free port."""
-    server = grpc.server(futures.ThreadPoolExecutor(4))
-    greet = grpc.unary_unary_rpc_method_handler(lambda request, context: name.encode())
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("greeter.Greeter", {"Greet": greet})])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield port
-    finally:
-        server.stop(None).wait()
-
-
 class Stack:
     """A folder, a control plane, and a process whose gRPC follows it."""
 
@@ -118,20 +104,13 @@ class Stack:
 
     def wait_for_status(self):
         """Wait until the client has taken all four types, and return what the server says of it."""
-        wait_for(lambda: [client for client in self.server.clients if is_complete(client)], "SYNCED")
+        until(lambda: [client for client in self.server.clients if is_complete(client)], "SYNCED", 20.0)
         (client,) = self.server.clients
         return client
 
 
 def is_complete(client):
     return {client.cds.status, client.lds.status, client.eds.status, client.rds.status} == {"SYNCED"}
-
-
-def wait_for(condition, what):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen within 20 s"
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -143,24 +122,7 @@ def stack(tmp_path):
         (folder / "services.yaml").write_text(SERVICES.format(**ports))
         directory = cleanup.enter_context(Directory(folder))
         server = cleanup.enter_context(Server(directory, port=0))
-        bootstrap = tmp_path / "bootstrap.json"
-        bootstrap.write_text(
-            json.dumps(
-                {
-                    "xds_servers": [
-                        {
-                            "server_uri": server.address,
-                            "channel_creds": [{"type": "insecure"}],
-                            "server_features": ["xds_v3"],
-                        }
-                    ],
-                    "node": {
-                        "id": "sidecar~127.0.0.1~caller-x.outdoor~outdoor.svc.cluster.local",
-                        "metadata": {"GENERATOR": "grpc"},
-                    },
-                }
-            )
-        )
+        bootstrap = grpc_bootstrap(tmp_path / "bootstrap.json", server.address, "caller-x")
         process = subprocess.Popen(
             [sys.executable, "-c", CLIENT],
             env=os.environ | {"GRPC_XDS_BOOTSTRAP": str(bootstrap)},
@@ -192,14 +154,14 @@ def test_a_call_by_each_form_of_the_name_is_balanced(stack, target):
 def test_subsets_weights_and_headers_and_an_edit_without_a_restart(stack):
     stack.rule("ROUND_ROBIN")
     stack.route(100, 0)
-    wait_for(lambda: stack.call(20) == {"v1": 20}, "the route")
+    until(lambda: stack.call(20) == {"v1": 20}, "the route")
     assert stack.call(20, x_cohort="inside") == {"v2": 20}
     stack.route(50, 50)
-    wait_for(lambda: set(stack.call(20)) == {"v1", "v2"}, "the new weights")
+    until(lambda: set(stack.call(20)) == {"v1", "v2"}, "the new weights")
     counts = stack.call(400)
     assert 120 < counts["v1"] < 280, counts
     stack.route(0, 100)
-    wait_for(lambda: stack.call(20) == {"v2": 20}, "the newest weights")
+    until(lambda: stack.call(20) == {"v2": 20}, "the newest weights")
 
 
 def test_status_is_synced(stack):
@@ -219,7 +181,7 @@ def test_no_load_balancing_policy_of_istio_breaks_a_grpc_client(stack, policy):
     """gRPC refuses a cluster with LEAST_REQUEST or RANDOM, and then fails every call to it."""
     version = stack.directory.version
     stack.rule(policy)
-    wait_for(lambda: stack.directory.version != version, "the edit")
+    until(lambda: stack.directory.version != version, "the edit")
     assert set(stack.call(20)) == {"v1", "v2"}
 
 

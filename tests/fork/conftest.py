@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterator
-from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import grpc
 import pytest
 
+from greeting import greeter, grpc_bootstrap
 from meshlib.controlplane.directory import Directory
 from meshlib.controlplane.server import Server
 
@@ -41,8 +39,6 @@ kind: WorkloadEntry
 metadata: {{name: greeter-1, namespace: outdoor}}
 spec: {{address: 127.0.0.1, ports: {{grpc: {grpc}}}, labels: {{app: greeter}}}}
 """
-
-NODE = "sidecar~127.0.0.1~webapp-1.outdoor~outdoor.svc.cluster.local"
 
 
 class Upstream(ThreadingHTTPServer):
@@ -83,7 +79,7 @@ class Home:
             upstream = self.upstreams[name] = Upstream(name)
             stack.callback(upstream.server_close)
             stack.callback(upstream.shutdown)
-        self._greeter = self._serve_greeter(stack)
+        self._greeter = stack.enter_context(greeter("hello", workers=16))
         self.move("old")
         self.directory = stack.enter_context(Directory(self.folder))
         self.server = stack.enter_context(Server(self.directory, port=0))
@@ -102,20 +98,7 @@ class Home:
 
     def bootstrap(self) -> Path:
         """Return a gRPC bootstrap: hosts are asked for by name."""
-        server = {"server_uri": self.server.address, "channel_creds": [{"type": "insecure"}]}
-        node = {"id": NODE, "metadata": {"GENERATOR": "grpc"}}
-        path = self.path / "bootstrap.json"
-        path.write_text(json.dumps({"xds_servers": [{**server, "server_features": ["xds_v3"]}], "node": node}))
-        return path
-
-    def _serve_greeter(self, stack: contextlib.ExitStack) -> int:
-        server = grpc.server(futures.ThreadPoolExecutor(16))
-        greet = grpc.unary_unary_rpc_method_handler(lambda _request, _context: b"hello")
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("greeter.Greeter", {"Greet": greet}),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        stack.callback(lambda: server.stop(None).wait())
-        return port
+        return grpc_bootstrap(self.path / "bootstrap.json", self.server.address, "webapp-1")
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from waiting import until
 
 SOAK = int(os.environ.get("MESHLIB_FORKS", "0"))
 CHILDREN = SOAK or 3
@@ -59,7 +60,11 @@ def run(home, kind, setting, *arguments, method="fork", whole=True):
         try:
             assert process.stdout.readline() == "forked\n", (home.path / "stderr").read_text()
             if whole:
-                wait_for(lambda: kind == "folder" or home.streams == family(CHILDREN), home)
+                until(
+                    lambda: kind == "folder" or home.streams == family(CHILDREN),
+                    lambda: f"{home.streams} streams\n{(home.path / 'stderr').read_text()}: a stream for every process",
+                    timeout=40,
+                )
             home.move("new")
             output, _ = process.communicate(timeout=100)
         finally:
@@ -73,14 +78,6 @@ def run(home, kind, setting, *arguments, method="fork", whole=True):
 def family(children):
     """Parent, children, and a grandchild for every fourth child."""
     return 1 + children + (children + 3) // 4
-
-
-def wait_for(condition, home):
-    """Wait until every process has a stream of its own."""
-    give_up = time.monotonic() + 40
-    while not condition():
-        assert time.monotonic() < give_up, f"{home.streams} streams\n{(home.path / 'stderr').read_text()}"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("kind", "method", "setting"), ALL if SOAK else FEW)

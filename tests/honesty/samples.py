@@ -493,6 +493,7 @@ ROUTES: Json = {
             "include_is_timeout_retry_header": True,
             "require_tls": "EXTERNAL_ONLY",
             **RATE_LIMITS,
+            "virtual_clusters": [{"name": "vc", "headers": [{"name": ":method", "string_match": {"exact": "PUT"}}]}],
             "request_mirror_policies": [{"cluster": "c2"}],
             "retry_policy": {"retry_on": "5xx"},
             "typed_per_filter_config": PER_ROUTE,

@@ -33,8 +33,9 @@ class EdsSource:
                 eds = cluster.setdefault("eds_cluster_config", {})
                 eds["eds_config"] = {"ads": {}, "resource_api_version": "V3"}
                 self._assign(cluster["name"], cluster.pop("load_assignment"), eds.get("service_name"))
-        self._resources = dict(bootstraps.load(config).static)
-        self._assembly = Assembly(Style.STATIC)
+        bootstrap = bootstraps.load(config)
+        self._resources = dict(bootstrap.static)
+        self._assembly = Assembly(Style.STATIC, runtime=bootstrap.runtime)
         self._publish: Callable[[Snapshot], None] | None = None
         self._version = 0
 
@@ -105,15 +106,25 @@ class Client:
         """Load the configuration; raises ``BootstrapError`` when it is refused."""
         self._mesh.wait_ready(5.0)
 
-    async def request(self, request: httpx.Request) -> Answer:
-        """Send a request; returns status, headers and body, or nothing where the mesh raised."""
+    async def request(self, request: httpx.Request, patience: float | None) -> Answer:
+        """Send a request; returns status, headers and body, or nothing where the mesh raised.
+
+        Args:
+            request: the request.
+            patience: seconds after which the caller gives up: its task is cancelled, or, as nothing cancels a
+                blocking call, its own timeout passes; None where it waits.
+        """
         try:
-            if self._blocking is not None:
-                return await asyncio.to_thread(self._request_blocking, request)
-            return await self._request_async(request)
+            if self._blocking is None:
+                return await asyncio.wait_for(self._request_async(request), patience)
+            if patience is not None:
+                request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), patience)
+            return await asyncio.to_thread(self._request_blocking, request)
         except httpx.TransportError as error:
             if "record" not in error.__dict__:
                 raise
+            if patience is not None and isinstance(error, httpx.TimeoutException):
+                raise TimeoutError from error
             return {"raised": type(error).__name__}
 
     async def _request_async(self, request: httpx.Request) -> Answer:
@@ -122,6 +133,7 @@ class Client:
         answer = _head(response)
         try:
             answer["body"] = (await response.aread()).decode("latin-1")
+            answer.update(_trailers(response))
         except httpx.TransportError:
             answer["body_truncated"] = True
         finally:
@@ -134,6 +146,7 @@ class Client:
         answer = _head(response)
         try:
             answer["body"] = response.read().decode("latin-1")
+            answer.update(_trailers(response))
         except httpx.TransportError:
             answer["body_truncated"] = True
         finally:
@@ -170,3 +183,11 @@ class Client:
 def _head(response: httpx.Response) -> Answer:
     headers = [(k.decode("latin-1").lower(), v.decode("latin-1")) for k, v in response.headers.raw]
     return {"status": response.status_code, "headers": headers}
+
+
+def _trailers(response: httpx.Response) -> Answer:
+    """Return the trailers of a response that was read; nothing where they are not handed on."""
+    found = response.extensions.get("trailers")
+    if found is None:
+        return {}
+    return {"trailers": [[k.decode("latin-1").lower(), v.decode("latin-1")] for k, v in found]}

@@ -15,22 +15,54 @@ EXPECTED_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
 # What every answer says; and what an exception, in place of a reply, does not.
 TOLD = ("status", "route", "cluster", "flags", "attempts", "host_pattern", "client_aborted")
 TOLD_BY_REPLIES = ("body", "body_truncated")
+# What is compared where the client can tell: over HTTP/2 httpx hands no trailers on.
+TOLD_IF_KNOWN = ("trailers", "connection_closed")
+
+# Fields of an observation that are compared, or only say how it was recorded (no client in the process is asked for
+# Envoy's words, its statistics, or the interim responses that httpx does not hand on).
+_COMPARED = {*TOLD, *TOLD_BY_REPLIES, *TOLD_IF_KNOWN, "headers", "upstream_host", "attempts_range", "attempt_log"}
+_COMPARED |= {"mirrors", "map", "elapsed_ms", "outcomes", "exact", "ranges", "accepted"}
+_INFORMATION = {"id", "in_process", "details", "envoy_attempts", "attempt_gaps_ms", "varies", "note", "interim"}
+_INFORMATION |= {"unstable_keys"}
+# What ``exact`` and ``ranges`` can name, and what goes with it.
+_COUNTS = {
+    "by_upstream",
+    "by_cluster",
+    "by_attempt_upstream",
+    "upstream_requests",
+    "attempts_hist",
+    "bodies",
+    "sequence",
+}
+_COUNTS |= {"count", "elapsed_max_ms", "sequence_one_run"}
 
 
-def differences(want: Observation, got: Observation) -> list[str]:
-    """Return how ``got`` differs from the recorded ``want``."""
+def differences(want: Observation, got: Observation, *, late: float = 0.5) -> list[str]:
+    """Return how ``got`` differs from the recorded ``want``.
+
+    Args:
+        want: as recorded.
+        got: as observed; empty where the step was not taken.
+        late: seconds after the latest recorded end that still count as the same.
+    """
+    if not got:
+        return ["was not observed"]
+    strange = want.keys() - _COMPARED - _INFORMATION - (_COUNTS if "outcomes" in want else set())
+    if strange:
+        return [f"there is no comparison for {', '.join(sorted(strange))}"]
     if "unsendable" in got:
         return [got["unsendable"]]
     if "map" in want:
         return [f"map[{k}]: {v!r}, not {got['map'].get(k)!r}" for k, v in want["map"].items() if got["map"].get(k) != v]
     if "outcomes" in want:
         return [*_exact(want, got), *_ranges(want, got)]
-    return [*_answer(want, got), *_attempts(want, got), *_timing(want, got)]
+    return [*_answer(want, got), *_attempts(want, got), *_timing(want, got, late)]
 
 
 def _answer(want: Observation, got: Observation) -> Iterator[str]:
     replied = "headers" in got
-    for key in (*TOLD, *(TOLD_BY_REPLIES if replied else ())):
+    known = [key for key in TOLD_IF_KNOWN if key in got]
+    for key in (*TOLD, *(TOLD_BY_REPLIES if replied else ()), *known):
         if key in want and not _varies(want, key) and want[key] != got.get(key):
             yield f"{key}: {want[key]!r}, not {got.get(key)!r}"
     # Of a request that was redirected the recorder wrote down the first of its hops.
@@ -49,20 +81,27 @@ def _answer(want: Observation, got: Observation) -> Iterator[str]:
 
 def _attempts(want: Observation, got: Observation) -> Iterator[str]:
     for i, (asked, sent) in enumerate(zip(want.get("attempt_log", []), got["attempt_log"], strict=False)):
-        for key in ("upstream", "method", "path", "host", "body_len"):
+        for key in ("upstream", "method", "path", "host", "body_len", "trailers"):
             if key in asked and asked[key] != sent.get(key):
                 yield f"attempt {i} {key}: {asked[key]!r}, not {sent.get(key)!r}"
         if "headers" in asked:
             loose = _varies(want, f"attempt_log.{i}.headers")
             yield from _headers(f"attempt {i} headers", asked["headers"], sent["headers"], loose=loose)
-    if "mirrors" in want and len(want["mirrors"]) != len(got["mirrors"]):
-        yield f"mirrors: {len(want['mirrors'])}, not {len(got['mirrors'])}"
+    if "mirrors" in want and _mirrored(want) != _mirrored(got):
+        yield f"mirrors: {_mirrored(want)}, not {_mirrored(got)}"
 
 
-def _timing(want: Observation, got: Observation) -> Iterator[str]:
+def _mirrored(observation: Observation) -> list[tuple[Any, ...]]:
+    """Return what was mirrored; in which order, nobody promises."""
+    sent = observation["mirrors"]
+    return sorted(
+        (each["upstream"], each["method"], each["path"], each["host"], each.get("body_len", 0)) for each in sent
+    )
+
+
+def _timing(want: Observation, got: Observation, late: float) -> Iterator[str]:
     took = want.get("elapsed_ms")
-    # The upper bound is generous: a busy machine is slow, and that is no difference.
-    if took and not took["min"] * 0.75 - 100 <= got["elapsed_ms"] <= took["max"] * 1.25 + 500:
+    if took and not took["min"] * 0.75 - 100 <= got["elapsed_ms"] <= took["max"] * 1.25 + 1000 * late:
         yield f"elapsed_ms: {took['min']} to {took['max']}, not {got['elapsed_ms']}"
 
 

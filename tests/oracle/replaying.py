@@ -25,6 +25,8 @@ NOISE_SENT = frozenset(
         *("content-length", "transfer-encoding", "user-agent", "host", "connection"),
     }
 )
+# And where a case says ``record_all``.
+NOISE_EVEN_OF_ALL = frozenset({"x-case", "host", "content-length", "transfer-encoding"})
 NOISE_RECEIVED = frozenset(
     {"date", "server", "x-envoy-upstream-service-time", "content-length", "transfer-encoding", "connection"}
 )
@@ -63,7 +65,10 @@ def behaviour(line: Mapping[str, Any]) -> Behaviour:
         return OK
     fields: dict[str, Any] = {
         key: line[key]
-        for key in ("status", "hang", "abort", "early", "reset_on_body", "interim", "chunked", "conn_close")
+        for key in (
+            *("status", "hang", "abort", "early", "reset_on_body", "interim", "chunked", "conn_close"),
+            *("rst", "rst_after_headers", "goaway", "last_stream", "trailers_only"),
+        )
         if key in line
     }
     for key in ("delay", "body_delay"):
@@ -92,7 +97,14 @@ class Replay:
         self._scripts.defaults[name] = [default] if isinstance(default, dict) else default
         host, _, port = spec.get("address", "127.0.0.1:0").rpartition(":")
         mode = spec.get("mode", "normal")
-        return self._upstreams.serve(name=name, script=self._scripts, mode=mode, address=host, port=int(port))
+        return self._upstreams.serve(
+            name=name,
+            script=self._scripts,
+            mode=mode,
+            address=host,
+            port=int(port),
+            http2=bool(spec.get("h2")),
+        )
 
     def _address(self, name: str) -> tuple[str, int]:
         server = self._servers[name]
@@ -118,7 +130,7 @@ class Replay:
             elif kind == "eds":
                 self._client.update_endpoints(step["cluster"], cases.rendered(step["load_assignment"], self._address))
                 await asyncio.sleep(0.02)
-            else:
+            elif kind in ("request", "burst", "sample", "map"):
                 if "script" in step:
                     self._scripts.by_step[step["id"]] = step["script"]
                 yield step, await getattr(self, f"_{kind}")(step)
@@ -161,11 +173,12 @@ class Replay:
     async def _one(self, step: Step, case: str) -> Answer:
         began = time.monotonic()
         abort = step.get("client_abort_ms")
-        bound = step.get("give_up_ms", GIVE_UP * 1000) if abort is None else abort
+        patience = None if abort is None else abort / 1000
         try:
-            answer = await asyncio.wait_for(self._client.request(_request(step, case)), bound / 1000)
-        except Unsendable as error:
-            answer = {"unsendable": str(error)}
+            request = self._client.request(_request(step, case), patience)
+            answer = await asyncio.wait_for(request, step.get("give_up_ms", GIVE_UP * 1000) / 1000)
+        except (httpx.LocalProtocolError, UnicodeEncodeError) as error:
+            answer = {"unsendable": f"httpx cannot be made to send this: {error}"}
         except TimeoutError:
             answer = {"client_aborted": True} if abort is not None else {"no_response": True}
         answer["elapsed_ms"] = round(1000 * (time.monotonic() - began))
@@ -190,16 +203,18 @@ class Replay:
         answer.update({key: value for key, value in told.items() if key not in answer})
         seen = self._scripts.log.get(case, [])
         mirrors = self._case.get("mirror_upstreams", [])
-        log = [_attempt(s, first=n == 0) for n, s in enumerate(s for s in seen if s.server not in mirrors)]
+        noise = NOISE_EVEN_OF_ALL if self._case.get("record_all") else NOISE_SENT
+        log = [_attempt(s, noise, first=n == 0) for n, s in enumerate(s for s in seen if s.server not in mirrors)]
         if "headers" in answer:
-            kept = [(key, value) for key, value in answer["headers"] if key not in NOISE_RECEIVED]
+            dropped = {"date"} if self._case.get("record_response_noise") else NOISE_RECEIVED
+            kept = [(key, value) for key, value in answer["headers"] if key not in dropped]
             answer["headers"] = [(k, v if len(v) < 2000 else f"<{len(v)} chars>") for k, v in kept]
         if len(answer.get("body", "")) > 400:
             answer["body"] = f"<{len(answer['body'])} bytes>"
         served = log and any(key == "x-upstream" for key, _ in answer.get("headers", []))
         answer["upstream_host"] = log[-1]["upstream"] if served else None
         answer["attempts"], answer["attempt_log"] = len(log), log
-        answer["mirrors"] = [_attempt(s, first=True) for s in seen if s.server in mirrors]
+        answer["mirrors"] = [_attempt(s, noise, first=True) for s in seen if s.server in mirrors]
         if self._case.get("loose_upstream"):
             _loosen(answer, set(self._servers))
         return answer
@@ -212,30 +227,28 @@ def _request(step: Step, case: str) -> httpx.Request:
         url = httpx.URL(f"http://{authority}/")
     if not authority or url.netloc.decode("ascii") != authority:
         url = httpx.URL("http://svc.test/")
-    target = path.encode("latin-1")
+    charset = "utf-8" if step.get("utf8") else "latin-1"
+    target = path.encode(charset)
+    given: dict[str, Any] = {}
     try:
         url = url.copy_with(raw_path=target)
-    except httpx.InvalidURL as error:
-        raise Unsendable(f"httpx refuses {path!r}: {error}") from error
-    headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in step.get("headers", [])]
-    if authority:
-        headers.append((b"Host", authority.encode("latin-1")))
+    except (httpx.InvalidURL, UnicodeDecodeError):
+        url = url.copy_with(raw_path=b"/")
+    if url.raw_path != target:  # what httpx would normalise goes out as it stands by its extension
+        given["extensions"] = {"target": target}
+    headers = [(k.encode(charset), v.encode(charset)) for k, v in step.get("headers", [])]
+    if authority is not None:
+        headers.append((b"Host", authority.encode(charset)))
     body = step.get("body")
     content: Any = b"b" * body if isinstance(body, int) else None if body is None else body.encode("latin-1")
-    given: dict[str, Any] = {"content": content}
     if content is not None and (step.get("chunked") or step.get("body_delay_ms")):
-        given = {"stream": _Upload(content, step.get("body_delay_ms", 0) / 1000)}
+        given["stream"] = _Upload(content, step.get("body_delay_ms", 0) / 1000)
         framing = (b"transfer-encoding", b"chunked"), (b"content-length", str(len(content)).encode())
         headers.append(framing[0] if step.get("chunked") else framing[1])
+    else:
+        given["content"] = content
     headers.append((b"x-case", case.encode()))
-    request = httpx.Request(step.get("method", "GET"), url, headers=headers, **given)
-    if request.url.raw_path != target:
-        raise Unsendable(f"httpx rewrites {path!r}")
-    return request
-
-
-class Unsendable(Exception):
-    """httpx cannot be made to send this."""
+    return httpx.Request(step.get("method", "GET"), url, headers=headers, **given)
 
 
 class _Upload(httpx.SyncByteStream, httpx.AsyncByteStream):
@@ -254,8 +267,8 @@ class _Upload(httpx.SyncByteStream, httpx.AsyncByteStream):
         yield self._body
 
 
-def _attempt(seen: Seen, *, first: bool) -> Observation:
-    headers = [pair for pair in seen.headers if pair[0] not in NOISE_SENT]
+def _attempt(seen: Seen, noise: frozenset[str], *, first: bool) -> Observation:
+    headers = [pair for pair in seen.headers if pair[0] not in noise]
     if not first:  # the time left is recorded of first attempts only
         headers = [pair for pair in headers if pair[0] != "x-envoy-expected-rq-timeout-ms"]
     return {
@@ -265,7 +278,7 @@ def _attempt(seen: Seen, *, first: bool) -> Observation:
         "host": seen.header("host") or "",
         "headers": headers,
         "body_len": len(seen.body),
-        "trailers": seen.trailers,
+        "trailers": [list(pair) for pair in seen.trailers],
     }
 
 

@@ -21,7 +21,7 @@ from meshlib.model.route import DirectResponse, Route
 from meshlib.model.template import Template
 from meshlib.model.traffic import CookieToMake, HashOn, HashPolicy
 from meshlib.policy.effects import ErrorKind, Respond
-from meshlib.policy.headers import CallFacts, forwarded_host
+from meshlib.policy.headers import CallFacts, authority_headers
 from meshlib.policy.record import CallRecord
 from policy.driving import Lab, ScriptedRandom
 from policy.snapshots import ANY_PATH, cluster, endpoints, forward, request, retry, snapshot, table
@@ -75,7 +75,9 @@ def test_a_cookie_is_made_for_a_request_without_it(cookie, header):
     ("before", "after"), [([], "h"), (["a"], "a,h"), (["a", "b"], "a,b,h"), (["a, h"], "a, h"), (["h", "a"], "h,a,h")]
 )
 def test_a_rewritten_host_is_forwarded(before, after):
-    assert forwarded_host([("x-forwarded-host", value) for value in before], "h") == after
+    given = [("x-forwarded-host", value) for value in before]
+    made = authority_headers(given, "h", told=False, forwarded=True)
+    assert ",".join(value for _, value in made) == after
 
 
 @pytest.mark.parametrize("action", [{"host_rewrite": "new"}, {"auto_host_rewrite": True}])

@@ -219,6 +219,27 @@ class TestStore:
         store.publish(None)
         assert heard == [1]
 
+    def test_lasting_watchers_hear_of_configurations_alone(self):
+        store, heard = SnapshotStore(), []
+        store.watch(lambda: heard.append(1), lasting=True)
+        store.poke()
+        assert heard == []
+        store.publish(None)
+        assert heard == [1]
+
+    @pytest.mark.parametrize("lasting", [True, False])
+    def test_a_watcher_that_fails_is_told_in_the_log_and_the_others_hear_all_the_same(self, lasting, caplog):
+        store, heard = SnapshotStore(), []
+
+        def fail():
+            raise RuntimeError("an application's bug")
+
+        store.watch(fail, lasting=lasting)
+        store.watch(lambda: heard.append(1), lasting=lasting)
+        store.publish(None)
+        assert heard == [1]
+        assert "an application's bug" in caplog.text
+
     def test_wait_times_out(self):
         assert SnapshotStore().wait(lambda: False, 0.01) is False
 

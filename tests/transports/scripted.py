@@ -1,5 +1,7 @@
 """Scripted HTTP/1.1 servers on raw sockets: every way in which an upstream can behave and misbehave.
 
+With ``http2`` they speak HTTP/2 with prior knowledge (:mod:`transports.scripted_h2`).
+
 They run on an event loop in a thread of their own, so that blocking and async clients meet the same.
 """
 
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from meshlib.model.endpoint import Endpoint
+from transports.scripted_h2 import Http2Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,9 @@ class Behaviour:
         reset_on_body: resets instead of reading the request's body.
         interim: 1xx statuses sent ahead.
         gate: an event to wait for before the response head.
+        rst, rst_after_headers: HTTP/2: the error code with which the stream is reset.
+        goaway: HTTP/2: the error code with which the connection is left; ``last_stream`` goes with it.
+        trailers_only: HTTP/2: the head ends the response.
     """
 
     status: int = 200
@@ -54,6 +60,11 @@ class Behaviour:
     trailers: Sequence[tuple[str, str]] = ()
     conn_close: bool = False
     gate: threading.Event | None = None
+    rst: int | None = None
+    rst_after_headers: int | None = None
+    goaway: int | None = None
+    last_stream: int = 0
+    trailers_only: bool = False
 
 
 OK = Behaviour()
@@ -100,8 +111,18 @@ class Server:
             ``blackhole`` (SYN unanswered).
     """
 
-    def __init__(self, name: str, script: Script, mode: str, address: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        script: Script,
+        mode: str,
+        address: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        http2: bool = False,
+    ) -> None:
         self.name = name
+        self._http2 = http2
         self.script = script
         self.mode = mode
         self.seen: list[Seen] = []
@@ -174,6 +195,11 @@ class Server:
         number = self.connections
         self._writers.add(writer)
         try:
+            if self._http2:
+                await Http2Connection(
+                    lambda *head: self._received(*head, number), self.name, reader, writer, _reset
+                ).run()
+                return
             while await self._one(reader, writer, number):
                 pass
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
@@ -185,14 +211,20 @@ class Server:
                 self.open -= 1
                 self._changed.notify_all()
 
-    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> bool:
-        line, headers = await _read_head(reader)
-        method, target, _ = line.split(" ", 2)
-        seen = Seen(self.name, method, target, headers, number)
+    def _received(
+        self, method: str, target: str, headers: list[tuple[str, str]], connection: int
+    ) -> tuple[Seen, Behaviour]:
+        seen = Seen(self.name, method, target, headers, connection)
         behaviour = self.script(self, seen)
         with self._changed:
             self.seen.append(seen)
             self._changed.notify_all()
+        return seen, behaviour
+
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int) -> bool:
+        line, headers = await _read_head(reader)
+        method, target, _ = line.split(" ", 2)
+        seen, behaviour = self._received(method, target, headers, number)
         if behaviour.reset_on_body:
             _reset(writer)
             return False
@@ -282,9 +314,10 @@ class Upstreams:
         mode: str = "normal",
         address: str = "127.0.0.1",
         port: int = 0,
+        http2: bool = False,
     ) -> Server:
         """Start a server that meets requests with ``behaviours`` in turn, or as ``script`` says."""
-        server = Server(name, script or in_turn(behaviours), mode, address, port)
+        server = Server(name, script or in_turn(behaviours), mode, address, port, http2=http2)
         self._servers.append(server)
         self._run(server.start())
         return server

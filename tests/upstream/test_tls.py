@@ -34,6 +34,7 @@ from policy.snapshots import cluster, forward, retry, snapshot
 from runtime.handmade import HandmadeSource, runtime
 from transports.callers import AsyncCaller, SyncCaller
 from upstream.tls_peers import Authority, TlsServer
+from waiting import until
 
 SPIFFE = "spiffe://cluster.local/ns/istioinaction/sa/catalog"
 CA = Authority()
@@ -107,13 +108,6 @@ def refused(caller, server, *words, error=meshlib.UpstreamConnectFailed):
     return caught.value
 
 
-def eventually(told):
-    deadline = time.monotonic() + 10
-    while not told() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert told()
-
-
 class TestWhoIsBelieved:
     @pytest.mark.parametrize(
         "validation",
@@ -134,7 +128,7 @@ class TestWhoIsBelieved:
             CertificateValidation(),
             trusting(OTHER_CA.pem, accept_untrusted=True, sans=(exact(SanType.URI, "spiffe://other"),)),
         ],
-        ids=str,
+        ids=lambda validation: str(validation.sans),  # a hash is another in each run
     )
     def test_believed(self, validation, calling, serve):
         server = serve()
@@ -331,7 +325,7 @@ class TestWhatIsSpoken:
         server = serve(alpn=("h2",))
         tls = UpstreamTls(validation=trusting(sans=(exact(SanType.URI, "spiffe://other"),)))
         refused(calling(source(tls, server, http2=True)), server, f"URI {SPIFFE}", "spiffe://other")
-        eventually(lambda: server.seen[0].alpn == "h2")
+        until(lambda: server.seen[0].alpn == "h2")
 
     def test_https_of_the_application_inside_the_meshs(self):
         attempt = Attempt(

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import httpx
@@ -14,6 +13,7 @@ import pytest
 
 import meshlib
 from upstream.tls_peers import Authority, TlsServer
+from waiting import until
 
 TIMEOUT = 15.0
 TYPES = "type.googleapis.com/envoy."
@@ -38,13 +38,6 @@ def files(tmp_path):
     chain, key = CA.issue("spiffe://cluster.local/ns/shop/sa/webapp").written(tmp_path)
     (tmp_path / "ca.pem").write_bytes(CA.pem)
     return {"chain": chain, "key": key, "ca": str(tmp_path / "ca.pem")}
-
-
-def eventually(told):
-    deadline = time.monotonic() + TIMEOUT
-    while not told():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def path_source(path):
@@ -141,7 +134,7 @@ def test_routes_endpoints_and_secrets_in_watched_files(server, files, tmp_path):
         mesh.wait_ready()
         assert get(mesh).text == "ok"
         move(eds, "2", "config.endpoint.v3.ClusterLoadAssignment", assignment(other.port))
-        eventually(lambda: get(mesh).status_code == 200 and other.seen)
+        until(lambda: get(mesh).status_code == 200 and other.seen)
         stranger = Authority().pem.decode()
         secrets[1]["validation_context"] = {"trusted_ca": {"inline_string": stranger}}
         move(sds, "2", "extensions.transport_sockets.tls.v3.Secret", *secrets)
@@ -153,7 +146,7 @@ def test_routes_endpoints_and_secrets_in_watched_files(server, files, tmp_path):
                 return "not trusted" in str(error)
             return False
 
-        eventually(refused)
+        until(refused)
         move(rds, "2", "config.route.v3.RouteConfiguration", routes("nowhere"))
 
         def unrouted():
@@ -163,7 +156,7 @@ def test_routes_endpoints_and_secrets_in_watched_files(server, files, tmp_path):
                 return "cluster 'nowhere', which does not exist" in str(error)
             return False
 
-        eventually(unrouted)
+        until(unrouted)
     other.close()
 
 

@@ -356,7 +356,7 @@ def test_grpc_s_credentials(server, credentials):
 
 
 def test_several_servers_are_kept_in_order_with_their_features():
-    features = ["ignore_resource_deletion", "fail_on_data_errors"]
+    features = ["ignore_resource_deletion", "trusted_xds_server"]
     first = {"server_uri": "a:1", "channel_creds": INSECURE, "server_features": features}
     second = {"server_uri": "b:1", "channel_creds": INSECURE}
     found = load(grpc_bootstrap(xds_servers=[first, second]))

@@ -103,7 +103,9 @@ def decoded(url, data):
         (
             "ECDS",
             LISTENER,
-            listener(http_filters=[{"name": "f", "config_discovery": {"config_source": {"ads": {}}}}]),
+            listener(
+                http_filters=[{"name": "f", "config_discovery": {"config_source": {"ads": {}}, "type_urls": ["x"]}}]
+            ),
             "filter_chains[0].filters[0].typed_config.http_filters[0].config_discovery",
         ),
         (
@@ -145,7 +147,7 @@ def test_a_bootstrap_that_asks_for_rtds_and_lrs():
     with static_mesh(layered_runtime=runtime, cluster_manager=load) as mesh:
         found = mesh.capabilities()
     said = {entry.field: (entry.type, entry.status, entry.consequence) for entry in found.entries}
-    assert set(said) == {"layered_runtime", "cluster_manager.load_stats_config"}
-    assert said["layered_runtime"][:2] == said["cluster_manager.load_stats_config"][:2] == ("bootstrap", "refused")
-    assert "RTDS" in said["layered_runtime"][2]
+    assert set(said) == {"layers[0]", "cluster_manager.load_stats_config"}
+    assert said["layers[0]"][:2] == said["cluster_manager.load_stats_config"][:2] == ("bootstrap", "refused")
+    assert "RTDS" in said["layers[0]"][2]
     assert "LRS" in said["cluster_manager.load_stats_config"][2]

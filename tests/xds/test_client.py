@@ -14,8 +14,8 @@ from meshlib.xds.channel import RECONNECT, _attempt
 from meshlib.xds.client import XdsClient
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, ROUTE
+from waiting import Watch, until
 
-TIMEOUT = 10.0
 ADS = {"ads": {}}
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
@@ -74,40 +74,6 @@ def mesh(named):
         server.resources[ENDPOINT] = named(endpoints("catalog", *ports))
 
     return give
-
-
-class Watch:
-    """The snapshots a client publishes."""
-
-    def __init__(self):
-        self.snapshots = []
-        self.on_publish = lambda: None
-        self._changed = threading.Condition()
-
-    def __call__(self, snapshot):
-        self.on_publish()
-        with self._changed:
-            self.snapshots.append(snapshot)
-            self._changed.notify_all()
-
-    def until(self, wanted):
-        with self._changed:
-            assert self._changed.wait_for(lambda: bool(self.snapshots) and wanted(self.snapshots[-1]), TIMEOUT)
-        return self.snapshots[-1]
-
-    def count(self, number):
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(self.snapshots) >= number, TIMEOUT)
-
-
-def until(wanted):
-    """Wait for what has no event of its own: the status."""
-    ticks = threading.Event()
-    for _ in range(int(TIMEOUT / 0.01)):
-        if wanted():
-            return
-        ticks.wait(0.01)
-    raise AssertionError("it never came to pass")
 
 
 @pytest.fixture
@@ -259,6 +225,20 @@ def test_a_cluster_that_comes_back_within_the_grace_was_never_gone(ads_server, m
     server.update("4", CLUSTER, clusters=named(cluster("catalog")))
     watch.until(lambda s: "other" not in s.clusters)  # its grace ended after that of catalog would have
     assert all("catalog" in snapshot.clusters for snapshot in watch.snapshots)
+
+
+def test_a_cluster_that_goes_and_comes_has_the_whole_grace_each_time(ads_server, mesh, sidecar):
+    server = ads_server()
+    mesh(server)
+    _, watch = sidecar(server.address, deletion_grace=1.0)
+    watch.until(lambda s: ports(s) is not None)
+    there = dict(server.resources[CLUSTER])
+    for number in range(8):
+        server.update(f"{number} gone", CLUSTER, clusters={})
+        threading.Event().wait(0.2)
+        server.update(f"{number} there", CLUSTER, clusters=there)
+        server.expect(lambda r, n=number: r.version_info == f"{n} there")
+    assert all(ports(snapshot) is not None for snapshot in watch.snapshots)
 
 
 def test_a_table_waits_for_the_endpoints_of_a_new_cluster_and_holds_up_nothing_else(ads_server, mesh, sidecar, named):
@@ -497,3 +477,25 @@ def test_a_note_is_said_once(ads_server, mesh, sidecar, named, caplog):
     said = [r.message for r in caplog.records if "preconnect" in r.message]
     assert said == ["not honoured: CDS c0: preconnect_policy: no connection is made ahead (and 2 more)"]
     assert [n.resource for n in client.notes()] == ["c0", "c1", "c2"]
+
+
+def test_who_asks_again_for_what_was_dropped_is_answered_anew(ads_server, give, grpc_style):
+    server = give(give(ads_server(), 1001), 1002, host="orders")
+    client, watch = grpc_style(server.address, deletion_grace=0.5)
+    for host in ("catalog", "orders"):
+        client.demand(host, 80)
+    watch.until(lambda s: ports(s, "orders") == [1002] and ports(s) == [1001])
+    dropped = server.resources[LISTENER].pop("orders:80")
+    server.update("2", LISTENER)
+    server.expect(lambda r: r.type_url == LISTENER and r.version_info == "2")
+    client.ask(lambda: client._assembly.undemand("orders:80"))  # as when nobody has used it for a while
+    client.ask(client.settle)
+    server.expect(lambda r: list(r.resource_names) == ["catalog:80"])
+    server.answers = False
+    client.demand("orders", 80)
+    threading.Event().wait(1.0)
+    assert not client.answered("orders", 80), "the grace of what was dropped before has nothing to do with it"
+    server.answers = True
+    server.resources[LISTENER]["orders:80"] = dropped
+    server.update("3", LISTENER)
+    until(lambda: client.answered("orders", 80))

@@ -677,7 +677,7 @@ def test_filters_that_are_not_run_are_noted():
         {"name": "odd", "typed_config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": ""}},
         {"name": "off", "disabled": True},
         {"name": "istio.stats"},
-        {"name": "ecds", "config_discovery": {}},
+        {"name": "ecds", "config_discovery": {"config_source": {"ads": {}}, "type_urls": ["x"]}},
     ]
     hcm = {
         "@type": EXT + "filters.network.http_connection_manager.v3.HttpConnectionManager",

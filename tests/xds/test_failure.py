@@ -1,5 +1,6 @@
 """When the control plane fails: it is killed, stopped, replaced, talks rubbish. Calls go on throughout."""
 
+import contextlib
 import logging
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,12 +20,16 @@ import trustme
 from tenacity.wait import wait_fixed
 
 from meshlib import Mesh
+from meshlib.errors import MeshClosed
+from meshlib.settings import Identity
 from meshlib.xds import channel, stream
+from meshlib.xds.bootstrap import for_address
+from meshlib.xds.bootstrap import load as load_bootstrap
 from meshlib.xds.client import XdsClient
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, ROUTE
+from waiting import TIMEOUT, until
 
-TIMEOUT = 10.0
 URL = "http://catalog/"
 
 
@@ -102,15 +108,6 @@ class Odd:
         self._server.stop(None).wait()
 
 
-def until(wanted, timeout=TIMEOUT):
-    ticks = threading.Event()
-    for _ in range(int(timeout / 0.02)):
-        if wanted():
-            return
-        ticks.wait(0.02)
-    raise AssertionError("it never came to pass")
-
-
 class Load:
     """Calls without a pause to speak of; keeps every failure."""
 
@@ -144,7 +141,7 @@ class Load:
         assert self.failures == []
 
     def until(self, wanted, timeout=TIMEOUT):
-        until(lambda: wanted(self.status), timeout)
+        until(lambda: wanted(self.status), lambda: self.status, timeout)
         self.more()
 
     def close(self):
@@ -310,6 +307,88 @@ def test_a_fallback_server_is_used_only_when_something_is_lacking(give, ads_serv
     calls.until(lambda s: s.server == first.address and s.versions.get("CDS") == "first-again")
 
 
+class Followed:
+    """A client of two servers, and what it has published: the port of each cluster's endpoint."""
+
+    def __init__(self, bootstrap, **options):
+        self._published = []
+        self.client = XdsClient(bootstrap, self._published.append, **options)
+        self.client.start()
+
+    @property
+    def ports(self):
+        return {
+            name: cluster.assignment.localities[0].endpoints[0].port if cluster.assignment is not None else None
+            for name, cluster in (self._published[-1].clusters if self._published else {}).items()
+        }
+
+
+@pytest.fixture
+def follow():
+    running = []
+
+    def start(bootstrap, **options):
+        running.append(Followed(bootstrap, **options))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.client.close()
+
+
+def test_what_only_the_fallback_server_had_goes_with_it(give, ads_server, follow):
+    first, second = ads_server(), give(give(ads_server(), 2002), 2001, host="orders")
+    first.stop()
+    bootstrap = for_address(first.address, Identity(workload="webapp", namespace="ns"), delta=False)
+    (one,) = bootstrap.servers
+    mesh = follow(replace(bootstrap, servers=(one, replace(one, address=second.address))))
+    until(lambda: mesh.ports == {"catalog": 2002, "orders": 2001})
+    give(ads_server(first.port), 1001)
+    until(lambda: mesh.ports == {"catalog": 1001})
+
+
+def test_a_server_that_is_back_says_everything_again_and_takes_nothing_away_before(give, ads_server, follow):
+    first, second = give(ads_server(), 1001), give(give(ads_server(), 2002), 2001, host="orders")
+    mesh = follow(
+        load_bootstrap({"xds_servers": servers(first.address, second.address), "node": {"id": "n"}}), does_not_exist=0.5
+    )
+    mesh.client.demand("catalog", 80)
+    until(lambda: mesh.ports == {"catalog": 1001})
+    first.stop()
+    mesh.client.demand("orders", 80)
+    until(lambda: mesh.ports == {"catalog": 2002, "orders": 2001})
+    back = ads_server(first.port)
+    back.answers = False
+    asked = back.expect(lambda r: r.type_url == CLUSTER)
+    assert asked.version_info == "", "what it said last is not in force any more"
+    threading.Event().wait(2.0)
+    assert mesh.ports == {"catalog": 2002, "orders": 2001}, "who says nothing does not say that it is not there"
+    back.stop()
+    give(ads_server(first.port), 1001)
+    until(lambda: mesh.ports == {"catalog": 1001})
+
+
+@pytest.mark.parametrize("ignores", [True, False])
+def test_a_server_whose_deletions_are_ignored(ignores, give, ads_server, follow, caplog):
+    server = give(ads_server(), 1001)
+    (described,) = servers(server.address)
+    described["server_features"] = ["ignore_resource_deletion"] if ignores else []
+    mesh = follow(load_bootstrap({"xds_servers": [described], "node": {"id": "n"}}), does_not_exist=0.3)
+    mesh.client.demand("catalog", 80)
+    mesh.client.demand("orders", 80)
+    until(lambda: mesh.ports == {"catalog": 1001} and mesh.client.answered("orders", 80))
+    server.update("2", CLUSTER, clusters={})
+    server.expect(lambda r: r.type_url == CLUSTER and r.version_info == "2")
+    threading.Event().wait(1.0)
+    assert mesh.ports == ({"catalog": 1001} if ignores else {})
+    server.stop()
+    give(ads_server(server.port), 1002, host="orders")  # which has never heard of the other
+    until(lambda: mesh.ports == ({"catalog": 1001, "orders": 1002} if ignores else {"orders": 1002}))
+    threading.Event().wait(1.0)
+    assert mesh.ports == ({"catalog": 1001, "orders": 1002} if ignores else {"orders": 1002})
+    assert ("kept by ignore_resource_deletion: catalog" in caplog.text) is ignores
+
+
 def test_the_servers_of_an_authority_answer_for_its_names(give, ads_server, upstream, load):
     near = give(ads_server(), upstream)
     far = give(ads_server(), upstream, prefix="xdstp://far/envoy.config.{}/")
@@ -342,3 +421,29 @@ def test_an_unknown_authority_does_not_exist_at_once(give, ads_server, upstream,
             client.get(URL)
         assert time.monotonic() - began < TIMEOUT / 2
     assert "type=CDS xdstp://elsewhere/cluster/catalog: its authority is not in the bootstrap" in caplog.text
+
+
+def test_an_application_that_fails_when_it_is_told_does_not_lose_its_control_plane(give, ads_server, upstream, load):
+    def fail():
+        raise RuntimeError("an application's bug")
+
+    server = give(ads_server(), upstream)
+    mesh = Mesh.connect(server.address, workload="webapp")
+    mesh.on_change(fail)
+    calls = load(mesh)
+    give(server, upstream, "2")
+    server.update("2")
+    calls.until(lambda s: s.versions.get("EDS") == "2")
+    assert len({number for number, _ in server.requests}) == 1, "all on one stream"
+
+
+def test_an_application_may_close_and_ask_when_it_is_told(give, ads_server, upstream):
+    mesh = Mesh.connect(give(ads_server(), upstream).address, workload="webapp")
+    told = []
+    mesh.on_change(lambda: told.append(mesh.capabilities()))
+    mesh.on_change(mesh.close)
+    with contextlib.suppress(MeshClosed):  # whichever of the two it sees
+        mesh.wait_ready(TIMEOUT)
+    until(lambda: told and mesh._runtime._closed)
+    with pytest.raises(MeshClosed):
+        mesh.capabilities()

@@ -16,18 +16,9 @@ from meshlib.xds.bootstrap import for_address, load
 from meshlib.xds.client import XdsClient
 from meshlib.xds.last_known_good import Kept, Refused, decode, encode
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER
+from waiting import TIMEOUT, until
 
-TIMEOUT = 10.0
 CONTENTS = {CLUSTER: {"a": Kept(b"raw", "1", 5.0)}, LISTENER: {}}
-
-
-def until(wanted):
-    ticks = threading.Event()
-    for _ in range(int(TIMEOUT / 0.02)):
-        if wanted():
-            return
-        ticks.wait(0.02)
-    raise AssertionError("it never came to pass")
 
 
 def test_what_is_encoded_is_decoded():

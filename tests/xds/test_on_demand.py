@@ -10,12 +10,14 @@ from tenacity.wait import wait_fixed
 
 import meshlib
 from meshlib.model.snapshot import Style
+from meshlib.settings import Identity
+from meshlib.sources import XdsSource
 from meshlib.xds.assembly import Assembly, pack
-from meshlib.xds.bootstrap import load
+from meshlib.xds.bootstrap import for_address, load
 from meshlib.xds.client import XdsClient
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from waiting import TIMEOUT, Watch
 
-TIMEOUT = 10.0
 ADS = {"ads": {}}
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
@@ -255,20 +257,7 @@ def test_what_never_comes_ends_the_call_by_its_own_timeout(ads_server, parse, up
 def test_what_is_idle_is_given_up_and_comes_again(ads_server, parse, upstream):
     server = ads_server()
     serve(server, parse, upstream, "a", "b")
-    used, snapshots, changed = {"a"}, [], threading.Condition()
-
-    def publish(snapshot):
-        with changed:
-            snapshots.append(snapshot)
-            changed.notify_all()
-
-    def until(wanted):
-        """Wait for a snapshot later than those looked at, and look at no earlier one again."""
-        with changed:
-            assert changed.wait_for(lambda: any(map(wanted, snapshots)), TIMEOUT)
-            while not wanted(snapshots.pop(0)):
-                pass
-
+    used, watch = {"a"}, Watch()
     data = {
         "node": {"id": "n"},
         "dynamic_resources": {
@@ -281,16 +270,16 @@ def test_what_is_idle_is_given_up_and_comes_again(ads_server, parse, upstream):
         },
     }
     client = XdsClient(
-        load(data), publish, reconnect=wait_fixed(0.05), on_demand=True, usage=lambda: used, idle_after=0.4
+        load(data), watch, reconnect=wait_fixed(0.05), on_demand=True, usage=lambda: used, idle_after=0.4
     )
     client.start()
     try:
         client.wake("a")
         client.wake("b")
-        until(lambda s: len(s.clusters) == 2)
-        until(lambda s: list(s.clusters) == ["a"])
+        watch.next(lambda s: len(s.clusters) == 2)
+        watch.next(lambda s: list(s.clusters) == ["a"])
         client.wake("b")
-        until(lambda s: len(s.clusters) == 2)
+        watch.next(lambda s: len(s.clusters) == 2)
     finally:
         client.close()
 
@@ -329,3 +318,35 @@ def test_how_long_a_name_is_awaited_is_said_where_it_is_named(parse, timeout, pa
         assembly.offer(CLUSTER, "1", [pack(CLUSTER, parse(CLUSTER, cluster))])
     found = assembly.dependencies.patience
     assert [found.get(ref) for ref in ((ROUTE, "80"), (ENDPOINT, "a"), (ENDPOINT, "b"))] == [patience] * 3
+
+
+@pytest.mark.parametrize("style", [Style.SIDECAR, Style.GRPC])
+def test_a_child_asks_for_what_its_parent_uses_still(ads_server, give, style):
+    server = give(give(ads_server(), 1001), 1002, host="orders")
+    if style is Style.GRPC:
+        given = {"server_uri": server.address, "channel_creds": [{"type": "insecure"}]}
+        bootstrap = load({"xds_servers": [given], "node": {"id": "n"}})
+    else:
+        bootstrap = for_address(server.address, Identity(workload="webapp"))
+    source = XdsSource(bootstrap)
+    source.start(lambda _: None, tuple)
+    parent = source._client
+
+    def use(*hosts):
+        for host in hosts:
+            source.demand(host, 80)
+            source.wake(host)
+
+    try:
+        use("catalog", "orders")
+        server.expect(lambda r: r.type_url == ENDPOINT and set(r.resource_names) == {"catalog", "orders"})
+        parent.ask(parent._idling.sweep)
+        use("catalog")
+        parent.ask(parent._idling.sweep)  # two in a row without a use of orders
+        since = len(server.requests)
+        source.forked()
+        asked = server.expect(lambda r: r.type_url == ENDPOINT and not r.response_nonce, since)
+        assert list(asked.resource_names) == ["catalog"]
+    finally:
+        source.close()
+        parent.close()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from meshlib.policy.names import names_of
 from replays import book, changes, istiod
 from replays.replaying import Replay, told
 
@@ -135,6 +136,7 @@ def test_transport_security(streams, capture, url, secure):
     stream = streams(f"istiod/{capture}")
     (cluster,) = stream.explain(url).clusters
     state = stream.live.clusters[cluster.name]
+    state.resolve({name: [f"192.0.2.{i}"] for i, name in enumerate(names_of(state.config))})
     sockets = [state.transport_socket(each.endpoint) for each in state.endpoints.values()]
     assert [socket is not None and socket.secure for socket in sockets] == secure
 

@@ -56,6 +56,7 @@ def answered(**fields):
     return {"match": PREFIX, "direct_response": {"status": 200, **fields}}
 
 
+UNKNOWN = {"name": "unknown", "typed_config": {"@type": T + "google.protobuf.Empty"}}
 TAKEN = {
     "limit": limited(),
     "no tokens": limited(token_bucket={**BUCKET, "max_tokens": 0}),
@@ -64,7 +65,10 @@ TAKEN = {
     "remote address": by_actions({"remote_address": {}}),
     "masked address": by_actions({"masked_remote_address": {}}),
     "mirror": to_a(request_mirror_policies=[{"cluster": "m"}]),
-    "optional plugin in place": {"match": PREFIX, "route": {"inline_cluster_specifier_plugin": {"is_optional": True}}},
+    "optional plugin in place": {
+        "match": PREFIX,
+        "route": {"inline_cluster_specifier_plugin": {"extension": UNKNOWN, "is_optional": True}},
+    },
     "empty body": answered(body={"inline_string": ""}),
     "empty format": answered(body_format={"text_format": ""}),
     "empty JSON": answered(body_format={"json_format": {}}),

@@ -2,8 +2,6 @@
 
 import json
 import os
-import threading
-import time
 
 import pytest
 from google.protobuf import json_format
@@ -21,37 +19,12 @@ from meshlib.xds.documents import import_types
 from meshlib.xds.last_known_good import without_keys
 from meshlib.xds.resource_type import RESOURCE_TYPES
 from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
+from waiting import Watch, until
 
-TIMEOUT = 10.0
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 KEY = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"
 ADS = {"ads": {}}
 TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
-
-
-class Watch:
-    """The snapshots a client publishes."""
-
-    def __init__(self):
-        self.snapshots = []
-        self._changed = threading.Condition()
-
-    def __call__(self, snapshot):
-        with self._changed:
-            self.snapshots.append(snapshot)
-            self._changed.notify_all()
-
-    def until(self, wanted):
-        with self._changed:
-            assert self._changed.wait_for(lambda: bool(self.snapshots) and wanted(self.snapshots[-1]), TIMEOUT)
-        return self.snapshots[-1]
-
-
-def until(wanted):
-    deadline = time.monotonic() + TIMEOUT
-    while not wanted():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def listener():

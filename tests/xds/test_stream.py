@@ -150,6 +150,25 @@ def test_a_fast_server_is_held_back(echo, stream):
     assert server.sent == 60
 
 
+def test_what_waits_for_a_server_that_does_not_read_is_bounded(stream, monkeypatch):
+    monkeypatch.setattr("meshlib.xds.stream.MAX_UNSENT", 5_000_000)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        one, events = stream(f"127.0.0.1:{listening.getsockname()[1]}")
+        served, _ = listening.accept()
+        with served:
+            served.sendall(b"\0\0\0\4\0\0\0\0\0")  # SETTINGS, all by default
+            opened(events)
+            for _ in range(4):
+                one.send(b"x" * 1_000_000)
+            with pytest.raises(queue.Empty):
+                events.get(timeout=0.5)
+            for _ in range(2):
+                one.send(b"x" * 1_000_000)
+            assert events.get(timeout=TIMEOUT).reason == (
+                "UNAVAILABLE: the server leaves 5,000,000 bytes of requests unread"
+            )
+
+
 def test_a_server_that_stops_gracefully_ends_its_streams_in_its_own_time(echo, stream):
     server = echo()
     one, events = stream(f"127.0.0.1:{server.port}")

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from meshlib.model.filters import Filters
 from meshlib.model.headers import FilterMutations
+from meshlib.model.intake import AS_IT_IS, Intake
 from meshlib.model.route import RouteConfiguration, WeightedCluster
 from meshlib.model.traffic import FaultInjection
 
@@ -40,6 +41,8 @@ class HttpConnectionManager:
         max_stream_duration: seconds of a call, for routes that say nothing; 0.0 = off.
         respect_expected_timeout: whether a request's own ``x-envoy-expected-rq-timeout-ms`` is its route timeout.
         body_limit: bytes of a request that are kept for a retry (``per_connection_buffer_limit_bytes``).
+        intake: what becomes of path and authority before there is a route.
+        suppress_envoy_headers: of the router: it adds no ``x-envoy-`` headers.
     """
 
     route_name: str = ""
@@ -52,6 +55,8 @@ class HttpConnectionManager:
     max_stream_duration: float = 0.0
     respect_expected_timeout: bool = False
     body_limit: int = DEFAULT_BODY_LIMIT
+    intake: Intake = AS_IT_IS
+    suppress_envoy_headers: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,6 +242,7 @@ class RouteMatch:
     Attributes:
         grpc: only gRPC requests (content-type ``application/grpc``).
         runtime_fraction: percent of requests that match at all, None = all.
+        runtime_key: the key of the runtime whose percent takes its place, empty for none.
     """
 
     path: PathMatch
@@ -250,6 +251,7 @@ class RouteMatch:
     cookies: tuple[CookieMatch, ...] = ()
     grpc: bool = False
     runtime_fraction: float | None = None
+    runtime_key: str = ""
 
     def compile(self) -> Predicate:
         """Return one closure for all but ``runtime_fraction``, which needs a draw."""

@@ -62,6 +62,28 @@ class RequestView:
         self.tls = scheme == "https" if tls is None else tls
         self._index: dict[str, list[str]] | None = None
 
+    def changed(self, *, target: str, authority: str, headers: Sequence[tuple[str, str]] | None = None) -> RequestView:
+        """Return this request with another target and authority, and other headers where they are given."""
+        return RequestView(
+            method=self.method,
+            scheme=self.scheme,
+            host=self.host,
+            port=self.port,
+            authority=authority,
+            target=target,
+            headers=self.headers if headers is None else headers,
+            replayable=self.replayable,
+            tls=self.tls,
+        )
+
+    def without_parameters(self) -> RequestView:
+        """Return this request for matching alone: its path ends before the first ``;``."""
+        if ";" not in self.path:
+            return self
+        cut = self.changed(target=self.target, authority=self.authority)
+        cut.path = self.path.partition(";")[0]
+        return cut
+
     def values(self, name: str) -> list[str]:
         """Return every value of the header ``name`` (lower case), in order.
 

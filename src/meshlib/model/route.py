@@ -10,7 +10,7 @@ from typing import Protocol, cast
 from meshlib.model.body_format import BodyFormat
 from meshlib.model.filters import RouteLimits, Settings
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
-from meshlib.model.match import Predicate, RouteMatch
+from meshlib.model.match import HeaderMatch, HeaderPredicate, Predicate, RouteMatch
 from meshlib.model.metadata import Criteria
 from meshlib.model.request import RequestView
 from meshlib.model.rewrite import RegexRewrite
@@ -27,6 +27,7 @@ class WeightedCluster:
     ``fault`` takes the place of the route's when this target is drawn; None leaves that in force.
 
     Attributes:
+        runtime_key: the key of the runtime whose number takes the weight's place, empty for none.
         header: the request header that names the cluster (``cluster_header``); ``name`` is empty then.
         host_rewrite: the authority when this target is drawn, before the route's own rewrites.
         request_headers, response_headers: applied before the route's.
@@ -37,6 +38,7 @@ class WeightedCluster:
 
     name: str
     weight: int = 1
+    runtime_key: str = ""
     fault: FaultInjection | None = None
     header: str = ""
     host_rewrite: str = ""
@@ -89,6 +91,7 @@ class RouteAction:
         regex_rewrite: rewrites the path without its query.
         path_rewrite: the path, with commands in it; kept as it is where nothing comes out.
         host_rewrite: replaces the authority, when set.
+        host_template: the authority, with commands in it; kept as it is where nothing comes out.
         host_rewrite_header: the request header whose value replaces the authority, when it is there.
         host_rewrite_path_regex: makes the authority out of the path.
         auto_host_rewrite: the authority is the endpoint's host name, where it has one.
@@ -97,6 +100,7 @@ class RouteAction:
         timeout_status: status when the timeout passes; only a request asks for another than 504.
         hash_policies: what of the request finds its endpoint, for RING_HASH and MAGLEV clusters.
         weights_by_hash: ``use_hash_policy``: that hash, where there is one, draws the cluster as well.
+        weights_by_header: ``WeightedCluster.header_name``: the number in that header, where it is one, does so first.
         internal_redirects: which redirects are followed here, None = none.
         mirrors: copies of requests that are sent elsewhere (the route's, else the virtual host's, else the table's).
         hedge: ``hedge_on_per_try_timeout``: an attempt goes on when its per-try timeout passes, beside the next.
@@ -125,9 +129,11 @@ class RouteAction:
     host_rewrite_path_regex: RegexRewrite | None = None
     auto_host_rewrite: bool = False
     append_forwarded_host: bool = False
+    host_template: Template | None = None
     timeout_status: int = 504
     hash_policies: tuple[HashPolicy, ...] = ()
     weights_by_hash: bool = False
+    weights_by_header: str = ""
     internal_redirects: InternalRedirects | None = None
     mirrors: tuple[MirrorPolicy, ...] = ()
     hedge: bool = False
@@ -150,11 +156,17 @@ class RouteAction:
 
 @dataclass(frozen=True, slots=True)
 class DirectResponse:
-    """``DirectResponseAction``: the configuration itself answers; ``format`` makes something of the body."""
+    """``DirectResponseAction``: the configuration itself answers.
+
+    Attributes:
+        format: makes something of the body.
+        location: where to go instead; empty for what the request asks for.
+    """
 
     status: int
     body: str = ""
     format: BodyFormat | None = None
+    location: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +230,21 @@ def _rewrites(action: Action) -> bool:
     if not isinstance(action, RouteAction):
         return False
     path = action.prefix_rewrite or action.regex_rewrite or action.path_rewrite
-    host = action.host_rewrite or action.host_rewrite_header or action.host_rewrite_path_regex
+    host = action.host_rewrite or action.host_rewrite_header or action.host_rewrite_path_regex or action.host_template
     drawn = any(target.host_rewrite or target.request_headers for target in action.clusters)
     return bool(path or host or drawn)
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualCluster:
+    """``VirtualCluster``: a name for requests whose headers match, for whoever counts them; it routes nothing."""
+
+    name: str
+    headers: tuple[HeaderMatch, ...]
+    tests: tuple[HeaderPredicate, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tests", tuple(match.compile() for match in self.headers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +259,7 @@ class VirtualHost:
         require_tls: "", "ALL" or "EXTERNAL_ONLY".
         metadata: of the virtual host, for commands in headers.
         by_tree: whether a matcher tree finds the routes for a request; they are :class:`Routes` then.
+        virtual_clusters: names for some of its requests; the first whose headers match counts.
     """
 
     name: str
@@ -246,6 +271,12 @@ class VirtualHost:
     require_tls: str = ""
     by_tree: bool = False
     metadata: Metadata = field(default_factory=dict, hash=False)
+    virtual_clusters: tuple[VirtualCluster, ...] = ()
+
+    def virtual_cluster(self, view: RequestView) -> str:
+        """Return the name of a request's virtual cluster, empty where none has it."""
+        found = (each.name for each in self.virtual_clusters if all(test(view) for test in each.tests))
+        return next(found, "")
 
     def candidates(self, view: RequestView) -> Sequence[Route]:
         """Return the routes that may take a request, in order."""
@@ -262,11 +293,21 @@ class Routes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RouteConfiguration:
-    """``RouteConfiguration``, with its domains indexed as Envoy searches them."""
+    """``RouteConfiguration``, with its domains indexed as Envoy searches them.
+
+    Attributes:
+        ignore_port: ``ignore_port_in_host_matching``.
+        host_header: the header that stands in for the authority (``vhost_header``); empty for the authority itself.
+        ignore_parameters: ``ignore_path_parameters_in_path_matching``: what follows a ``;`` does not match.
+        validate_clusters: whether a static table may name a cluster that does not exist (not, unless it says so).
+    """
 
     name: str
     virtual_hosts: tuple[VirtualHost, ...]
     ignore_port: bool = False
+    host_header: str = ""
+    ignore_parameters: bool = False
+    validate_clusters: bool = True
     _exact: Mapping[str, VirtualHost] = field(init=False, compare=False, repr=False)
     _suffixes: tuple[tuple[str, VirtualHost], ...] = field(init=False, compare=False, repr=False)
     _prefixes: tuple[tuple[str, VirtualHost], ...] = field(init=False, compare=False, repr=False)
@@ -289,6 +330,11 @@ class RouteConfiguration:
         ignored and the port is part of the string unless ``ignore_port_in_host_matching``.
         """
         authority = view.authority.lower()
+        if self.host_header:
+            named = view.header(self.host_header)
+            if named is None:  # Envoy does not look for it where there is nothing but ``*``
+                return None if self._exact or self._suffixes or self._prefixes else self._any
+            authority = named.lower()
         if self.ignore_port:
             authority = without_port(authority)
         found = self._exact.get(authority)

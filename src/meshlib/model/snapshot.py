@@ -124,6 +124,7 @@ class Snapshot:
         bindings: the listeners by address.
         listener: the listener to use whatever the port (``listener=`` of a static bootstrap); in gRPC
             style the template of listeners' names (gRFC A47), empty for ``host:port`` itself.
+        runtime: numbers by key that take the place of configured ones (``layered_runtime`` of a bootstrap).
         dormant: clusters that exist and whose endpoints are asked for when a call first needs them.
         home: where this process is.
         changed: clusters, and names of endpoint assignments, that differ from the snapshot before;
@@ -139,6 +140,7 @@ class Snapshot:
     inferred: NameTable = field(default_factory=NameTable)
     bindings: Bindings = field(default_factory=Bindings)
     listener: str = ""
+    runtime: Mapping[str, float] = field(default_factory=dict)
     dormant: Container[str] = ()
     home: Home = Home()
     changed: tuple[frozenset[str], frozenset[str]] | None = field(default=None, compare=False, repr=False)

@@ -460,11 +460,18 @@ class Attempts:
             record.flags |= flags.DOWNSTREAM_CONNECTION_TERMINATION
         else:
             self.failed = True
-            # Measured: to Envoy's HTTP/1.1 codec a message that is cut short breaks the protocol.
-            http2 = self.multiplexed(self.cluster if self.state is None else self.state.cluster)
-            record.flags |= flags.UPSTREAM_CONNECTION_TERMINATION if http2 else flags.UPSTREAM_PROTOCOL_ERROR
-            cut = "connection_termination" if http2 else "protocol_error"
-            record.detail = f"upstream_reset_after_response_started{{{cut}}}"
+            self._cut(end.error, http2=self.multiplexed(self.cluster if self.state is None else self.state.cluster))
+
+    def _cut(self, error: ErrorKind, *, http2: bool) -> None:
+        """Note why a body broke off. Measured: to Envoy's HTTP/1.1 codec one that is cut short breaks the protocol."""
+        if error in (ErrorKind.REMOTE_RESET, ErrorKind.REFUSED):
+            flag, why = flags.UPSTREAM_REMOTE_RESET, "remote_reset"
+        elif http2:
+            flag, why = flags.UPSTREAM_CONNECTION_TERMINATION, "connection_termination"
+        else:
+            flag, why = flags.UPSTREAM_PROTOCOL_ERROR, "protocol_error"
+        self.record.flags |= flag
+        self.record.detail = f"upstream_reset_after_response_started{{{why}}}"
 
     def failure(self, outcome: Outcome) -> Reply:
         """Return the reply to an attempt's error."""

@@ -46,7 +46,8 @@ class ErrorKind(Enum):
     CONNECT = "connection failed"  # refused, unreachable, unresolvable
     CONNECT_TIMEOUT = "connect timeout"  # the cluster's connect_timeout
     RESET = "connection reset before the response head"
-    REFUSED = "stream refused"  # RST_STREAM REFUSED_STREAM: the endpoint has not begun on it
+    REFUSED = "stream refused"  # RST_STREAM REFUSED_STREAM, or GOAWAY: the endpoint has not begun on it
+    REMOTE_RESET = "stream reset by the endpoint"  # RST_STREAM with any other code
     TIMEOUT = "timeout"  # the attempt's deadline; policy knows whose it was
     PROTOCOL = "invalid response"
     TLS_UNAVAILABLE = "TLS cannot be honoured"
@@ -290,6 +291,7 @@ class Reply:
         message: for people: what failed, where, what to do next.
         cause: the last attempt's exception, to chain.
         grpc_status: for gRPC callers.
+        code: the status before it was put into gRPC's words, where it was; else 0.
     """
 
     kind: ReplyKind
@@ -299,6 +301,7 @@ class Reply:
     message: str
     cause: BaseException | None = None
     grpc_status: int | None = None
+    code: int = 0
 
 
 class BodyEnd(NamedTuple):

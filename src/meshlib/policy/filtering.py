@@ -76,9 +76,8 @@ def _setting(
 
 def _answered(call: Call, choice: routing.Choice, target: WeightedCluster | None, reply: Reply) -> Reply:
     """Return a reply with its mutations: those of a route that forwards as well (measured on Envoy 1.40)."""
-    mutate = headers.filter_response_mutations if target is None else headers.response_mutations
-    mutations = mutate(choice, target)
-    return headers.edit_reply(reply, mutations, CallFacts(call.record, choice=choice), call.answered)
+    facts = headers.facts_of(call.record, choice, target)
+    return headers.edit_reply(reply, choice, target, facts, call.answered, routed=target is not None)
 
 
 def _inject_faults(
@@ -135,7 +134,7 @@ def _limit(call: Call, limit: LocalRateLimit, choice: routing.Choice) -> Reply |
         call.added = [*call.added, *(pair for pair in added if pair[0] in limit.request_headers.names)]
         return None
     reply = replies.rate_limited(call.record, limit)
-    return headers.edit_reply(reply, limit.response_headers, facts)
+    return headers.mutated_reply(reply, limit.response_headers, facts)
 
 
 def _buffer(call: Call, limit: BufferLimit) -> Reply | None:

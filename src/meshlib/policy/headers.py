@@ -17,12 +17,12 @@ from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations, Pair, mutated_query
 from meshlib.model.request import RequestView
-from meshlib.model.route import Route, RouteAction, WeightedCluster
+from meshlib.model.route import Redirect, Route, RouteAction, WeightedCluster
 from meshlib.model.template import Metadata
 from meshlib.policy import flags
 from meshlib.policy.effects import Attempt, Reply
 from meshlib.policy.record import CallRecord
-from meshlib.policy.routing import Choice, matched_length
+from meshlib.policy.routing import Choice, matched_length, redirected_target
 
 ORIGINAL_HOST = "x-envoy-original-host"
 ORIGINAL_PATH = "x-envoy-original-path"
@@ -124,8 +124,9 @@ _FACTS: dict[str, Callable[[CallFacts], str | None]] = {
     "RESPONSE_CODE_DETAILS": lambda facts: facts.record.detail or None,
     "RESPONSE_FLAGS": lambda facts: facts.record.response_flags,
     "ROUTE_NAME": lambda facts: facts.record.route or None,
-    "UPSTREAM_CLUSTER": lambda facts: facts.record.cluster_name or None,
-    "UPSTREAM_CLUSTER_RAW": lambda facts: facts.record.cluster_name or None,
+    "UPSTREAM_CLUSTER": lambda facts: facts.record.cluster_name if facts.record.cluster is not None else None,
+    "UPSTREAM_CLUSTER_RAW": lambda facts: facts.record.cluster_name if facts.record.cluster is not None else None,
+    "VIRTUAL_CLUSTER_NAME": lambda facts: facts.record.virtual_cluster or None,
     "UPSTREAM_HOST": lambda facts: _upstream(facts, lambda whole, _host, _port: whole),
     "UPSTREAM_HOST_NAME": lambda facts: _upstream(facts, lambda whole, _host, _port: whole),
     "UPSTREAM_REMOTE_ADDRESS": lambda facts: _upstream(facts, lambda whole, _host, _port: whole),
@@ -202,8 +203,9 @@ def request_head(
         facts.target = mutated_query(facts.target, query, facts)
     facts.authority = drawn.host_rewrite or facts.authority
     route.request_headers.apply(facts.headers, facts)
-    _rewrite_host(facts, action)
-    _rewrite_path(facts, route, action)
+    told = not suppressed(choice)
+    _rewrite_host(facts, action, told=told)
+    _rewrite_path(facts, route, action, told=told)
     touched = mutations.names | route.request_headers.names | {ORIGINAL_HOST, ORIGINAL_PATH, FORWARDED_HOST}
     touched |= before - {name for name, _ in facts.headers}  # removed by a pattern
     headers = [pair for pair in facts.headers if pair[0] in touched]
@@ -217,6 +219,29 @@ def plain(choice: Choice, drawn: WeightedCluster) -> bool:
     if route is None or route.rewrites or route.response_headers.steps or drawn.response_headers.steps:
         return False
     return not _filtered(choice)
+
+
+def hashed_view(record: CallRecord, choice: Choice, action: RouteAction, drawn: WeightedCluster) -> RequestView:
+    """Return the request as hash policies see it: as it goes upstream, mutated and rewritten."""
+    view = record.request
+    head = request_head(record, choice, action, drawn, (), frozenset())
+    if head.facts is None:
+        return view
+    return view.changed(target=head.target, authority=head.authority, headers=head.facts.headers)
+
+
+def facts_of(record: CallRecord, choice: Choice, drawn: WeightedCluster | None) -> CallFacts:
+    """Return the facts of a call that ends before there is an attempt: past the header_mutation filter, if at all."""
+    facts = CallFacts(record, choice=choice)
+    if _filtered(choice) and not choice.turned_away:
+        sum((level.request for level in _filter_levels(choice, drawn)), NO_MUTATIONS).apply(facts.headers, facts)
+    route = choice.route
+    if route is not None and isinstance(route.action, Redirect):  # which rewrites the request's own path, too
+        target = redirected_target(route.action, route, record.request, facts.target)
+        if target != facts.target and not suppressed(choice):
+            _set(facts, ORIGINAL_PATH, facts.target)
+        facts.target = target
+    return facts
 
 
 def _filtered(choice: Choice) -> bool:
@@ -241,18 +266,21 @@ def _filter_levels(choice: Choice, drawn: WeightedCluster | None) -> list[Filter
     return [own, *levels]
 
 
-def filter_response_mutations(choice: Choice, drawn: WeightedCluster | None) -> HeaderMutations:
+def _filter_response_mutations(choice: Choice, drawn: WeightedCluster | None) -> HeaderMutations:
     """Return what the header_mutation filter does to responses, also to those the router never sees."""
     return sum((level.response for level in _filter_levels(choice, drawn)), NO_MUTATIONS)
 
 
+def _routed_mutations(choice: Choice, drawn: WeightedCluster | None) -> HeaderMutations:
+    """Return what the router does to the headers of a response: the drawn cluster's mutations, the route's."""
+    mutations = choice.route.response_headers if choice.route is not None else NO_MUTATIONS
+    return drawn.response_headers + mutations if drawn is not None and drawn.response_headers else mutations
+
+
 def response_mutations(choice: Choice, drawn: WeightedCluster | None) -> HeaderMutations:
-    """Return what happens to the headers of a response: the drawn cluster's, the route's, the filter's."""
-    route = choice.route
-    mutations = route.response_headers if route is not None else NO_MUTATIONS
-    if drawn is not None and drawn.response_headers:
-        mutations = drawn.response_headers + mutations
-    return mutations + filter_response_mutations(choice, drawn) if _filtered(choice) else mutations
+    """Return what happens to the headers of an endpoint's response: the router's mutations, the filter's."""
+    mutations = _routed_mutations(choice, drawn)
+    return mutations + _filter_response_mutations(choice, drawn) if _filtered(choice) else mutations
 
 
 def _set(facts: CallFacts, name: str, value: str) -> None:
@@ -260,38 +288,57 @@ def _set(facts: CallFacts, name: str, value: str) -> None:
     facts.headers.append((name, value))
 
 
-def _rewrite_host(facts: CallFacts, action: RouteAction) -> None:
+def authority_headers(headers: Sequence[Pair], authority: str, *, told: bool, forwarded: bool) -> list[Pair]:
+    """Return the headers of a request whose authority is about to be replaced.
+
+    Args:
+        headers: as they stand.
+        authority: the one that goes.
+        told: whether it is told as ``x-envoy-original-host``.
+        forwarded: whether it joins those of ``x-forwarded-host``.
+    """
+    kept = list(headers)
+    if told:
+        kept = [*(pair for pair in kept if pair[0] != ORIGINAL_HOST), (ORIGINAL_HOST, authority)]
+    if forwarded and authority:
+        hosts = [value for name, value in kept if name == FORWARDED_HOST]
+        before = ",".join(hosts)
+        if before.split(",")[-1].strip() != authority:
+            kept = [pair for pair in kept if pair[0] != FORWARDED_HOST]
+            kept.append((FORWARDED_HOST, f"{before},{authority}" if before else authority))
+    return kept
+
+
+def _rewrite_host(facts: CallFacts, action: RouteAction, *, told: bool) -> None:
     host: str | None = action.host_rewrite
     if not host and action.host_rewrite_header:
         host = facts.request_header(action.host_rewrite_header)
     elif not host and action.host_rewrite_path_regex is not None:
         host = action.host_rewrite_path_regex.replace(facts.target.partition("?")[0])
+    elif not host and action.host_template is not None:
+        host = action.host_template.format(facts)
     if host:
-        _set(facts, ORIGINAL_HOST, facts.authority)
-        if action.append_forwarded_host:
-            _set(facts, FORWARDED_HOST, forwarded_host(facts.headers, facts.authority))
+        forwarded = action.append_forwarded_host
+        facts.headers[:] = authority_headers(facts.headers, facts.authority, told=told, forwarded=forwarded)
         facts.authority = host
 
 
-def forwarded_host(headers: Sequence[Pair], host: str) -> str:
-    """Return ``x-forwarded-host`` with ``host`` at its end."""
-    before = [value for name, value in headers if name == FORWARDED_HOST]
-    last = before[-1].rpartition(",")[2].strip() if before else ""
-    return ",".join(before if last == host else [*before, host])
-
-
-def _rewrite_path(facts: CallFacts, route: Route, action: RouteAction) -> None:
+def _rewrite_path(facts: CallFacts, route: Route, action: RouteAction, *, told: bool) -> None:
     target = facts.target
     path, mark, query = target.partition("?")
     if action.prefix_rewrite:
         rewritten = action.prefix_rewrite + target[matched_length(route, facts.record.request) :]
-    elif action.regex_rewrite is not None:
-        rewritten = action.regex_rewrite.replace(path) + mark + query
-    elif action.path_rewrite is not None and (made := action.path_rewrite.format(facts)):
-        rewritten = made + mark + query
     else:
-        return
-    _set(facts, ORIGINAL_PATH, target)
+        made = None
+        if action.regex_rewrite is not None:
+            made = action.regex_rewrite.replace(path)
+        elif action.path_rewrite is not None:
+            made = action.path_rewrite.format(facts)
+        if not made:
+            return
+        rewritten = made + mark + query
+    if told:
+        _set(facts, ORIGINAL_PATH, target)
     facts.target = rewritten
 
 
@@ -312,35 +359,81 @@ def endpoint_authority(cluster: Cluster, endpoint: Endpoint) -> str:
     return endpoint.hostname or (endpoint.address if named else "")
 
 
-# What Envoy writes on a local reply only after the mutations.
+# What Envoy writes on a local reply only after the router's mutations.
 _LATE = frozenset({"content-type", "grpc-status", "grpc-message"})
 
 
-def edit_reply(reply: Reply, mutations: HeaderMutations, facts: CallFacts, added: Sequence[Pair] = ()) -> Reply:
+def edit_reply(
+    reply: Reply,
+    choice: Choice,
+    drawn: WeightedCluster | None,
+    facts: CallFacts,
+    added: Sequence[Pair] = (),
+    *,
+    routed: bool = True,
+) -> Reply:
     """Mutate the headers of a local reply, in place; its content type stands in where none is set.
+
+    The router's mutations know no status yet, the header_mutation filter's do.
 
     Args:
         reply: the reply.
-        mutations: what to do to its headers.
-        facts: what commands in them read.
+        choice: what routing found.
+        drawn: the cluster, where one is drawn.
+        facts: of the call.
         added: headers to add at the end.
+        routed: whether the route's mutations apply.
     """
     if not reply.status:
         return reply
-    if not mutations:
+    if routed:
+        _edit_routed(reply, choice, drawn, facts)
+    if _filtered(choice):
+        headers = list(reply.headers)
+        facts.response, facts.status = headers, reply.code or reply.status
+        _filter_response_mutations(choice, drawn).apply(headers, facts)
+        reply.headers = tuple(headers)
+    if added:
         reply.headers = (*reply.headers, *added)
+    return reply
+
+
+def _edit_routed(reply: Reply, choice: Choice, drawn: WeightedCluster | None, facts: CallFacts) -> None:
+    if suppressed(choice):
+        reply.headers = tuple(pair for pair in reply.headers if not pair[0].startswith("x-envoy-"))
+    mutated_reply(reply, _routed_mutations(choice, drawn), facts, attempt_count(choice, facts))
+
+
+def mutated_reply(reply: Reply, mutations: HeaderMutations, facts: CallFacts, counted: Sequence[Pair] = ()) -> Reply:
+    """Mutate the headers of a local reply, in place, and add ``counted``."""
+    if not mutations and not counted:
         return reply
     headers = [pair for pair in reply.headers if pair[0] not in _LATE]
     late = [pair for pair in reply.headers if pair[0] in _LATE]
     facts.response, facts.dialled = headers, True
     mutations.apply(headers, facts)
+    headers += counted
     given = {name for name, _ in headers}
     if any(name == "grpc-status" for name, _ in late):
         headers = [pair for pair in headers if pair[0] not in _LATE]
     else:
         late = [pair for pair in late if pair[0] not in given]
-    reply.headers = (*headers, *late, *added)
+    reply.headers = (*headers, *late)
     return reply
+
+
+def suppressed(choice: Choice) -> bool:
+    """Tell whether the router adds no ``x-envoy-`` headers (``suppress_envoy_headers``)."""
+    destination = choice.destination
+    return destination is not None and destination.http is not None and destination.http.suppress_envoy_headers
+
+
+def attempt_count(choice: Choice, facts: CallFacts) -> list[Pair]:
+    """Return the header that tells the application how many attempts there were, where it is to be told."""
+    host = choice.virtual_host
+    if host is None or not host.attempt_count_in_response or facts.record.cluster is None:
+        return []
+    return [(ATTEMPT_COUNT, str(max(1, len(facts.record.attempts))))]
 
 
 Edit = Callable[[Sequence[Pair]], list[Pair]]

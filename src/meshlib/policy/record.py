@@ -97,6 +97,7 @@ class CallRecord:
         request: the request as policy saw it.
         protocol: ``http`` or ``grpc``.
         listener, route_config, virtual_host, route: names of what matched; empty if nothing did.
+        virtual_cluster: the name that the virtual host has for such requests, empty for none.
         source: where the route was configured (``catalog-vs.yaml:7``).
         cluster: the cluster drawn, None before that.
         cluster_name: its name, also where the cluster does not exist.
@@ -139,6 +140,7 @@ class CallRecord:
         "started",
         "status",
         "trace",
+        "virtual_cluster",
         "virtual_host",
     )
 
@@ -147,6 +149,7 @@ class CallRecord:
         self.started = started
         self.protocol = protocol
         self.ended = 0.0
+        self.virtual_cluster = ""
         self.listener = self.route_config = self.virtual_host = self.route = self.source = ""
         self.cluster: Cluster | None = None
         self.cluster_name = ""

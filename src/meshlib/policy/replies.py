@@ -59,6 +59,13 @@ ERRORS: dict[ErrorKind, tuple[ReplyKind, int, int, str, str]] = {
         "remote refused stream reset",
         "upstream_reset_before_response_started{remote_refused_stream_reset}",
     ),
+    ErrorKind.REMOTE_RESET: (
+        ReplyKind.RESET,
+        503,
+        flags.UPSTREAM_REMOTE_RESET,
+        "remote reset",
+        "upstream_reset_before_response_started{remote_reset}",
+    ),
     ErrorKind.PROTOCOL: (
         ReplyKind.RESET,
         502,
@@ -235,11 +242,13 @@ def redirect(record: CallRecord, status: int, location: str) -> Reply:
 def _finish(record: CallRecord, reply: Reply, flag: int, detail: str) -> Reply:
     record.flags |= flag
     record.detail = detail
+    if record.request.method == "HEAD":
+        reply.body = ""
     if record.protocol == "http" and is_grpc(record.request) and reply.status:
         _to_grpc(reply)
     elif reply.grpc_status is None and reply.kind is not ReplyKind.CONFIGURED:
         reply.grpc_status = GRPC_STATUS.get(reply.kind, 14)
-    if record.request.method == "HEAD":
+    if reply.status in (204, 304):  # which have no body, whatever is configured
         reply.body = ""
     record.status = reply.status or None
     record.grpc_status = reply.grpc_status
@@ -254,6 +263,7 @@ def _to_grpc(reply: Reply) -> None:
     headers += [("content-type", "application/grpc"), ("grpc-status", str(reply.grpc_status))]
     if reply.body:
         headers.append(("grpc-message", percent_encoded(reply.body)))
+    reply.code = reply.status
     reply.status, reply.body, reply.headers = 200, "", tuple(headers)
 
 

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 GRPC_TOKENS = {1: "cancelled", 4: "deadline-exceeded", 8: "resource-exhausted", 13: "internal", 14: "unavailable"}
 
 NEVER_SENT = frozenset({ErrorKind.CONNECT, ErrorKind.CONNECT_TIMEOUT, ErrorKind.TLS_FAILED})
-RESETS = frozenset({*NEVER_SENT, ErrorKind.RESET, ErrorKind.REFUSED, ErrorKind.TIMEOUT, ErrorKind.PROTOCOL})
+RESETS = frozenset(
+    {*NEVER_SENT, ErrorKind.RESET, ErrorKind.REMOTE_RESET, ErrorKind.REFUSED, ErrorKind.TIMEOUT, ErrorKind.PROTOCOL}
+)
 
 
 def wanted(policy: RetryPolicy, outcome: Outcome, view: RequestView) -> bool:

@@ -33,6 +33,7 @@ class Sending:
 
     __slots__ = (
         "_action",
+        "_authority",
         "_call",
         "_choice",
         "_deadlines",
@@ -56,6 +57,7 @@ class Sending:
         self._action = action
         self._drawn = drawn
         self._deadlines = deadlines
+        self._authority = ""  # of the endpoint, once it stands in for the request's own
         self._head: RequestHead | None = None  # made with the first attempt, the same for all
         self._unhosted: tuple[Sequence[Pair], str] | None = None  # what went out but for auto_host_rewrite
         self.hedges = action.hedge and call.races
@@ -88,13 +90,11 @@ class Sending:
         if self._action.auto_host_rewrite:
             host = headers.endpoint_authority(cluster.config, endpoint)
             if host:
-                sent = [pair for pair in sent if pair[0] != headers.ORIGINAL_HOST]
-                sent.append((headers.ORIGINAL_HOST, authority))
-                if self._action.append_forwarded_host:
-                    before = headers.merged(call.view, sent, call.steering)
-                    sent = [pair for pair in sent if pair[0] != headers.FORWARDED_HOST]
-                    sent.append((headers.FORWARDED_HOST, headers.forwarded_host(before, authority)))
-                authority = host
+                told, forwarded = not headers.suppressed(self._choice), self._action.append_forwarded_host
+                if forwarded:  # what the request itself says of it stands before
+                    sent = headers.merged(call.view, sent, call.steering)
+                sent = headers.authority_headers(sent, authority, told=told, forwarded=forwarded)
+                authority = self._authority = host
         return Attempt(
             record.number,
             cluster.config,
@@ -114,7 +114,7 @@ class Sending:
         if call.deadline is not None:
             left = max(0.001, call.deadline - now)
             told = left if told is None else min(told, left)
-        if told is not None:
+        if told is not None and not headers.suppressed(self._choice):
             own.append((EXPECTED_TIMEOUT, milliseconds(told)))
         more = deadlines.more
         if more is not None and more.grpc_header:
@@ -154,20 +154,17 @@ class Sending:
 
     def _told(self) -> Sequence[Pair]:
         """Return what the router itself adds to a response, before the route's mutations."""
-        host, call = self._choice.virtual_host, self._call
+        host, cookies = self._choice.virtual_host, self._call.cookies
         counts = host is not None and host.attempt_count_in_response
-        if not (counts or call.cookies):
+        if not (counts or cookies):
             return ()
-        told = [("set-cookie", cookie) for cookie in call.cookies]
-        return [*told, (headers.ATTEMPT_COUNT, str(len(call.record.attempts)))] if counts else told
+        return [*(("set-cookie", cookie) for cookie in cookies), *headers.attempt_count(self._choice, self._facts())]
 
     def local(self, reply: Reply) -> Reply:
         """Return a local reply with the mutations that apply to it."""
-        host = self._choice.virtual_host
-        if host is not None and host.attempt_count_in_response:
-            reply.headers = ((headers.ATTEMPT_COUNT, str(len(self._call.record.attempts))), *reply.headers)
-        mutations = headers.response_mutations(self._choice, self._drawn)
-        return headers.edit_reply(reply, mutations, self._facts(), self._call.answered)
+        return headers.edit_reply(reply, self._choice, self._drawn, self._facts(), self._call.answered)
 
     def _facts(self) -> CallFacts:
-        return (self._head.facts if self._head else None) or CallFacts(self._call.record, choice=self._choice)
+        facts = (self._head.facts if self._head else None) or CallFacts(self._call.record, choice=self._choice)
+        facts.authority = self._authority or facts.authority
+        return facts

@@ -33,7 +33,6 @@ from meshlib.policy.balancing.hashing import request_key
 from meshlib.policy.breaker import Admission, ClusterBreaker
 from meshlib.policy.call import Call, Policy, Steps
 from meshlib.policy.effects import Await, Reply
-from meshlib.policy.headers import CallFacts
 from meshlib.policy.trace import Listening
 
 
@@ -83,7 +82,9 @@ def _routed(call: Call) -> Steps | Reply | str:
     record, view = call.record, call.view
     snapshot = call.live.snapshot
     choice = routing.choose(snapshot, view, call.chance)
-    destination, host, route = choice
+    destination, host, route, taken = choice
+    if taken is not None and taken is not view:
+        view = call.view = record.request = taken
     if call.trace is not None:
         call.trace.routed(destination, host, route, view)
     if destination is not None:
@@ -96,7 +97,7 @@ def _routed(call: Call) -> Steps | Reply | str:
             return target.name if target.name in snapshot.dormant else _forward(call, choice, to_cluster, target)
     if host is not None:
         record.virtual_host = host.name
-    filtered = filtering.needed(choice)
+    filtered = filtering.needed(choice) and not choice.turned_away
     if route is None:
         return _filtered(call, choice, None, _answered) if filtered else _answered(call, choice)
     record.route, record.source = route.name, route.source
@@ -107,6 +108,8 @@ def _routed(call: Call) -> Steps | Reply | str:
         call.key = request_key(action.hash_policies, view, call.make_cookie)
     target = _draw(call, action)
     name = record.cluster_name = routing.cluster_of(target, view)
+    if action.hash_policies:
+        _hash_again(call, choice, action, target)
     if name in snapshot.dormant:
         return name
     if filtered:
@@ -114,12 +117,20 @@ def _routed(call: Call) -> Steps | Reply | str:
     return _steered(call, choice, action, target)
 
 
+def _hash_again(call: Call, choice: routing.Choice, action: RouteAction, target: WeightedCluster) -> None:
+    """Hash what goes upstream, where that is not what came."""
+    mutated = headers.hashed_view(call.record, choice, action, target)
+    if mutated is not call.view:
+        call.cookies = ()
+        call.key = request_key(action.hash_policies, mutated, call.make_cookie)
+
+
 def _draw(call: Call, action: RouteAction) -> WeightedCluster:
-    trace = call.trace
+    trace, runtime = call.trace, call.live.snapshot.runtime
     if trace is None:
-        return routing.draw_cluster(action, call.chance, call.key)
+        return routing.draw_cluster(action, call.chance, call.key, call.view, runtime)
     chance = Listening(call.chance)
-    target = routing.draw_cluster(action, chance, call.key)
+    target = routing.draw_cluster(action, chance, call.key, call.view, runtime)
     trace.weights(action, target, chance.last)
     return target
 
@@ -144,15 +155,16 @@ def _answered(call: Call, choice: routing.Choice) -> Reply:
         return _local(call, choice, replies.no_route(record, call.hint(view, choice)))
     action = route.action
     if isinstance(action, DirectResponse):
-        return _local(call, choice, replies.direct(record, action, routing.location(Redirect(), route, view)))
+        location = action.location or routing.location(Redirect(), route, view)
+        return _local(call, choice, replies.direct(record, action, location))
     assert isinstance(action, Redirect)
     return _local(call, choice, replies.redirect(record, action.status, routing.location(action, route, view)))
 
 
 def _local(call: Call, choice: routing.Choice, reply: Reply, target: WeightedCluster | None = None) -> Reply:
     """Return a local reply with the mutations that apply to it."""
-    mutations = headers.response_mutations(choice, target)
-    return headers.edit_reply(reply, mutations, CallFacts(call.record, choice=choice), call.answered)
+    facts = headers.facts_of(call.record, choice, target)
+    return headers.edit_reply(reply, choice, target, facts, call.answered)
 
 
 def _steered(call: Call, choice: routing.Choice, action: RouteAction, target: WeightedCluster) -> Steps | Reply:
@@ -175,6 +187,8 @@ def _forward(call: Call, choice: routing.Choice, action: RouteAction, target: We
     if cluster is None:
         return _local(call, choice, replies.cluster_not_found(record, name, action.cluster_not_found_code), target)
     record.cluster = cluster.config
+    if choice.virtual_host is not None and choice.virtual_host.virtual_clusters:
+        record.virtual_cluster = choice.virtual_host.virtual_cluster(call.view)
     assignment = cluster.assignment
     drops = assignment.drop_percentage if assignment is not None else 0.0
     if drops and 100.0 * call.chance.random() < drops:

@@ -132,11 +132,13 @@ class Runtime:
     def close(self) -> None:
         """Stop the source; idempotent."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._source.close()
-                if self._housekeeping is not None:
-                    self._housekeeping.close()
+            if self._closed:
+                return
+            self._closed = True
+        # Without the lock: their threads may be in a watcher that closes, too.
+        self._source.close()
+        if self._housekeeping is not None:
+            self._housekeeping.close()
         self.store.poke()
 
     def publish(self, snapshot: Snapshot) -> None:

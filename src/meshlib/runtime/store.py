@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 
 from meshlib.policy.state import LiveSnapshot
+
+_log = logging.getLogger("meshlib")
 
 
 class SnapshotStore:
@@ -24,10 +27,12 @@ class SnapshotStore:
         self._lasting: list[Callable[[], None]] = []
 
     def publish(self, live: LiveSnapshot) -> None:
-        """Make ``live`` current and wake everyone who waits."""
+        """Make ``live`` current, wake everyone who waits, and tell lasting watchers."""
         with self._changed:
             self.current = live
         self.poke()
+        for watcher in tuple(self._lasting):
+            _call(watcher)
 
     def renew(self) -> None:
         """Make the current snapshot a new one of the same, so that transports look at their connections again."""
@@ -39,9 +44,9 @@ class SnapshotStore:
         """Wake everyone who waits, to look again."""
         with self._changed:
             self._changed.notify_all()
-            watchers = self._watchers + self._lasting
+            watchers = tuple(self._watchers)
         for watcher in watchers:
-            watcher()
+            _call(watcher)
 
     def wait(self, ready: Callable[[], bool], timeout: float) -> bool:
         """Block until ``ready()`` or ``timeout`` seconds passed; returns ``ready()``."""
@@ -52,9 +57,10 @@ class SnapshotStore:
         """Call ``watcher`` on the publishing thread after each change; returns how to stop that.
 
         Args:
-            watcher: must not block.
-            lasting: whether a forked child calls it too. Whoever waits in a thread or an event
-                loop of this process does not want that.
+            watcher: must not block. What it raises goes to the log and nowhere else.
+            lasting: whether it is of the application, which wants to hear of configurations alone
+                and in forked children, too. Others wait in a thread or an event loop of this
+                process for whatever may have changed; the mesh may have been closed.
         """
         watchers = self._lasting if lasting else self._watchers
         with self._changed:
@@ -71,3 +77,10 @@ class SnapshotStore:
         """Start over in a forked child, where no thread waits and another may have held the lock."""
         self._changed = threading.Condition()
         self._watchers.clear()
+
+
+def _call(watcher: Callable[[], None]) -> None:
+    try:
+        watcher()
+    except Exception:  # noqa: BLE001  an application's fault must not cost it its control plane
+        _log.exception("a watcher of the configuration failed; the configuration is in force all the same")

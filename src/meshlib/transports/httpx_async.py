@@ -81,8 +81,7 @@ class AsyncCallStream(httpx.AsyncByteStream):
                     await anyio.sleep(wait)
                     yield piece
         except httpx.TransportError as error:
-            late = isinstance(error, httpx.TimeoutException)
-            self._end(ErrorKind.APPLICATION if late else ErrorKind.RESET)
+            self._end(failures.broken(error))
             raise with_record(error, self._call.record) from None
         self._end(None)
 
@@ -150,7 +149,7 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         call = self._runtime.call(view, live, deadline=timeouts.deadline, races=True, traced=timeouts.traced)
         policy = execute(call)
         try:
-            return await self._drive(policy, Exchange(call, request, timeouts), loop)
+            return await self._drive(policy, Exchange(call, request, timeouts, view), loop)
         except BaseException:
             policy.close()
             raise
@@ -200,6 +199,7 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
             elif isinstance(effect, Restart):
                 await cast("httpx.Response", effect.outcome.response).aclose()
                 exchange.sent = translate.restarted(exchange, effect)
+                exchange.asked = effect.view
             effect = policy.send(answer)
 
     async def _race(

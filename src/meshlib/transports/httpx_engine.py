@@ -74,7 +74,7 @@ def outgoing(exchange: Exchange, effect: Attempt, clock: AttemptClock) -> Outgoi
     view = exchange.call.view
     method = exchange.sent.method.encode("ascii")
     try:
-        head = encode_head(method, effect.target.encode("ascii"), attempt_headers(exchange, effect))
+        head = encode_head(method, effect.target.encode("latin-1"), attempt_headers(exchange, effect))
     except BadRequest as error:
         raise httpx.LocalProtocolError(str(error)) from None
     expects = (view.header("expect") or "").lower() == "100-continue"

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import httpx
 
 from meshlib.deadlines import current_deadline
+from meshlib.model.request import RequestView
 from meshlib.policy.call import Call
 from meshlib.policy.effects import Attempt, Park
 from meshlib.policy.record import CallRecord
@@ -115,6 +116,7 @@ class Exchange:
     call: Call
     request: httpx.Request
     timeouts: Timeouts
+    asked: RequestView  # as ``sent`` was made; the call's own is as the mesh takes it in
     sent: httpx.Request = field(init=False)
     tee: Tee | None = None
     body: Any = None

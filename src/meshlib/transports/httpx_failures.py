@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
+import sys
 
+import httpcore
 import httpx
 
 from meshlib.policy.effects import Attempt, ErrorKind, Outcome
@@ -46,12 +48,36 @@ def from_httpx(error: httpx.TransportError, clock: AttemptClock) -> AttemptFaile
     if isinstance(error, httpx.ConnectError):
         tls = _caused_by(error, ssl.SSLError)
         return AttemptFailed(ErrorKind.TLS_FAILED if tls else ErrorKind.CONNECT, message, phase="connect")
+    left = _left_by(error)
+    if left is not None:
+        return AttemptFailed(left, message, phase="read")
     if isinstance(error, httpx.RemoteProtocolError):
         return AttemptFailed(ErrorKind.RESET if clock.ended else ErrorKind.PROTOCOL, message, phase="read")
     if isinstance(error, httpx.NetworkError):
         return AttemptFailed(ErrorKind.RESET, message, phase="read")
     # LocalProtocolError, UnsupportedProtocol, ProxyError: not the endpoint's fault
     return AttemptFailed(ErrorKind.APPLICATION, message, phase="write")
+
+
+def broken(error: httpx.TransportError) -> ErrorKind:
+    """Return why a body broke off."""
+    if isinstance(error, httpx.TimeoutException):
+        return ErrorKind.APPLICATION
+    return _left_by(error) or ErrorKind.RESET
+
+
+def _left_by(error: httpx.TransportError) -> ErrorKind | None:
+    """Return how an HTTP/2 endpoint left a stream (RST_STREAM, GOAWAY); None where it did not."""
+    events = sys.modules.get("h2.events")  # there with the first HTTP/2 connection
+    cause = error.__cause__
+    if events is None or not isinstance(cause, httpcore.RemoteProtocolError) or not cause.args:
+        return None
+    event = cause.args[0]
+    if isinstance(event, events.ConnectionTerminated):
+        return ErrorKind.REFUSED
+    if not isinstance(event, events.StreamReset):
+        return None
+    return ErrorKind.REFUSED if event.error_code == 7 else ErrorKind.REMOTE_RESET  # 7: REFUSED_STREAM
 
 
 def outcome(

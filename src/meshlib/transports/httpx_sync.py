@@ -80,8 +80,7 @@ class CallStream(httpx.SyncByteStream):
                     time.sleep(wait)
                     yield piece
         except httpx.TransportError as error:
-            late = isinstance(error, httpx.TimeoutException)
-            self._end(ErrorKind.APPLICATION if late else ErrorKind.RESET)
+            self._end(failures.broken(error))
             raise with_record(error, self._call.record) from None
         self._end(None)
 
@@ -160,7 +159,7 @@ class MeshTransport(httpx.BaseTransport):
         call = self._runtime.call(view, live, deadline=timeouts.deadline, races=True, traced=timeouts.traced)
         policy = execute(call)
         try:
-            return self._drive(policy, Exchange(call, request, timeouts))
+            return self._drive(policy, Exchange(call, request, timeouts, view))
         except BaseException:
             policy.close()
             raise
@@ -195,6 +194,7 @@ class MeshTransport(httpx.BaseTransport):
             elif isinstance(effect, Restart):
                 cast("httpx.Response", effect.outcome.response).close()
                 exchange.sent = translate.restarted(exchange, effect)
+                exchange.asked = effect.view
             effect = policy.send(answer)
 
     def _race(self, effect: Effect, policy: Policy, exchange: Exchange) -> tuple[Effect, AttemptClock | None]:

@@ -35,7 +35,8 @@ def view_of(request: httpx.Request) -> RequestView:
         host=url.raw_host.decode("ascii").lower(),
         port=url.port or DEFAULT_PORTS.get(scheme, 80),
         authority=next((value for key, value in headers if key == "host"), "") or url.netloc.decode("ascii"),
-        target=url.raw_path.decode("ascii"),
+        # httpcore's extension: what goes out in place of the URL's path, normalised by nobody.
+        target=(request.extensions.get("target") or url.raw_path).decode("latin-1"),
         headers=headers,
         replayable=isinstance(request.stream, httpx.ByteStream),
     )
@@ -102,7 +103,7 @@ def attempt_headers(exchange: Exchange, effect: Attempt) -> list[tuple[bytes, by
         replaced.update(name.encode("latin-1") for name in effect.removed)
     headers = [pair for pair in exchange.sent.headers.raw if pair[0].lower() not in replaced]
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in effect.headers]
-    if effect.authority != exchange.call.view.authority:
+    if effect.authority != exchange.asked.authority:
         headers = [pair for pair in headers if pair[0].lower() != b"host"]
         headers.insert(0, (b"Host", effect.authority.encode("latin-1")))
     return headers
@@ -121,11 +122,15 @@ def attempt_request(
     exchange: Exchange, effect: Attempt, secured: Handshake | None, clock: AttemptClock
 ) -> httpx.Request:
     """Return one attempt as httpx's transports take it: the logical URL, and where to dial in its extensions."""
-    request, view = exchange.sent, exchange.call.view
-    url = request.url
-    if effect.target != view.target:
-        url = url.copy_with(raw_path=effect.target.encode("ascii"))
+    request, view = exchange.sent, exchange.asked
+    url, target = request.url, effect.target.encode("latin-1")
     extensions = dict(request.extensions)
+    extensions.pop("target", None)
+    plain = effect.target[:1] == "/" and "#" not in effect.target and effect.target.isascii()
+    if effect.target != view.target and plain:
+        url = url.copy_with(raw_path=target)
+    if url.raw_path != target:
+        extensions["target"] = target
     extensions["timeout"] = exchange.timeouts.for_attempt(effect)
     extensions[ATTEMPT] = Dial(effect.cluster, effect.endpoint, exchange.tls, secured)
     headers, stream = attempt_headers(exchange, effect), attempt_stream(exchange, clock)
@@ -167,7 +172,7 @@ def copied(effect: Mirror, like: httpx.Request, content: bytes | None = None) ->
     if content is not None and "transfer-encoding" in request.headers:
         del request.headers["transfer-encoding"]
         request.headers["content-length"] = str(len(content))
-    return Exchange(effect.call, request, Timeouts(request))
+    return Exchange(effect.call, request, Timeouts(request), effect.call.view)
 
 
 def responded(response: httpx.Response, effect: Attempt, clock: AttemptClock) -> Outcome:

@@ -76,13 +76,14 @@ class Assembly:
         home: Home = Home(),  # noqa: B008  a frozen value, shared safely
         wildcards: Collection[str] = ALL_TYPE_URLS,
         on_demand: bool = False,
+        runtime: Mapping[str, float] = MappingProxyType({}),
         pause: Callable[[], None] = _no_pause,
         clock: Callable[[], float] = time.time,
         providers: Providers = MappingProxyType({}),
     ) -> None:
         self.cache = ResourceCache()
         self.dependencies = Dependencies(self.cache, wildcards, on_demand=on_demand)
-        self._compiler = Compiler(style, self.cache, self.dependencies, listener, search, home, providers)
+        self._compiler = Compiler(style, self.cache, self.dependencies, listener, search, home, providers, runtime)
         self._wildcards = frozenset(wildcards)
         self._pause = pause
         self._clock = clock

@@ -10,6 +10,7 @@ from meshlib.errors import BootstrapError
 from meshlib.model.snapshot import Style
 from meshlib.xds.bootstrap_envoy_servers import cluster_names, servers
 from meshlib.xds.bootstrap_parts import Bootstrap, Json, PathSource, expect, parse_message, unused
+from meshlib.xds.bootstrap_runtime import runtime
 from meshlib.xds.config_source import static as static_name
 from meshlib.xds.documents import import_types
 from meshlib.xds.protos import base_pb2, cluster_pb2, config_source_pb2, listener_pb2, secret_pb2
@@ -30,7 +31,10 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
     nobody is asked, and listeners are found by their port.
     """
     data = _snake(data)
-    notes = unused(data, "node static_resources dynamic_resources cluster_manager", origin)
+    notes = unused(data, "node static_resources dynamic_resources layered_runtime cluster_manager", origin)
+    layers = _snake(expect(data.get("layered_runtime", {}), Mapping, f"{origin}: layered_runtime"))
+    numbers, unread = runtime(layers, f"{origin}: layered_runtime")
+    notes += unread
     import_types(data)
     static = _static(expect(data.get("static_resources", {}), Mapping, f"{origin}: static_resources"), origin)
     node = parse_message(data.get("node", {}), base_pb2.Node(), f"{origin}: node")
@@ -53,6 +57,7 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
             static,
             wildcards,
             files=files,
+            runtime=numbers,
             ads_clusters=ads,
             notes=notes,
             local_cluster=local,
@@ -64,7 +69,7 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
             f"{origin}: has neither static_resources.listeners nor dynamic_resources.lds_config: "
             "nothing would be routed"
         )
-    return Bootstrap((), node, Style.STATIC, static, files=files, notes=notes, local_cluster=local)
+    return Bootstrap((), node, Style.STATIC, static, files=files, runtime=numbers, notes=notes, local_cluster=local)
 
 
 def _sources(dynamic: Json, place: str) -> tuple[frozenset[str], dict[str, PathSource]]:

@@ -21,17 +21,15 @@ from meshlib.xds.target import parse_target
 Json = Mapping[str, Any]
 # Keys of a bootstrap that ask for a discovery service, or another, that is not spoken.
 _CONSEQUENCES: Mapping[str, tuple[str, Status]] = {
-    "layered_runtime": ("there is no runtime: its layers are not read, and RTDS is not asked for", Status.REFUSED),
     "cluster_manager.load_stats_config": ("load is not reported (LRS)", Status.REFUSED),
 }
 _log = logging.getLogger("meshlib.xds")
 
 
-# What a server_features entry may say (gRFC A53, A88, A81); "xds_v3" is all we speak (A30).
-FEATURES = frozenset(
-    {"xds_v3", "ignore_resource_deletion", "fail_on_data_errors", "resource_timer_is_transient_error"}
-    | {"trusted_xds_server"}
-)
+IGNORE_DELETION = "ignore_resource_deletion"
+# What of server_features is honoured. "xds_v3" is all we speak (gRFC A30), "ignore_resource_deletion" is
+# A53's, and every server counts as a "trusted_xds_server" (A81), as in Envoy. Others, A88's, are told.
+FEATURES = frozenset({"xds_v3", IGNORE_DELETION, "trusted_xds_server"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class Server:
         credentials: how the connection is secured, and who we prove to be.
         delta: whether the delta protocol is spoken; None: where the server speaks it.
         metadata: further metadata of every stream; never printed, for tokens may be in it.
-        features: what gRPC's ``server_features`` say of it.
+        features: what gRPC's ``server_features`` say of it; of :data:`FEATURES`.
     """
 
     address: str
@@ -111,6 +109,7 @@ class Bootstrap:
         server_listener_template: the listener's name for an address served; empty for none.
         certificate_providers: where certificates come from, by instance name.
         files: the types whose resources are in a file, watched.
+        runtime: the numbers of the runtime's static layers, by key.
         ads_clusters: the clusters that ADS goes to: what is to be asked of them is asked in its stream.
         local_cluster: the cluster whose endpoints this process is one of, empty for none.
         notes: what of the bootstrap itself is not honoured.
@@ -126,6 +125,7 @@ class Bootstrap:
     server_listener_template: str = ""
     certificate_providers: Mapping[str, CertificateFiles] = field(default_factory=dict)
     files: Mapping[str, PathSource] = field(default_factory=dict)
+    runtime: Mapping[str, float] = field(default_factory=dict)
     ads_clusters: frozenset[str] = frozenset()
     notes: tuple[Note, ...] = ()
     local_cluster: str = ""

@@ -7,21 +7,22 @@ owner's business; what it means for the protocol is :mod:`~meshlib.xds.protocol`
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Hashable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
-from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError
 from tenacity import RetryCallState, Retrying
 from tenacity.wait import wait_base, wait_fixed, wait_random_exponential
 
 from meshlib.clock import Clock
-from meshlib.xds import collecting, diagnosis, wire
+from meshlib.xds import collecting, diagnosis
 from meshlib.xds.assembly import Offered
-from meshlib.xds.bootstrap_parts import Server
+from meshlib.xds.bootstrap_parts import IGNORE_DELETION, Server
 from meshlib.xds.delta import DeltaProtocol
+from meshlib.xds.discovery import Encoder, read_delta, read_sotw
+from meshlib.xds.faults import shortened
 from meshlib.xds.protocol import (
     AdsProtocol,
     DeltaRequest,
@@ -35,7 +36,6 @@ from meshlib.xds.protocol import (
     Unsubscribed,
     Variant,
 )
-from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.sotw import SotwProtocol
 from meshlib.xds.stream import KEEPALIVE_TIME, AdsStream, StreamData, StreamEnded, StreamEvent, StreamOpened
 from meshlib.xds.type_urls import ALL_TYPE_URLS, NAME_TABLE, SECRET, short
@@ -45,7 +45,6 @@ _log = logging.getLogger("meshlib.xds")
 # Reconnect after 1 s + uniform(0, min(30 s, 2^n s)); a response starts the count anew.
 RECONNECT: wait_base = wait_fixed(1) + wait_random_exponential(multiplier=1, max=30)
 _FAULTS_SAID = 20  # faults spelt out in one NACK and one log record; the rest is counted
-_INVALID_ARGUMENT = 3  # google.rpc.Code, as other clients NACK
 _NOT_SPOKEN = "UNIMPLEMENTED"
 # Codes by which a server may say that it does not know a type, of which only Istio knows NDS.
 _NOT_KNOWN = frozenset({"UNIMPLEMENTED", "INVALID_ARGUMENT", "NOT_FOUND", "UNKNOWN", "INTERNAL", "FAILED_PRECONDITION"})
@@ -53,6 +52,7 @@ _NOT_KNOWN = frozenset({"UNIMPLEMENTED", "INVALID_ARGUMENT", "NOT_FOUND", "UNKNO
 _NOT_GIVEN = _NOT_KNOWN | {"UNAUTHENTICATED", "PERMISSION_DENIED"}
 _OPTIONAL_TRIES = 2  # streams in a row that may end so before NDS, or SDS, is given up
 _LONGEST_PATIENCE = 30.0  # seconds between NACKs of what comes unchanged again and again
+_STOOD_IN = 1.0  # seconds after which it is looked again whether another server stands in
 _OWED = 0.05  # seconds of work on other responses that a does-not-exist timer does not count
 
 
@@ -67,8 +67,8 @@ class Owner(Protocol):
     def post(self, event: StreamEvent, /) -> None:
         """Take an event of a stream, from any thread; :meth:`Channel.handle` gets it back."""
 
-    def later(self, seconds: float, action: Callable[[], None], /) -> None:
-        """Run ``action`` in the client's thread after ``seconds``."""
+    def later(self, seconds: float, action: Callable[[], None], key: Hashable = None, /) -> None:
+        """Run ``action`` in the client's thread after ``seconds``, in place of what waits under ``key``."""
 
     def patience(self, type_url: str, name: str, /) -> float | None:
         """Return the seconds after which an unanswered name does not exist, None for never."""
@@ -79,6 +79,14 @@ class Owner(Protocol):
 
     def gone(self, output: Removed | Missing | Unsubscribed, /) -> None:
         """Take that names are not there (any more)."""
+
+    def holds(self, type_url: str, name: str, /) -> bool:
+        """Tell whether there is a good version of a resource."""
+        ...
+
+    def relied_on(self, channel: Channel, /) -> bool:
+        """Tell whether no other server stands in for the channel's."""
+        ...
 
     def settle(self) -> None:
         """Something changed: ask for what is needed now, and publish."""
@@ -119,6 +127,7 @@ class Channel:
         answered: whether this stream brought a response.
         failing: whether the last attempt ended without a response.
         counts: for metrics.
+        ignores_deletion: whether what the server drops stays in force.
     """
 
     def __init__(self, server: Server, owner: Owner, reconnect: wait_base, *, sotw: bool = False) -> None:
@@ -127,6 +136,7 @@ class Channel:
         self.answered = False
         self.failing = False
         self.counts = Counts()
+        self.ignores_deletion = IGNORE_DELETION in server.features
         self._owner = owner
         self._reconnect = reconnect
         delta = server.delta is not False and not sotw
@@ -135,7 +145,7 @@ class Channel:
         self._keepalive = KEEPALIVE_TIME
         self._attempts = 0
         self._closed = False
-        self._encoded: tuple[object, bytes] = ((), b"")
+        self._encode = Encoder()
         self._busy = 0.0  # seconds spent on responses: an answer may have waited unread meanwhile
         self._refusals: dict[str, tuple[list[str], int]] = {}  # by type: what was said last, how often in a row
         self._asked: dict[str, int] = {}  # by type: how many requests went out
@@ -154,6 +164,10 @@ class Channel:
     def version(self, type_url: str) -> str:
         """Return the last version of a type that was accepted whole."""
         return self._protocol.version(type_url)
+
+    def known(self, type_url: str) -> Collection[str]:
+        """Return the names that the server has told; a view, not to be kept."""
+        return self._protocol.known(type_url)
 
     def expects(self, stream: object) -> bool:
         """Tell whether an event's stream is this channel's."""
@@ -184,6 +198,8 @@ class Channel:
             self.connected = True
             _log.info("server=%s connected variant=%s", self.server.address, self._protocol.variant.name)
             self._owner.opened(self)
+            if not self._owner.relied_on(self):
+                self._forget(self._protocol.variant)  # another server's values may be in force by now
             self._perform(self._protocol.opened())
             self._owner.settle()
         elif isinstance(event, StreamData):
@@ -246,27 +262,32 @@ class Channel:
         """The server does not speak delta: ask it for the same in the other variant, at once."""
         _log.info("server=%s does not speak delta xDS; the state of the world is asked for", self.server.address)
         self._drop()
-        before, self._protocol = self._protocol, _protocol(Variant.SOTW)
-        for url in ALL_TYPE_URLS:
-            self._perform(self._protocol.change(url, added=tuple(before.names(url))))
+        self._forget(Variant.SOTW)
         self.connect()
+
+    def _forget(self, variant: Variant) -> None:
+        """Ask for the same as if for the first time, when the stream is open."""
+        before, self._protocol = self._protocol, _protocol(variant)
+        for url in ALL_TYPE_URLS:
+            self._perform(self._protocol.change(url, added=tuple(before.wanted(url))))
 
     def _received(self, data: bytes) -> None:
         delta = self._protocol.variant is Variant.DELTA
         try:
-            message = (wire.DeltaDiscoveryResponse if delta else wire.DiscoveryResponse).FromString(data)
-            parts = _delta_parts(message) if delta else _sotw_parts(message)
+            received = read_delta(data) if delta else read_sotw(data)
         except DecodeError:
             self.fail(f"answered something that is no {'Delta' if delta else ''}DiscoveryResponse")
             return
         self._attempts = 0
         self.answered, self.failing = True, False
-        url = message.type_url
+        url = received.type_url
         if not self._protocol.expects(url):
-            _log.warning("server=%s type=%s answered without being asked; ignored", self.server.address, short(url))
+            _log.warning(
+                "server=%s type=%s answered without being asked; ignored", self.server.address, shortened(short(url))
+            )
             return
         with collecting.resting(len(data)):
-            offered = self._owner.offered(self, url, parts.version, parts.resources)
+            offered = self._owner.offered(self, url, received.version, received.resources)
         if url == NAME_TABLE:
             self._nds_ended = -1  # it is known here: whatever ends a stream, that was not it
         elif url == SECRET:
@@ -275,19 +296,21 @@ class Channel:
         said = _said(offered)
         if said and self._refusals.get(url, ([], 0))[0] != said:
             text = "; ".join(said)
-            _log.warning("type=%s version=%s refused, last good kept: %s", short(url), parts.version, text)
+            _log.warning(
+                "type=%s version=%s refused, last good kept: %s", short(url), shortened(received.version), text
+            )
         refused = {fault.resource for fault in offered.faults}
         response = Response(
             url,
-            parts.version,
-            message.nonce,
+            received.version,
+            received.nonce,
             offered.names,
             said,
             offered.complete,
-            removed=parts.removed,
-            versions={name: v for name, v in parts.versions.items() if name not in refused},
-            ttls={name: ttl for name, ttl in parts.ttls.items() if name not in refused},
-            heartbeats=parts.heartbeats,
+            removed=received.removed,
+            versions={name: v for name, v in received.versions.items() if name not in refused},
+            ttls={name: ttl for name, ttl in received.ttls.items() if name not in refused},
+            heartbeats=received.heartbeats,
         )
         self._perform(self._protocol.response(response), self._patience_with(url, said))
         self._owner.settle()
@@ -322,13 +345,32 @@ class Channel:
             elif isinstance(output, StartTimer):
                 self._start_timer(output)
             elif isinstance(output, StartTtl):
-                self._owner.later(output.seconds, partial(self._timed_out, output))
-            else:
+                key = self, output.type_url, output.name
+                self._owner.later(output.seconds, partial(self._timed_out, output, self._protocol), key)
+            elif isinstance(output, Unsubscribed) or not self._ignores_deletion(output):
                 self._owner.gone(output)
+
+    def _ignores_deletion(self, output: Removed | Missing) -> bool:
+        """Tell whether what the server does not have (any more) stays in force (gRFC A53)."""
+        if not self.ignores_deletion:
+            return False
+        held = frozenset(name for name in output.names if self._owner.holds(output.type_url, name))
+        if held:
+            names = shortened(", ".join(sorted(held)))
+            _log.warning(
+                "server=%s type=%s dropped, and kept by %s: %s",
+                self.server.address,
+                short(output.type_url),
+                IGNORE_DELETION,
+                names,
+            )
+        if rest := output.names - held:
+            self._owner.gone(replace(output, names=rest))
+        return True
 
     def _send(self, request: Request | DeltaRequest) -> None:
         if self._stream is not None:
-            self._stream.send(self._encode(request))
+            self._stream.send(self._encode(request, self._owner.node))
 
     def _send_late(self, request: Request | DeltaRequest, stream: AdsStream | None, count: int) -> None:
         """Send a request that waited, unless a later one of its type, or another stream, made it stale."""
@@ -344,54 +386,38 @@ class Channel:
                 by_seconds.setdefault(seconds, set()).add(name)
         for seconds, names in by_seconds.items():
             part = StartTimer(timer.type_url, frozenset(names), timer.serial)
-            self._owner.later(seconds, partial(self._waited, part, self._busy))
+            self._owner.later(seconds, partial(self._waited, part, self._protocol, self._busy))
 
-    def _waited(self, timer: StartTimer, busy: float) -> None:
-        """A name was waited for; what of that time went into other responses is given on top."""
+    def _waited(self, timer: StartTimer, protocol: AdsProtocol, busy: float) -> None:
+        """A name was waited for; what of that time went into other responses is given on top.
+
+        So is the time in which another server stands in: what it knows is not for this one to deny.
+        """
         owed = self._busy - busy
+        if protocol is self._protocol and protocol.awaits(timer) and not self._owner.relied_on(self):
+            owed = max(owed, _STOOD_IN)
         if owed > _OWED:
-            self._owner.later(owed, partial(self._waited, timer, self._busy))
+            self._owner.later(owed, partial(self._waited, timer, protocol, self._busy))
         else:
-            self._timed_out(timer)
+            self._timed_out(timer, protocol)
 
-    def _timed_out(self, timer: StartTimer | StartTtl) -> None:
-        if not self._closed:
-            self._perform(self._protocol.timeout(timer))
-            self._owner.settle()
-
-    def _encode(self, request: Request | DeltaRequest) -> bytes:
-        node = self._owner.node if request.with_node else None
-        if isinstance(request, DeltaRequest):
-            delta = discovery_pb2.DeltaDiscoveryRequest(
-                node=node,
-                type_url=request.type_url,
-                resource_names_subscribe=request.subscribe,
-                resource_names_unsubscribe=request.unsubscribe,
-                initial_resource_versions=request.initial_versions,
-                response_nonce=request.nonce,
-            )
-            return _with_error(delta, request.error)
-        # The names of ten thousand endpoints go out with each ACK and seldom change. Fields of a
-        # message may come in any order and in pieces, so that their encoding can be kept.
-        if self._encoded[0] is not request.names:
-            names = discovery_pb2.DiscoveryRequest(resource_names=request.names)
-            self._encoded = (request.names, names.SerializeToString())
-        sotw = discovery_pb2.DiscoveryRequest(
-            version_info=request.version, node=node, type_url=request.type_url, response_nonce=request.nonce
-        )
-        return _with_error(sotw, request.error) + self._encoded[1]
+    def _timed_out(self, timer: StartTimer | StartTtl, protocol: AdsProtocol) -> None:
+        if self._closed or protocol is not self._protocol:
+            return
+        outputs = protocol.timeout(timer)
+        if not self._owner.relied_on(self):
+            return
+        if isinstance(timer, StartTtl):
+            for output in outputs:
+                if isinstance(output, Removed | Missing):
+                    self._owner.gone(output)  # a TTL is no deletion, and is never ignored
+        else:
+            self._perform(outputs)
+        self._owner.settle()
 
 
 def _protocol(variant: Variant) -> AdsProtocol:
     return (DeltaProtocol if variant is Variant.DELTA else SotwProtocol)(ALL_TYPE_URLS)
-
-
-def _with_error(message: Any, error: str) -> bytes:
-    if error:
-        message.error_detail.code = _INVALID_ARGUMENT
-        message.error_detail.message = error
-    encoded: bytes = message.SerializeToString()
-    return encoded
 
 
 def _attempt(number: int) -> RetryCallState:
@@ -404,65 +430,3 @@ def _said(offered: Offered) -> list[str]:
     said = [str(fault) for fault in offered.faults[:_FAULTS_SAID]]
     rest = len(offered.faults) - len(said)
     return [*said, f"and {rest} more"] if rest else said
-
-
-@dataclass(slots=True)
-class _Parts:
-    """A response of either variant, its resources still bytes.
-
-    Attributes:
-        resources: each a serialised ``Any``.
-    """
-
-    version: str
-    resources: Collection[bytes]
-    removed: tuple[str, ...] = ()
-    versions: dict[str, str] = field(default_factory=dict)
-    ttls: dict[str, float] = field(default_factory=dict)
-    heartbeats: list[str] = field(default_factory=list)
-
-
-_WRAPPED = b"envoy.service.discovery.v3.Resource"
-_HEADS = {url: wire.any_head(url) for url in ALL_TYPE_URLS}
-
-
-def _sotw_parts(message: Any) -> _Parts:
-    resources = message.resources[:]
-    parts = _Parts(message.version_info, resources)
-    head = _HEADS.get(message.type_url, b"")
-    unusual = [raw for raw in resources if not raw.startswith(head)]
-    if any(raw.find(_WRAPPED, 0, 80) >= 0 for raw in unusual):  # only TTLs need the wrapper
-        parts.resources = list(_unwrapped(resources, parts))
-    return parts
-
-
-def _unwrapped(resources: Iterable[bytes], parts: _Parts) -> Iterator[bytes]:
-    """Take resources out of their ``discovery.v3.Resource``: TTLs and heartbeats aside."""
-    for raw in resources:
-        packed = any_pb2.Any.FromString(raw)
-        if packed.type_url.endswith("/envoy.service.discovery.v3.Resource"):
-            yield from _resource(wire.Resource.FromString(packed.value), parts)
-        else:
-            yield raw
-
-
-def _delta_parts(message: Any) -> _Parts:
-    parts = _Parts(message.system_version_info, (), tuple(message.removed_resources))
-    found: list[bytes] = []
-    for data in message.resources[:]:
-        found += _resource(wire.Resource.FromString(data), parts)
-    parts.resources = found
-    return parts
-
-
-def _resource(resource: Any, parts: _Parts) -> tuple[bytes, ...]:
-    """Return the ``Any`` in a ``discovery.v3.Resource``, nothing for a heartbeat."""
-    name = resource.name
-    parts.versions[name] = resource.version
-    if resource.ttl:
-        ttl = duration_pb2.Duration.FromString(resource.ttl)
-        parts.ttls[name] = ttl.seconds + ttl.nanos / 1e9
-    if not resource.resource:
-        parts.heartbeats.append(name)
-        return ()
-    return (resource.resource,)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -25,16 +24,19 @@ from meshlib.xds.authority import Authority, authorities_of, by_authority
 from meshlib.xds.bootstrap_parts import Bootstrap
 from meshlib.xds.channel import RECONNECT, Channel
 from meshlib.xds.config_source import elsewhere
-from meshlib.xds.faults import Fault, Note
+from meshlib.xds.faults import Note, shortened
 from meshlib.xds.files import FileBroken, FileEvent, FileSource, FileUpdate
 from meshlib.xds.idling import Idling
 from meshlib.xds.inventory import Inventory, inventory, servers
 from meshlib.xds.last_known_good import MAX_AGE, Contents, Kept, LastKnownGood, identity, without_keys
+from meshlib.xds.leaving import Leaving
 from meshlib.xds.note_log import NoteLog
 from meshlib.xds.places import Places
 from meshlib.xds.protocol import Missing, Removed, Unsubscribed
 from meshlib.xds.stale import Stale
+from meshlib.xds.status import Status
 from meshlib.xds.stream import StreamData, StreamEnded, StreamEvent, StreamOpened
+from meshlib.xds.timers import Timers
 from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, SECRET, SHORT, short
 
 __all__ = ["RECONNECT", "Status", "XdsClient"]
@@ -50,29 +52,6 @@ IDLE_AFTER = 300.0  # seconds without a call after which a host or cluster is no
 _STALE_AFTER = 0.5  # seconds from the start in which a server may answer before the last-known-good file is used
 _WAITING_SAID = 100  # names that are spelt out in a status
 _GIL_SLICE = 0.001  # seconds of work before other threads get a turn
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How the client fares; a value, replaced as a whole.
-
-    Attributes:
-        connected: whether a stream to the server in use is open.
-        server: that server's address.
-        last_error: "address: reason" of the last failure, empty again once the server answers.
-        versions: the last version accepted, by LDS, RDS, CDS, EDS.
-        faults: what is wrong with resources that were refused; their last good values are in force.
-        waiting: resources asked for and not answered yet ("EDS outbound|80||catalog"), the first hundred.
-        stale: whether what is in force is, in part at least, from the last-known-good file.
-    """
-
-    connected: bool = False
-    server: str = ""
-    last_error: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    faults: tuple[Fault, ...] = ()
-    waiting: tuple[str, ...] = ()
-    stale: bool = False
 
 
 class _Close:
@@ -129,7 +108,6 @@ class XdsClient:
         self._publish_to = publish
         self.clock = clock
         self._does_not_exist = does_not_exist
-        self._deletion_grace = deletion_grace
         # Any thread may put; the client's thread takes.
         self._inbox: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         # Replaced as a whole by the client's thread, read by any.
@@ -143,6 +121,7 @@ class XdsClient:
             bootstrap.style,
             bootstrap.listener_template if bootstrap.style is Style.GRPC else "",
             search=search_list(bootstrap.node.id),
+            runtime=bootstrap.runtime,
             home=bootstrap.home,
             wildcards=bootstrap.wildcards | bootstrap.files.keys(),
             on_demand=on_demand,
@@ -155,13 +134,14 @@ class XdsClient:
         self._authorities: Mapping[str, Authority] = authorities_of(bootstrap, self, reconnect)
         self._idling = Idling(self._assembly, usage)
         self._idle_after = idle_after
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._timer_count = 0
-        self._leaving: dict[str, set[str]] = {url: set() for url in ALL_TYPE_URLS}
+        self._timers = Timers(clock)
+        self.later = self._timers.later
+        self._leaving = Leaving(deletion_grace, self._timers, self._left)
         self._published: Snapshot | None = None
         self._held_since = 0.0
         self._notes = NoteLog(_log)
         self._heard: set[str] = set()  # authorities that answered
+        self._whole_from: dict[str, Channel] = {}  # by type: which server's whole state is in force
         self._in_touch = 0.0  # wall-clock seconds when the server relied on was lost
         self._stale = Stale(self._assembly)
         self._good: LastKnownGood | None = None
@@ -198,6 +178,11 @@ class XdsClient:
     def wake(self, cluster: str) -> None:
         """Ask for a cluster that a call needs, and its endpoints; returns at once."""
         self._inbox.put(partial(self._wake, cluster))
+
+    def go_on_from(self, parent: XdsClient) -> None:
+        """Ask for what a client in the parent process had in use: a child's configuration must not shrink."""
+        for url, name in parent._idling.in_use:  # its thread is not here, and so changes nothing
+            self._inbox.put(partial(self._wake if url == CLUSTER else self._demand, name))
 
     def answered(self, host: str, port: int) -> bool:
         """Tell whether what there is for ``host:port`` is in the snapshots published by now.
@@ -260,7 +245,7 @@ class XdsClient:
             self.later(_STALE_AFTER, self._take_last_known_good)
         while True:
             try:
-                event = self._inbox.get(timeout=self._until_next_timer())
+                event = self._inbox.get(timeout=self._timers.until_next())
             except queue.Empty:
                 event = None
             if isinstance(event, _Close):
@@ -268,7 +253,7 @@ class XdsClient:
             try:
                 if event is not None:
                     self._handle(event)
-                self._fire_timers()
+                self._timers.fire()
             except Exception as error:  # noqa: BLE001  the thread must outlive whatever a server sends
                 _log.exception("server=%s the client failed and connects anew", self._status.server)
                 for channel in self._channels():
@@ -346,11 +331,6 @@ class XdsClient:
         """Take an event of a stream, from any thread."""
         self._inbox.put(event)
 
-    def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """Run ``action`` in this thread after ``seconds``."""
-        self._timer_count += 1
-        heapq.heappush(self._timers, (self.clock() + seconds, self._timer_count, action))
-
     def patience(self, type_url: str, name: str) -> float | None:
         """Return the seconds after which an unanswered name does not exist, None for never."""
         seconds = self._assembly.dependencies.patience.get((type_url, name), self._does_not_exist)
@@ -372,27 +352,50 @@ class XdsClient:
         self._held_since = self.clock()
         offered = self._places.offer(type_url, version, resources)
         self._assembly.complete(type_url)
-        if self._leaving[type_url]:
-            self._leaving[type_url].difference_update(offered.names)
+        self._leaving.stay(type_url, offered.names)
         if self._stale.taken:
-            whole = type_url in self._bootstrap.wildcards and channel in self._main.channels
-            only_stale = self._stale.answered(type_url, offered, whole=whole)
-            if only_stale:
-                self.gone(Removed(type_url, only_stale))
+            self._stale.answered(type_url, offered)
+        if type_url in self._bootstrap.wildcards and channel is self._main.active and offered.complete:
+            self._take_over(channel, type_url, offered)
         self._notes.log([note for resource in offered.fresh for note in resource.notes(type_url)])
         return offered
+
+    def _take_over(self, channel: Channel, type_url: str, offered: Offered) -> None:
+        """A server told the whole state of a type: with its first answer goes what others told and it does not have.
+
+        What a type asked for by name lacks at a new server, that name's timer finds out.
+        """
+        before = self._whole_from.get(type_url)
+        if before is channel:
+            return
+        self._whole_from[type_url] = channel
+        if channel.ignores_deletion or (before is None and not self._stale.taken):
+            return
+        here = self._assembly.cache.entries(type_url).keys() - self._bootstrap.static.get(type_url, {}).keys()
+        left = frozenset(here.difference(offered.names, channel.known(type_url)))
+        if left:
+            self._leaving.leave(type_url, left)
 
     def gone(self, output: Removed | Missing | Unsubscribed) -> None:
         """Names are not there (any more)."""
         url, names = output.type_url, output.names
         if isinstance(output, Unsubscribed):
+            self._leaving.stay(url, names)  # asked for again, they are waited for
             self._assembly.dependencies.unsubscribed(url, names)
         elif isinstance(output, Removed):
-            self._leaving[url] |= names
-            self.later(self._deletion_grace, partial(self._remove, url, names))
+            self._leaving.leave(url, names)
         else:
-            _log.info("type=%s does not exist: %s", short(url), ", ".join(sorted(names)))
+            _log.info("type=%s does not exist: %s", short(url), shortened(", ".join(sorted(names))))
             self._places.absent(url, names)
+
+    def holds(self, type_url: str, name: str) -> bool:
+        """Tell whether there is a good version of a resource."""
+        entry = self._assembly.cache.entry(type_url, name)
+        return entry is not None and entry.resource is not None
+
+    def relied_on(self, channel: Channel) -> bool:
+        """Tell whether no other server stands in for a channel's."""
+        return any(authority.active is channel for authority in self._authorities.values())
 
     def failed(self, channel: Channel, reason: str, delay: float) -> None:
         """A stream is over; another attempt follows."""
@@ -409,10 +412,8 @@ class XdsClient:
     def _main(self) -> Authority:
         return self._authorities[""]
 
-    def _remove(self, type_url: str, names: frozenset[str]) -> None:
-        gone = names & self._leaving[type_url]
-        self._leaving[type_url] -= gone
-        self._places.absent(type_url, gone)
+    def _left(self, type_url: str, names: Collection[str]) -> None:
+        self._places.absent(type_url, names)
         self.settle()
 
     def settle(self) -> None:
@@ -522,13 +523,6 @@ class XdsClient:
 
     def _confirmed(self) -> float:
         return time.time() if self._status.connected else self._in_touch
-
-    def _until_next_timer(self) -> float | None:
-        return max(0.0, self._timers[0][0] - self.clock()) if self._timers else None
-
-    def _fire_timers(self) -> None:
-        while self._timers and self._timers[0][0] <= self.clock():
-            heapq.heappop(self._timers)[2]()
 
     def _pause(self) -> None:
         """Let other threads run, at least every millisecond of a large update."""

@@ -170,6 +170,7 @@ class Compiler:
         search: the search list of the name table.
         home: where this process is.
         providers: the bootstrap's certificate providers.
+        runtime: the numbers of the runtime.
     """
 
     def __init__(
@@ -181,11 +182,13 @@ class Compiler:
         search: tuple[str, ...] = (),
         home: Home = Home(),  # noqa: B008  a frozen value, shared safely
         providers: Providers = MappingProxyType({}),
+        runtime: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self._search = search
         self._cache = cache
         self._dependencies = dependencies
-        self._current = Snapshot(style=style, names=NameTable(search=search), listener=listener, home=home)
+        names = NameTable(search=search)
+        self._current = Snapshot(style=style, names=names, listener=listener, home=home, runtime=runtime)
         self._clusters = _Clusters({}, {}, {}, {}, providers)
         self._known: dict[str, Resource] = {}
         self._made = False

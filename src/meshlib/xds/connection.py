@@ -162,6 +162,11 @@ class Connection:
         self._buffer = memoryview(bytearray(_CHUNK))
         self._blocked = 0  # what OpenSSL waits for, where that is not what one would think
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that :meth:`write` keeps."""
+        return len(self._unsent)
+
     def shake_hands(self, wakeup: Wakeup, until: float) -> None:
         """Set up TLS, where it is due; raises ``OSError``, of which ``ssl.SSLError`` is one, or :class:`Closed`."""
         if self._secure is None:

@@ -29,6 +29,7 @@ def fault_injection(scope: Scope, fault: Any) -> FaultInjection:
     delay = _delay(scope.at("delay"), fault.delay) if fault.HasField("delay") else None
     abort = _abort(scope.at("abort"), fault.abort) if fault.HasField("abort") else None
     headers = tuple(header_match(scope.at("headers", i), m) for i, m in enumerate(fault.headers))
+    scope.obey(fault)
     return FaultInjection(
         delay,
         abort,
@@ -91,6 +92,9 @@ def per_filter_fault(scope: Scope, configs: Any) -> FaultInjection | None:
     found = None
     for name in sorted(configs):
         packed, place, disabled = configs[name], scope.at("typed_per_filter_config", name), False
+        if not packed.type_url:
+            place.fault("", "has no type")
+            continue
         if any_type(packed) == _FILTER_CONFIG:
             wrapper = unpack(place, packed, "", route_components_pb2.FilterConfig)
             if wrapper is None:

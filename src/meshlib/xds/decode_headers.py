@@ -76,13 +76,13 @@ def _modifiable(scope: Scope, field: str, key: str) -> str:
     return key.lower()
 
 
-def template(scope: Scope, field: str, text: str) -> Template | None:
+def template(scope: Scope, field: str, text: str, missing: str = "") -> Template | None:
     """Return a text with commands (``%REQ(..)%``), or None and a fault for what Envoy refuses."""
     if any(char in text for char in "\0\r\n"):
         scope.fault(field, f"{text!r} contains a line break or NUL")
         return None
     try:
-        made = Template(text)
+        made = Template(text, missing)
     except ValueError as error:
         scope.fault(field, str(error))
         return None
@@ -126,12 +126,14 @@ def mutation_filter(scope: Scope, message: Any) -> FilterMutations:
     scope.audit(message)
     place = scope.at("mutations")
     place.audit(message.mutations)
-    return FilterMutations(
+    found = FilterMutations(
         _steps(place, "request_mutations", message.mutations),
         _steps(place, "response_mutations", message.mutations),
         getattr(message, "most_specific_header_mutations_wins", False),
         tuple(_query_mutations(place, message.mutations.query_parameter_mutations)),
     )
+    scope.obey(message)
+    return found
 
 
 def _query_mutations(scope: Scope, mutations: Any) -> Iterator[QueryMutation]:
@@ -165,7 +167,7 @@ def each_step(scope: Scope, field: str, mutations: Any) -> Iterator[MutationStep
         place.audit(mutation)
         kind = mutation.WhichOneof("action")
         if kind == "remove":
-            yield MutationStep(frozenset({_modifiable(place, "remove", mutation.remove)}))
+            yield MutationStep(frozenset({mutation.remove.lower()}))  # any name, to the filter
         elif kind == "append":
             header = header_to_add(place.at("append"), mutation.append)
             if header is not None:

@@ -16,6 +16,7 @@ from meshlib.model.filter_chain import (
     TcpProxy,
 )
 from meshlib.model.filters import Disabled, Faults, Setting
+from meshlib.model.intake import AS_IT_IS, EscapedSlashes, Intake
 from meshlib.model.listener import Listener
 from meshlib.model.route import WeightedCluster
 from meshlib.xds.config_source import qualified
@@ -39,8 +40,12 @@ _SOURCE_FIELDS = ("direct_source_prefix_ranges", "source_type", "source_prefix_r
 _SOURCE = f"a call from this process counts as coming from {SOURCE_ADDRESS}, from no port that could be known"
 _STREAM_IDLE_TIMEOUT = 300.0  # HttpConnectionManager.stream_idle_timeout: "the default timeout is 5 minutes"
 _INBOUND = 1  # core.v3.TrafficDirection
-# HttpConnectionManager.PathWithEscapedSlashesAction that leave the path alone.
-_KEEP_SLASHES = (0, 1)
+# HttpConnectionManager.PathWithEscapedSlashesAction; 0 leaves it to the implementation, which keeps them.
+_ESCAPED_SLASHES = {
+    2: EscapedSlashes.REJECT,
+    3: EscapedSlashes.REDIRECT,
+    4: EscapedSlashes.FORWARD,
+}
 
 
 def listener(scope: Scope, message: Any) -> Listener:
@@ -218,13 +223,9 @@ def _weighted(scope: Scope, target: Any) -> WeightedCluster:
 def _http(scope: Scope, hcm: Any, *, idle_timeout: float = _STREAM_IDLE_TIMEOUT) -> HttpConnectionManager:
     # The stat_prefix, which Envoy demands, is not looked at: istiod sends none to gRPC nodes.
     scope.audit(hcm)
-    if hcm.merge_slashes:
-        scope.note("merge_slashes", "slashes in paths are kept")
-    if choice(scope, hcm, "path_with_escaped_slashes_action") not in _KEEP_SLASHES:
-        scope.note("path_with_escaped_slashes_action", "escaped slashes in paths are kept")
     options = scope.at("common_http_protocol_options")
     options.audit(hcm.common_http_protocol_options)
-    has_fault, fault, mutations, respects = False, None, None, False
+    has_fault, fault, mutations, respects, suppressed = False, None, None, False, False
     filters: list[tuple[str, Setting | Disabled | Faults]] = []
     for i, filter_ in enumerate(hcm.http_filters):
         place = scope.at("http_filters", i)
@@ -246,7 +247,10 @@ def _http(scope: Scope, hcm: Any, *, idle_timeout: float = _STREAM_IDLE_TIMEOUT)
         else:
             router = _note_filter(place, filter_)
             respects = respects or (router is not None and router.respect_expected_rq_timeout)
+            suppressed = suppressed or (router is not None and router.suppress_envoy_headers)
+    routes = _routes(scope, hcm)
     found = HttpConnectionManager(
+        **routes,
         fault_filter=has_fault,
         fault=fault,
         header_mutation=mutations,
@@ -254,13 +258,35 @@ def _http(scope: Scope, hcm: Any, *, idle_timeout: float = _STREAM_IDLE_TIMEOUT)
         stream_idle_timeout=seconds(scope, hcm, "stream_idle_timeout", idle_timeout),
         max_stream_duration=seconds(options, hcm.common_http_protocol_options, "max_stream_duration", 0.0),
         respect_expected_timeout=respects,
+        intake=_intake(scope, hcm),
+        suppress_envoy_headers=suppressed,
     )
+    scope.obey(hcm)
+    return found
+
+
+def _routes(scope: Scope, hcm: Any) -> dict[str, Any]:
+    """Return the fields of a :class:`HttpConnectionManager` that say where its routes are."""
     kind = hcm.WhichOneof("route_specifier")
     if kind == "rds":
-        return replace(found, route_name=_route_name(scope.at("rds"), hcm.rds))
+        return {"route_name": _route_name(scope.at("rds"), hcm.rds)}
     if kind != "route_config":
         scope.fault(kind or "rds", "is not supported: expected rds or route_config" if kind else "is missing")
-    return replace(found, route_config=route_configuration(scope.at("route_config"), hcm.route_config))
+    return {"route_config": route_configuration(scope.at("route_config"), hcm.route_config)}
+
+
+def _intake(scope: Scope, hcm: Any) -> Intake:
+    slashes = choice(scope, hcm, "path_with_escaped_slashes_action")
+    if hcm.strip_matching_host_port and hcm.strip_any_host_port:
+        scope.fault("strip_matching_host_port", "cannot go with strip_any_host_port")
+    found = Intake(
+        normalize_path=hcm.normalize_path.value,
+        merge_slashes=hcm.merge_slashes,
+        escaped_slashes=_ESCAPED_SLASHES.get(slashes, EscapedSlashes.KEEP),
+        strip_port="any" if hcm.strip_any_host_port else "matching" if hcm.strip_matching_host_port else "",
+        strip_trailing_dot=hcm.strip_trailing_host_dot,
+    )
+    return AS_IT_IS if found == AS_IT_IS else found  # which a call tells at once
 
 
 def _route_name(scope: Scope, rds: Any) -> str:
@@ -277,6 +303,7 @@ def _note_filter(scope: Scope, filter_: Any) -> Any:
         router = unpack(scope, filter_.typed_config, "typed_config", router_pb2.Router)
         if router is not None:
             scope.at("typed_config").audit(router)
+            scope.at("typed_config").obey(router)
     if filter_.HasField("config_discovery"):
         return router  # noted by the audit
     if filter_.disabled or kind in (_ROUTER, HTTP_FAULT, HEADER_MUTATION) or kind in IRRELEVANT_FILTERS:

@@ -65,7 +65,7 @@ def header_match(scope: Scope, matcher: Any) -> HeaderMatch:
     name, invert, empty = matcher.name, matcher.invert_match, matcher.treat_missing_header_as_empty
     kind = matcher.WhichOneof("header_match_specifier")
     if kind is None:  # "If header_match_specifier is not set, it is a present match."
-        return HeaderMatch(name, present=True, invert=invert)
+        return HeaderMatch(name, present=True, invert=invert, treat_missing_as_empty=empty)
     if kind == "present_match":
         return HeaderMatch(name, present=matcher.present_match, invert=invert, treat_missing_as_empty=empty)
     if kind == "range_match":
@@ -117,13 +117,15 @@ def route_match(scope: Scope, match: Any) -> RouteMatch | None:
     cookies = tuple(cookie_match(scope.at("cookies", i), m) for i, m in enumerate(newer.cookies(match)))
     if never or path is None:
         return None
-    share = None
+    share, key = None, match.runtime_fraction.runtime_key
     if match.HasField("runtime_fraction"):
         place = scope.at("runtime_fraction")
         if not match.runtime_fraction.HasField("default_value"):
             place.fault("default_value", "is missing")
         share = fraction(place, match.runtime_fraction, "default_value")
-    return RouteMatch(path, headers, query, cookies, grpc=match.HasField("grpc"), runtime_fraction=share)
+    return RouteMatch(
+        path, headers, query, cookies, grpc=match.HasField("grpc"), runtime_fraction=share, runtime_key=key
+    )
 
 
 def _path(scope: Scope, match: Any) -> PathMatch | None:
@@ -142,8 +144,6 @@ def _path(scope: Scope, match: Any) -> PathMatch | None:
         value = match.path_separated_prefix
         if not value or value.endswith("/") or "?" in value or "#" in value:
             scope.fault(kind, f"{value!r} must not be empty, end in '/' or contain '?' or '#'")
-        elif not value.startswith("/"):
-            scope.fault(kind, f"{value!r} must begin with '/'")
         return PathMatch(StringOp.PREFIX, value, case_sensitive, separated=True)
     if kind == "path_match_policy":
         return _template(scope.at(kind), match.path_match_policy)

@@ -21,6 +21,7 @@ from meshlib.model.route import (
     RouteAction,
     RouteConfiguration,
     StreamDuration,
+    VirtualCluster,
     VirtualHost,
     WeightedCluster,
 )
@@ -32,13 +33,14 @@ from meshlib.xds.decode_filters import in_force, route_settings
 from meshlib.xds.decode_hash_policy import hash_policies
 from meshlib.xds.decode_headers import header_mutations, per_filter_mutations, regex_rewrite, template, template_rewrite
 from meshlib.xds.decode_matcher_tree import matcher_tree
-from meshlib.xds.decode_matchers import route_match
+from meshlib.xds.decode_matchers import header_match, route_match
 from meshlib.xds.decode_mirror import internal_redirects, mirror_policies
 from meshlib.xds.decode_rate_limits import rate_limits, route_limits
 from meshlib.xds.decode_retry import retry_policy
 from meshlib.xds.decode_subsets import metadata_match
-from meshlib.xds.decode_values import UINT32_MAX, choice, number, plain_metadata, seconds, source
+from meshlib.xds.decode_values import UINT32_MAX, choice, flag, number, plain_metadata, seconds, source
 from meshlib.xds.scope import Scope
+from meshlib.xds.type_urls import ROUTE
 
 # RouteConfiguration.max_direct_response_body_size_bytes: "If not specified the default is 4096."
 _DEFAULT_BODY_LIMIT = 4096
@@ -59,7 +61,13 @@ def route_configuration(scope: Scope, table: Any) -> RouteConfiguration:
     inherited = table_level(scope, table)
     check_domains(scope, [(host.name, host.domains) for host in table.virtual_hosts])
     hosts = tuple(virtual_host(scope.at("virtual_hosts", i), h, inherited) for i, h in enumerate(table.virtual_hosts))
-    return RouteConfiguration(table.name, hosts, table.ignore_port_in_host_matching)
+    return RouteConfiguration(table.name, hosts, *host_lookup(table))
+
+
+def host_lookup(table: Any) -> tuple[bool, str, bool, bool]:
+    """Return the fields of a :class:`RouteConfiguration` from ``ignore_port`` on."""
+    header, parameters = table.vhost_header.lower(), table.ignore_path_parameters_in_path_matching
+    return table.ignore_port_in_host_matching, header, parameters, flag(table, "validate_clusters", True)
 
 
 def table_level(scope: Scope, table: Any) -> Inherited:
@@ -187,13 +195,21 @@ def virtual_host(scope: Scope, host: Any, above: Inherited) -> VirtualHost:
         buffers=_buffers(host, above.buffers),
     )
     choice(scope, host, "require_tls")
+    _virtual_clusters(scope, host)
+    routes = _routes(scope, host, inherited)
+    scope.obey(host)
+    return host_of(host, routes)
+
+
+def _routes(scope: Scope, host: Any, inherited: Inherited) -> Sequence[Route]:
     if not host.HasField("matcher"):
         routes = (_route(scope.at("routes", i), route, inherited) for i, route in enumerate(host.routes))
-        return host_of(host, tuple(route for route in routes if route is not None))
+        return tuple(route for route in routes if route is not None)
     if host.routes:
         scope.fault("matcher", "cannot go with routes")
-    tree = matcher_tree(scope.at("matcher"), host.matcher, lambda place, route: _route(place, route, inherited))
-    return host_of(host, TreeRoutes(tree))
+    return TreeRoutes(
+        matcher_tree(scope.at("matcher"), host.matcher, lambda place, route: _route(place, route, inherited))
+    )
 
 
 def host_of(host: Any, routes: Sequence[Route]) -> VirtualHost:
@@ -208,7 +224,20 @@ def host_of(host: Any, routes: Sequence[Route]) -> VirtualHost:
         require_tls=_REQUIRE_TLS.get(host.require_tls, ""),
         by_tree=host.HasField("matcher"),
         metadata=plain_metadata(host.metadata) if host.HasField("metadata") else {},
+        virtual_clusters=_virtual_clusters(Scope(host.name, ROUTE), host),
     )
+
+
+def _virtual_clusters(scope: Scope, host: Any) -> tuple[VirtualCluster, ...]:
+    found = []
+    for i, each in enumerate(host.virtual_clusters):
+        place = scope.at("virtual_clusters", i)
+        place.audit(each)
+        if not each.headers:
+            place.fault("headers", "must not be empty")
+        headers = tuple(header_match(place.at("headers", j), match) for j, match in enumerate(each.headers))
+        found.append(VirtualCluster(each.name, headers))
+    return tuple(found)
 
 
 def _route(scope: Scope, route: Any, above: Inherited) -> Route | None:
@@ -273,6 +302,7 @@ def _forward(
         cluster_not_found_code=_NOT_FOUND_CODES[choice(scope, action, "cluster_not_found_response_code")],
         hash_policies=hash_policies(scope, action),
         weights_by_hash=action.weighted_clusters.use_hash_policy.value,
+        weights_by_header=action.weighted_clusters.header_name.lower(),
         internal_redirects=internal_redirects(scope, action),
         mirrors=mirror_policies(scope, action) or above.mirrors,
         hedge=_hedges(scope.at("hedge_policy"), action.hedge_policy)
@@ -335,6 +365,7 @@ def _rewrites(scope: Scope, action: Any, matched: UriTemplate | None) -> dict[st
         "prefix_rewrite": action.prefix_rewrite,
         "path_rewrite": template(scope, "path_rewrite", action.path_rewrite) if action.path_rewrite else None,
         "host_rewrite": action.host_rewrite_literal,
+        "host_template": template(scope, "host_rewrite", action.host_rewrite, "-") if action.host_rewrite else None,
         "host_rewrite_header": action.host_rewrite_header.lower(),
         "auto_host_rewrite": action.auto_host_rewrite.value,
         "append_forwarded_host": action.append_x_forwarded_host,
@@ -383,6 +414,7 @@ def _weighted(scope: Scope, weighted: Any, subset: Criteria) -> tuple[WeightedCl
             WeightedCluster(
                 name=target.name,
                 weight=target.weight.value,
+                runtime_key=f"{weighted.runtime_key_prefix}.{target.name}" if weighted.runtime_key_prefix else "",
                 fault=per_filter_fault(place, target.typed_per_filter_config),
                 header=_cluster_header(place, target) if target.cluster_header else "",
                 host_rewrite=target.host_rewrite_literal,
@@ -403,6 +435,8 @@ def _direct_response(scope: Scope, response: Any, limit: int) -> DirectResponse:
     scope.audit(response)
     if not 200 <= response.status < 600:
         scope.fault("status", f"{response.status} is not an HTTP status of 200 to 599")
+    if response.HasField("body") and response.body.WhichOneof("specifier") is None:
+        scope.fault("body", "says no inline_string, inline_bytes, filename or environment_variable")
     raw = data_source(scope.at("body"), response.body) if response.HasField("body") else b""
     if len(raw) > limit:
         scope.fault("body", f"has {len(raw)} bytes, the limit is {limit} (max_direct_response_body_size_bytes)")

@@ -107,6 +107,7 @@ class GrpcCall:
         ready: whether the server's SETTINGS came, so that the call has begun.
         ended: how it ended; messages may be left. None for not yet.
         goaway: the last GOAWAY: the server opens no new call, but this one goes on.
+        unsent: bytes of messages that the server's flow control holds back.
 
     Raises:
         BootstrapError: what no metadata may hold.
@@ -130,6 +131,7 @@ class GrpcCall:
         self._http2 = H2Connection(H2Configuration(client_side=True))
         self._frames = Frames()
         self._unsent: deque[bytes] = deque()
+        self.unsent = 0
         self._received = bytearray()
         self._window = _WINDOW  # bytes that the server may still send
         self._unacknowledged = self._acknowledged = 0
@@ -155,7 +157,9 @@ class GrpcCall:
 
     def send(self, message: bytes) -> None:
         """Send a message, as the server's flow control permits."""
-        self._unsent.append(b"\0" + len(message).to_bytes(4, "big") + message)
+        framed = b"\0" + len(message).to_bytes(4, "big") + message
+        self._unsent.append(framed)
+        self.unsent += len(framed)
 
     def ping(self) -> None:
         """Ask for a sign of life; any byte received is one."""
@@ -220,6 +224,7 @@ class GrpcCall:
             if room <= 0:
                 break
             self._http2.send_data(STREAM, data[:room])
+            self.unsent -= min(room, len(data))
             if len(data) > room:
                 self._unsent[0] = data[room:]
             else:

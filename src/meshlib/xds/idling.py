@@ -26,6 +26,11 @@ class Idling:
         self._fresh: set[Reference] = set()  # asked for since the last sweep, or used in it
         self._known: set[Reference] = set()
 
+    @property
+    def in_use(self) -> frozenset[Reference]:
+        """What was asked for on demand, and is not given up."""
+        return frozenset(self._known) | {(CLUSTER, name) for name in self._assembly.dependencies.awake}
+
     def woken(self, cluster: str) -> None:
         """A call needs a cluster."""
         self._fresh.add((CLUSTER, cluster))
@@ -42,7 +47,7 @@ class Idling:
             return False
         used = frozenset(self._usage())
         dependencies = self._assembly.dependencies
-        candidates = self._known | {(CLUSTER, name) for name in dependencies.awake}
+        candidates = self.in_use
         idle = {ref for ref in candidates - self._fresh if not self._in_use(ref, used)}
         self._fresh = {ref for ref in candidates if self._in_use(ref, used)}
         self._known -= idle

@@ -214,6 +214,19 @@ class AdsProtocol(ABC):
         """Return what is subscribed to, ``*`` included; a view, not to be kept."""
         return self._types[type_url].names
 
+    def wanted(self, type_url: str) -> Collection[str]:
+        """Return what is asked for, which may be less than what is subscribed to; a view, not to be kept."""
+        return self.names(type_url)
+
+    def known(self, type_url: str) -> Collection[str]:
+        """Return what the server has told, not counting what was given up since; a view, not to be kept."""
+        return self._types[type_url].known.keys()
+
+    def awaits(self, timer: StartTimer) -> bool:
+        """Tell whether anything that ``timer`` is for is neither answered nor given up."""
+        awaited = self._types[timer.type_url].awaited
+        return any(awaited.get(name) == timer.serial for name in timer.names)
+
     def expects(self, type_url: str) -> bool:
         """Tell whether a response of a type answers anything that was asked on this stream."""
         sub = self._types.get(type_url)

@@ -78,6 +78,7 @@ try:
     from envoy.service.discovery.v3 import discovery_pb2
     from envoy.type.matcher.v3 import http_inputs_pb2, string_pb2
     from envoy.type.v3 import percent_pb2
+    from validate import validate_pb2
     from xds.type.matcher.v3 import domain_pb2 as xds_domain_pb2
     from xds.type.matcher.v3 import ip_pb2 as xds_ip_pb2
 except Exception as error:  # ImportError, or what protobuf raises for descriptors or versions that conflict
@@ -151,6 +152,7 @@ __all__ = [
     "tls_pb2",
     "uri_template_match_pb2",
     "uri_template_rewrite_pb2",
+    "validate_pb2",
     "wrr_locality_pb2",
     "xds_domain_pb2",
     "xds_ip_pb2",

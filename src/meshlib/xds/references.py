@@ -8,8 +8,10 @@ from meshlib.model.cluster import Cluster
 from meshlib.model.filter_chain import HttpConnectionManager
 from meshlib.model.listener import Listener
 from meshlib.model.route import Route, RouteAction, RouteConfiguration
+from meshlib.model.snapshot import Snapshot
+from meshlib.xds.faults import Fault
 from meshlib.xds.resource import Reference, Value
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, ROUTE, SECRET
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 
 
 def references(value: Value) -> tuple[Reference, ...]:
@@ -22,6 +24,23 @@ def references(value: Value) -> tuple[Reference, ...]:
     elif isinstance(value, Listener) and not value.inbound:
         found = dict.fromkeys(_listener_references(value))
     return tuple(found)
+
+
+def unknown_clusters(snapshot: Snapshot) -> list[Fault]:
+    """Return what in tables inside listeners leads to no cluster, where all are known (``validate_clusters``)."""
+    faults = []
+    for listener in snapshot.listeners.values():
+        chains = (*listener.chains, *([listener.default_chain] if listener.default_chain else ()))
+        for http in (listener.api, *(chain.http for chain in chains)):
+            table = http.route_config if http is not None else None
+            if table is None or not table.validate_clusters:
+                continue
+            for _, name in _table_references(table):
+                # What is in parentheses stands for an action that leads nowhere, and is noted.
+                if name not in snapshot.clusters and not name.startswith("("):
+                    fault = f"leads to the cluster {name!r}, which does not exist"
+                    faults.append(Fault(listener.name, LISTENER, "route_config", fault))
+    return faults
 
 
 def _table_references(table: RouteConfiguration) -> Iterable[Reference]:

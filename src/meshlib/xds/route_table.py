@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from meshlib.model.request import RequestView
 from meshlib.model.route import Route, RouteConfiguration, Routes, VirtualHost
 from meshlib.xds import wire
-from meshlib.xds.decode_rds import Inherited, check_domains, host_of, table_level, virtual_host
+from meshlib.xds.decode_rds import Inherited, check_domains, host_lookup, host_of, table_level, virtual_host
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.protos import route_components_pb2, route_pb2
 from meshlib.xds.references import route_references
@@ -162,7 +162,7 @@ def examine_table(value: bytes, raw: bytes, previous: Callable[[str], Resource |
 def _examined(scope: Scope, table: Any, packed: list[bytes], raw: bytes, previous: Resource | None) -> Resource:
     inherited = table_level(scope, table)
     notes = remarks(scope.notes)
-    name, ignore_port = table.name, table.ignore_port_in_host_matching
+    name, lookup = table.name, host_lookup(table)
     table.ClearField("name")
     key = table.SerializeToString(deterministic=True)
     if isinstance(previous, _Table) and previous.level.key == key:
@@ -175,7 +175,7 @@ def _examined(scope: Scope, table: Any, packed: list[bytes], raw: bytes, previou
         hosts.append(host if host is not None else _host(scope, i, data, level))
     if not _domains_are_plain(hosts):
         check_domains(scope, [(host.name, host.domains) for host in hosts])
-    return _Table(name, raw, level, RouteConfiguration(name, tuple(hosts), ignore_port), notes)
+    return _Table(name, raw, level, RouteConfiguration(name, tuple(hosts), *lookup), notes)
 
 
 def _domains_are_plain(hosts: list[VirtualHost]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshlib.xds.constraints import violations
 from meshlib.xds.faults import Fault, Note, Status, shortened
 from meshlib.xds.fields import FIELDS, NOTHING_KNOWN
 
@@ -52,6 +53,16 @@ class Scope:
         """Record that the resource cannot be used because of ``field``."""
         self.faults.append(Fault(self.resource, self.type_url, self.path(field), shortened(message)))
 
+    def obey(self, message: Any) -> None:
+        """Fault what in ``message``, and in what it contains, breaks a constraint of Envoy's protos.
+
+        Called when a decoder has had its say: a fault that it found already, at that place or around it, is enough.
+        """
+        for path, wrong in violations(message):
+            place = self.path(path)
+            if not any(_related(place, known.field_path) for known in self.faults):
+                self.faults.append(Fault(self.resource, self.type_url, place, shortened(wrong)))
+
     def note(self, field: str, consequence: str, status: Status = Status.NOT_HONOURED) -> None:
         """Record that ``field`` is not honoured as received."""
         self.notes.append(Note(self.resource, self.type_url, self.path(field), shortened(consequence), status))
@@ -67,3 +78,9 @@ class Scope:
             if noted is not None:
                 status, consequence = noted
                 self.note(field.name, consequence, status)
+
+
+def _related(place: str, other: str) -> bool:
+    """Tell whether one of two paths is the other, or leads to it."""
+    short, long = sorted((place, other), key=len)
+    return long.startswith(short) and (len(long) == len(short) or long[len(short)] in ".[")

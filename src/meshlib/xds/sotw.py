@@ -43,6 +43,10 @@ class SotwProtocol(AdsProtocol):
         # Types of whose wildcard this stream cannot tell whether it is held whole.
         self._partial: set[str] = set()
 
+    def wanted(self, type_url: str) -> Collection[str]:
+        """Return what is asked for; see :meth:`AdsProtocol.wanted`."""
+        return () if type_url in self._lingering else super().wanted(type_url)
+
     def opened(self) -> list[Output]:
         """A new stream is connected: ask for everything again."""
         lingering, self._lingering = self._lingering, set()

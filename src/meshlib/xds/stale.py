@@ -24,7 +24,6 @@ class Stale:
         self._assembly = assembly
         self._held: Contents = {}
         self._names: dict[str, set[str]] = {url: set() for url in ALL_TYPE_URLS}
-        self._replaced: set[str] = set()  # wildcard types of which a server's first whole answer came
 
     def take(self, held: Contents) -> None:
         """Use what a file holds."""
@@ -53,21 +52,10 @@ class Stale:
             if url == SECRET and silent(name):  # never in the file: what needs it refuses, and is not waited for
                 self._assembly.absent(url, name)
 
-    def answered(self, type_url: str, offered: Offered, *, whole: bool) -> frozenset[str]:
-        """A server answered; returns what only the file knows, to be removed.
-
-        Args:
-            type_url: the type.
-            offered: what became of its resources.
-            whole: whether it is an answer to the wildcard of this type.
-        """
-        names = self._names[type_url]
+    def answered(self, type_url: str, offered: Offered) -> None:
+        """A server answered; what of it was good is not stale any more."""
         refused = {fault.resource for fault in offered.faults}
-        names.difference_update([name for name in offered.names if name not in refused])
-        if not whole or not offered.complete or type_url in self._replaced:
-            return frozenset()
-        self._replaced.add(type_url)
-        return frozenset(names.difference(offered.names))
+        self._names[type_url].difference_update([name for name in offered.names if name not in refused])
 
     @property
     def in_force(self) -> bool:

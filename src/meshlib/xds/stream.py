@@ -34,6 +34,9 @@ CONNECT_TIMEOUT = 10.0  # seconds that each address has to connect, and again to
 KEEPALIVE_TIME = 30.0  # seconds without a byte from the server, after which it is pinged
 KEEPALIVE_TIMEOUT = 10.0  # seconds that it has to answer
 
+# What waits for a server that does not read. Many times what ten thousand names in one request take.
+MAX_UNSENT = 128 * 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class StreamOpened:
@@ -226,6 +229,9 @@ class AdsStream:
                 call.send(self._outgoing.popleft())
             try:
                 connection.write(call.outgoing())
+                if call.unsent + connection.unsent > MAX_UNSENT:
+                    call.lost(f"the server leaves {MAX_UNSENT:,} bytes of requests unread")
+                    continue
                 if connection.wait(self._wakeup, due):
                     data = connection.read()
                     if data is None:

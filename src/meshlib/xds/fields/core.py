@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from meshlib.xds.fields.table import RUNTIME, Fields, fields
+from meshlib.xds.fields.table import Fields, fields
 
 _CORE = "envoy.config.core.v3."
 _TYPE = "envoy.type."
@@ -42,7 +42,7 @@ FIELDS: Mapping[str, Fields] = {
     _CORE + "SelfConfigSource": fields("", {"transport_api_version": "version 3 is the only one there is"}),
     _CORE + "TransportSocket": fields("name typed_config"),
     _CORE + "TypedExtensionConfig": fields("typed_config", {"name": "the type of the configuration says which"}),
-    _CORE + "RuntimeFractionalPercent": fields("default_value", {"runtime_key": RUNTIME}),
+    _CORE + "RuntimeFractionalPercent": fields("default_value runtime_key"),
     _TYPE + "v3.FractionalPercent": fields("numerator denominator"),
     _TYPE + "v3.Percent": fields("value"),
     _TYPE + "v3.Int64Range": fields("start end"),

@@ -15,7 +15,7 @@ _COMMON_FAULT = "envoy.extensions.filters.common.fault.v3."
 
 FIELDS: Mapping[str, Fields] = {
     "envoy.extensions.filters.http.router.v3.Router": fields(
-        "respect_expected_rq_timeout",
+        "respect_expected_rq_timeout suppress_envoy_headers",
         {
             "dynamic_stats": STATS,
             "start_child_span": TRACE,
@@ -23,7 +23,6 @@ FIELDS: Mapping[str, Fields] = {
             **alike("upstream_log upstream_log_options", ACCESS_LOG),
         },
         unsupported={
-            "suppress_envoy_headers": "x-envoy headers are sent as meshlib's documentation says",
             "strict_check_headers": "x-envoy headers that are no numbers are ignored",
             "upstream_http_filters": "filters of a cluster are not run",
         },

@@ -73,7 +73,8 @@ FIELDS: Mapping[str, Fields] = {
     ),
     _LISTENER + "Filter": fields("name typed_config", refused={"config_discovery": _ECDS}),
     _HCM + "HttpConnectionManager": fields(
-        "rds route_config http_filters merge_slashes path_with_escaped_slashes_action stream_idle_timeout "
+        "rds route_config http_filters normalize_path merge_slashes path_with_escaped_slashes_action "
+        "strip_matching_host_port strip_any_host_port strip_trailing_host_dot stream_idle_timeout "
         "common_http_protocol_options",
         {
             **alike(
@@ -93,15 +94,12 @@ FIELDS: Mapping[str, Fields] = {
             "tracing": TRACE,
             "request_id_extension": "request ids are UUIDs, as this asks",
             "generate_request_id": "request ids are always made",
-            "normalize_path": "the HTTP client normalises paths before they come here",
         },
         faulty="scoped_routes",
         unsupported={
             **alike("access_log access_log_flush_interval flush_access_log_on_new_request", ACCESS_LOG),
             "access_log_options": ACCESS_LOG,
             "local_reply_config": "replies made here are not rewritten",
-            **alike("strip_matching_host_port strip_any_host_port", "the Host header keeps its port"),
-            "strip_trailing_host_dot": "the Host header keeps its dot",
             "early_header_mutation_extensions": "headers are not changed",
             "path_normalization_options": "the path is sent as it is",
             "scheme_header_transformation": "the scheme is the URL's",

@@ -16,23 +16,20 @@ _AS_ENVOY = "Envoy does not implement it either"
 _RETRY_EXTENSION = {"retry_policy_typed_config": "retries are made as retry_policy says, or not at all"}
 _REDIRECTS = "redirects are left to the application"
 _NOWHERE = "leads nowhere: a call that matches meets NC"
-_UNSEEN = "looks at what a call from the process does not have: the route is left out"
+_UNSEEN = "looks at what a call from the process does not have: a route that asks for it is left out"
 _AT_RANDOM = "a request that has nothing else to hash goes to an endpoint at random"
 
 FIELDS: Mapping[str, Fields] = {
     _ROUTE + "RouteConfiguration": fields(
-        _HEADERS + "name virtual_hosts ignore_port_in_host_matching max_direct_response_body_size_bytes "
+        _HEADERS + "name virtual_hosts ignore_port_in_host_matching vhost_header max_direct_response_body_size_bytes "
+        "ignore_path_parameters_in_path_matching validate_clusters "
         "typed_per_filter_config most_specific_header_mutations_wins request_mirror_policies",
         {
-            "validate_clusters": "a cluster that does not exist is answered by NC when it is called",
             "metadata": ORIGIN,
             "internal_only_headers": PROXY,
             "cluster_specifier_plugins": "noted at the routes that name one",
         },
-        unsupported={
-            "vhost_header": "the virtual host is found by the Host header",
-            "ignore_path_parameters_in_path_matching": "parameters count as part of the path",
-        },
+        unsupported={},
         refused={"vhds": "virtual hosts on demand (VHDS) are not asked for: a host that is not listed meets NR"},
     ),
     _ROUTE + "VirtualHost": fields(
@@ -40,9 +37,8 @@ FIELDS: Mapping[str, Fields] = {
         + _BUFFERS
         + "name domains routes matcher require_tls typed_per_filter_config include_request_attempt_count retry_policy "
         "request_mirror_policies rate_limits metadata include_attempt_count_in_response hedge_policy "
-        "include_is_timeout_retry_header",
+        "include_is_timeout_retry_header virtual_clusters",
         {
-            "virtual_clusters": STATS,
             "cors": _BROWSERS,
         },
         unsupported={**_RETRY_EXTENSION},
@@ -65,6 +61,7 @@ FIELDS: Mapping[str, Fields] = {
     _ROUTE + "RouteMatch.TlsContextMatchOptions": fields("presented validated"),
     "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig": fields("path_template"),
     "envoy.extensions.path.rewrite.uri_template.v3.UriTemplateRewriteConfig": fields("path_template_rewrite"),
+    _ROUTE + "VirtualCluster": fields("name headers"),
     _ROUTE + "HeaderMatcher": fields(
         "name exact_match safe_regex_match range_match present_match prefix_match suffix_match contains_match "
         "string_match invert_match treat_missing_header_as_empty",
@@ -75,7 +72,7 @@ FIELDS: Mapping[str, Fields] = {
         "path_rewrite host_rewrite_literal host_rewrite_header host_rewrite_path_regex auto_host_rewrite timeout "
         "path_rewrite_policy retry_policy max_stream_duration hash_policy internal_redirect_policy "
         "request_mirror_policies rate_limits include_vh_rate_limits append_x_forwarded_host "
-        "hedge_policy idle_timeout priority max_grpc_timeout grpc_timeout_offset metadata_match",
+        "hedge_policy idle_timeout priority max_grpc_timeout grpc_timeout_offset metadata_match host_rewrite",
         {
             "cors": _BROWSERS,
             "flush_timeout": PROXY,
@@ -83,7 +80,6 @@ FIELDS: Mapping[str, Fields] = {
             "max_internal_redirects": "belongs to internal_redirect_action",
         },
         unsupported={
-            "host_rewrite": "the Host header is sent as it is",
             "internal_redirect_action": _REDIRECTS,
             "upgrade_configs": "upgrades are left to the application",
             **_RETRY_EXTENSION,
@@ -138,9 +134,8 @@ FIELDS: Mapping[str, Fields] = {
     _ROUTE + "RouteAction.HashPolicy.CookieAttribute": fields("name value"),
     _ROUTE + "RouteAction.HashPolicy.QueryParameter": fields("name"),
     _ROUTE + "WeightedCluster": fields(
-        "clusters use_hash_policy",
-        {"total_weight": "deprecated; weights are divided by their sum", "runtime_key_prefix": "there is no runtime"},
-        unsupported={"header_name": "the weights are drawn at random"},
+        "clusters use_hash_policy header_name runtime_key_prefix",
+        {"total_weight": "deprecated; weights are divided by their sum"},
     ),
     _ROUTE + "WeightedCluster.ClusterWeight": fields(
         _HEADERS + "name weight cluster_header typed_per_filter_config host_rewrite_literal metadata_match"
