@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+import weakref
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -21,11 +24,16 @@ import grpc
 import grpc.aio
 from envoy.service.discovery.v3 import discovery_pb2
 from envoy.service.status.v3 import csds_pb2
+from google.protobuf.message import DecodeError
 
 from meshlib.controlplane import status
 from meshlib.controlplane.ads import AdsSession
+from meshlib.controlplane.delta import DeltaSession
 from meshlib.controlplane.node import Node
 from meshlib.controlplane.resources import Resources
+from meshlib.controlplane.server_tls import ServerTls
+from meshlib.controlplane.session import Session
+from meshlib.controlplane.snapshot import Snapshot
 from meshlib.errors import ConfigError
 
 logger = logging.getLogger("meshlib.controlplane")
@@ -35,13 +43,40 @@ ADS_SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 _OPTIONS = (
     # With SO_REUSEPORT a second server on the port would take half of the clients in silence.
     ("grpc.so_reuseport", 0),
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    # Enough for a client that names 100,000 clusters; more is refused before it is parsed.
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    # A client has one stream, or a few; one that opens thousands waits by itself, within its connection.
+    ("grpc.max_concurrent_streams", 100),
     ("grpc.max_send_message_length", -1),
     # Notice clients that vanished without a word, and bear with clients that ping often.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
 )
+
+
+_LAST_WRITE = 1.0  # seconds that a stream has, when the server stops, for what it is writing
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What keeps one client from taking the server from the others, and a storm of edits from being a storm of pushes.
+
+    Attributes:
+        streams: open at once, of all clients.
+        first_request: seconds in which a stream must say who it is.
+        burst: requests of one stream that are answered at once.
+        per_second: requests of one stream that are answered a second after that.
+        quiet: seconds without a change before changes are pushed.
+        longest: seconds after a change in which it is pushed even if others follow.
+    """
+
+    streams: int = 10_000
+    first_request: float = 15.0
+    burst: int = 1_000
+    per_second: float = 100.0
+    quiet: float = 0.005
+    longest: float = 0.1
 
 
 class ResourceSource(Protocol):
@@ -53,7 +88,7 @@ class ResourceSource(Protocol):
         ...
 
     def resources(self, node: Node) -> Resources:
-        """Return what ``node`` is to have now. Called in the server's thread."""
+        """Return what ``node`` is to have now; the same object for nodes that have the same. Called in one thread."""
         ...
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -62,33 +97,74 @@ class ResourceSource(Protocol):
 
 
 class Server:
-    """An ADS server (state of the world), which also tells of its clients over CSDS.
+    """An ADS server, state of the world and delta, which also tells of its clients over CSDS.
 
     Thread-safe. A forked child has no server: fork first, then start.
 
     Args:
         source: the resources.
-        host: address to listen on. There is neither TLS nor a check of who asks: another than
+        host: address to listen on. Nobody is asked who he is, but with ``tls.client_ca``: another than
             loopback opens the mesh's configuration to the network.
-        port: 0 takes a free one.
+        port: of plaintext; 0 takes a free one, None none at all.
+        tls: of a second port, where it is not None.
+        tls_port: that port; 0 takes a free one.
+        limits: of what clients may do.
     """
 
-    def __init__(self, source: ResourceSource, *, host: str = "127.0.0.1", port: int = 15010) -> None:
-        self._service = _Service(source)
+    def __init__(
+        self,
+        source: ResourceSource,
+        *,
+        host: str = "127.0.0.1",
+        port: int | None = 15010,
+        tls: ServerTls | None = None,
+        tls_port: int = 15012,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+    ) -> None:
+        if port is None and tls is None:
+            raise ConfigError("a control plane without a plaintext port needs a certificate for its TLS port")
+        self._service = _Service(source, limits)
         self._host = host
         self._port = port
+        self._tls = tls
+        self._tls_port = tls_port if tls else None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     @property
-    def port(self) -> int:
-        """The port; after :meth:`start` the one listened on."""
+    def port(self) -> int | None:
+        """The plaintext port; after :meth:`start` the one listened on."""
         return self._port
 
     @property
+    def tls_port(self) -> int | None:
+        """The TLS port; after :meth:`start` the one listened on."""
+        return self._tls_port
+
+    @property
     def address(self) -> str:
-        """``host:port``, as clients want it."""
-        return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
+        """``host:port`` of plaintext, as clients want it.
+
+        Raises:
+            ConfigError: only TLS is served.
+        """
+        if self._port is None:
+            raise ConfigError("this control plane has no plaintext port, only one with TLS")
+        return self._at(self._port)
+
+    @property
+    def tls_address(self) -> str:
+        """``host:port`` of TLS.
+
+        Raises:
+            ConfigError: no TLS is served.
+        """
+        if self._tls_port is None:
+            raise ConfigError("this control plane has no TLS port")
+        return self._at(self._tls_port)
+
+    def _at(self, port: int) -> str:
+        return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
 
     @property
     def clients(self) -> tuple[status.ClientStatus, ...]:
@@ -100,7 +176,7 @@ class Server:
         """Listen, and return when clients can connect.
 
         Raises:
-            ConfigError: the address cannot be listened on.
+            ConfigError: the address cannot be listened on, or the certificate not used.
         """
         if self._thread is not None:
             raise RuntimeError("a Server is started once")
@@ -124,16 +200,30 @@ class Server:
         server = grpc.aio.server(options=_OPTIONS)
         server.add_generic_rpc_handlers(self._service.handlers())
         try:
-            self._port = server.add_insecure_port(self.address)
+            self._listen(server)
             await server.start()
-        except RuntimeError:
-            listening.set_exception(ConfigError(_cannot_listen(self._host, self._port)))
+        except ConfigError as error:
+            listening.set_exception(error)
             return
         unsubscribe = self._service.follow(self._loop)
         listening.set_result(None)
         await self._service.stopping.wait()
         unsubscribe()
+        await self._service.stop()
         await server.stop(None)
+
+    def _listen(self, server: grpc.aio.Server) -> None:
+        credentials = self._tls.credentials() if self._tls else None
+        port = 0
+        try:
+            if self._port is not None:
+                port = self._port
+                self._port = server.add_insecure_port(self._at(port))
+            if self._tls_port is not None:
+                port = self._tls_port
+                self._tls_port = server.add_secure_port(self._at(port), credentials)
+        except RuntimeError as error:
+            raise ConfigError(_cannot_listen(self._host, port)) from error
 
     def __enter__(self) -> Self:
         self.start()
@@ -157,40 +247,99 @@ def _cannot_listen(host: str, port: int) -> str:
     return f"cannot listen on {host} port {port}: {reason}; end what has the port, or take another (0: a free one)"
 
 
+class Debounce:
+    """Calls back once for changes in a row: when they have ceased, and at the latest a while after the first.
+
+    Args:
+        loop: in whose thread everything happens.
+        callback: what is called.
+        limits: ``quiet`` and ``longest``.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None], limits: Limits) -> None:
+        self._loop = loop
+        self._callback = callback
+        self._limits = limits
+        self._timer: asyncio.TimerHandle | None = None
+        self._since = 0.0
+
+    def touch(self) -> None:
+        """Note a change."""
+        now = self._loop.time()
+        if self._timer is None:
+            self._since = now
+        else:
+            self._timer.cancel()
+        due = min(now + self._limits.quiet, self._since + self._limits.longest)
+        self._timer = self._loop.call_at(due, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        self._callback()
+
+
 class _Service:
     """What the loop's thread owns: the streams, and the answers to what they ask."""
 
-    def __init__(self, source: ResourceSource) -> None:
+    def __init__(self, source: ResourceSource, limits: Limits) -> None:
         self.stopping = asyncio.Event()
         self._source = source
+        self._limits = limits
         self._streams: dict[_Stream, status.Client] = {}
+        self._open = 0
+        # Translating and encoding wait for nothing and take long: in a thread of their own, the loop goes on.
+        self._worker = concurrent.futures.ThreadPoolExecutor(1, "meshlib-control-plane-resources")
+        self._snapshots: weakref.WeakValueDictionary[int, Snapshot] = weakref.WeakValueDictionary()
 
     @property
     def clients(self) -> Iterable[status.Client]:
         return self._streams.values()
 
     def follow(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
-        """Push what changes from now on; return how to end that."""
-
-        def mark() -> None:
-            for stream in self._streams:
-                stream.outdated.set()
+        """Push what changes from now on, several changes in a row at once; return how to end that."""
+        debounce = Debounce(loop, self._mark, self._limits)
 
         def on_change() -> None:
             with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-                loop.call_soon_threadsafe(mark)
+                loop.call_soon_threadsafe(debounce.touch)
 
         return self._source.subscribe(on_change)
 
+    def _mark(self) -> None:
+        for stream in self._streams:
+            stream.outdated.set()
+
+    async def snapshot(self, session: Session) -> Snapshot:
+        """Return what the client is to have now."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._worker, self._current, session.node, session.snapshot
+        )
+
+    def _current(self, node: Node, before: Snapshot) -> Snapshot:
+        # The version first: a change in between gives newer resources an older version, and is
+        # followed by its own push, which then finds nothing left to send.
+        version, resources = self._source.version, self._source.resources(node)
+        known = self._snapshots.get(id(resources))  # which lives as long as its snapshot
+        if known is None:
+            known = self._snapshots[id(resources)] = Snapshot(resources, version, before)
+        known.since(before)  # here rather than in the loop
+        return known
+
+    async def stop(self) -> None:
+        """Let every stream finish what it is writing, and end it."""
+        await asyncio.gather(*(stream.end() for stream in list(self._streams)))
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        """The gRPC methods: ADS, its delta form (refused in words), and CSDS."""
+        """The gRPC methods: ADS in both forms, and CSDS."""
         ads = {
+            # Bytes both ways: what does not parse is refused in our words, and resources are encoded already.
             "StreamAggregatedResources": grpc.stream_stream_rpc_method_handler(
-                self._stream,
-                request_deserializer=discovery_pb2.DiscoveryRequest.FromString,
-                response_serializer=discovery_pb2.DiscoveryResponse.SerializeToString,
+                functools.partial(self._stream, AdsSession, discovery_pb2.DiscoveryRequest.FromString)
             ),
-            "DeltaAggregatedResources": grpc.stream_stream_rpc_method_handler(_refuse_delta),
+            "DeltaAggregatedResources": grpc.stream_stream_rpc_method_handler(
+                functools.partial(self._stream, DeltaSession, discovery_pb2.DeltaDiscoveryRequest.FromString)
+            ),
         }
         csds_types = {
             "request_deserializer": csds_pb2.ClientStatusRequest.FromString,
@@ -205,8 +354,27 @@ class _Service:
             grpc.method_handlers_generic_handler(status.SERVICE, csds),
         )
 
-    async def _stream(self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> None:
-        first = await anext(requests, None)
+    async def _stream(
+        self,
+        kind: Callable[[Node], Session],
+        parse: Callable[[bytes], Any],
+        messages: AsyncIterator[bytes],
+        context: grpc.aio.ServicerContext,
+    ) -> None:
+        if self._open >= self._limits.streams:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._open} streams are open already, as many as there may be"
+            )
+        self._open += 1
+        try:
+            await self._identified(kind, _Requests(messages, parse, context, self._limits), context)
+        finally:
+            self._open -= 1
+
+    async def _identified(
+        self, kind: Callable[[Node], Session], requests: _Requests, context: grpc.aio.ServicerContext
+    ) -> None:
+        first = await requests.first()
         if first is None:
             return
         if not first.HasField("node") or not first.node.id:
@@ -215,7 +383,7 @@ class _Service:
             node = Node.from_proto(first.node)
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        stream = _Stream(self._source, AdsSession(node), context)
+        stream = _Stream(self, kind(node), context)
         self._streams[stream] = status.Client(first.node, stream.session, time.time())
         logger.info("%s (%s) connected from %s", stream.session.name, node.kind.value, context.peer())
         try:
@@ -225,9 +393,10 @@ class _Service:
             logger.info("%s (%s) disconnected", stream.session.name, node.kind.value)
 
     async def _client_status(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        if request.node_matchers:
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "node_matchers are not supported: ask without")
-        return status.client_status_response(self.clients)
+        try:
+            return status.client_status_response(self.clients, request)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, str(error))
 
     async def _client_statuses(
         self, requests: AsyncIterator[Any], context: grpc.aio.ServicerContext
@@ -236,11 +405,58 @@ class _Service:
             yield await self._client_status(request, context)
 
 
-async def _refuse_delta(_: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> None:
-    await context.abort(
-        grpc.StatusCode.UNIMPLEMENTED,
-        "delta xDS is not served; use the state of the world (in an Envoy bootstrap api_type: GRPC, not DELTA_GRPC)",
-    )
+class _Requests:
+    """What a client asks, at a pace that leaves time for the others.
+
+    A client may ask ``burst`` times at once and ``per_second`` times a second after that. Beyond,
+    it is read more slowly, until it has to wait to send.
+    """
+
+    def __init__(
+        self,
+        messages: AsyncIterator[bytes],
+        parse: Callable[[bytes], Any],
+        context: grpc.aio.ServicerContext,
+        limits: Limits,
+    ) -> None:
+        self._messages = messages
+        self._parse = parse
+        self._context = context
+        self._limits = limits
+        self._allowance = float(limits.burst)
+        self._at = time.monotonic()
+
+    async def first(self) -> Any:
+        """Return the first request; None where the client left without one."""
+        try:
+            async with asyncio.timeout(self._limits.first_request):
+                return await self._next()
+        except TimeoutError:
+            message = f"no request came within {self._limits.first_request:g} s"
+            await self._context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        while (request := await self._next()) is not None:
+            yield request
+
+    async def _next(self) -> Any:
+        await self._pace()
+        message = await anext(self._messages, None)
+        if message is None:
+            return None
+        try:
+            return self._parse(message)
+        except DecodeError:
+            await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is no discovery request")
+
+    async def _pace(self) -> None:
+        now = time.monotonic()
+        limits = self._limits
+        self._allowance = min(limits.burst, self._allowance + (now - self._at) * limits.per_second)
+        self._at = now
+        if self._allowance < 1:
+            await asyncio.sleep((1 - self._allowance) / limits.per_second)
+        self._allowance -= 1
 
 
 class _Stream:
@@ -250,15 +466,36 @@ class _Stream:
     all changes of that time are one push.
     """
 
-    def __init__(self, source: ResourceSource, session: AdsSession, context: grpc.aio.ServicerContext) -> None:
+    def __init__(self, service: _Service, session: Session, context: grpc.aio.ServicerContext) -> None:
         self.session = session
         self.outdated = asyncio.Event()
-        self._source = source
+        self._service = service
         self._context = context
+        self._serving: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()  # makes what a session returned and its sending one step
 
-    async def serve(self, first: Any, requests: AsyncIterator[Any]) -> None:
-        """Serve until the client ends the stream."""
+    async def serve(self, first: Any, requests: AsyncIterable[Any]) -> None:
+        """Serve until the client ends the stream, or the server stops."""
+        self._serving = asyncio.create_task(self._serve(first, requests))
+        try:
+            await self._serving
+        except asyncio.CancelledError:
+            self._serving.cancel()
+            if not self._service.stopping.is_set():
+                raise
+            await self._context.abort(grpc.StatusCode.UNAVAILABLE, "the control plane is stopping")
+
+    async def end(self) -> None:
+        """End the stream after what is being written, if that gets through in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WRITE):
+                await self._writing.acquire()
+        if self._serving is not None:
+            self._serving.cancel()
+
+    async def _serve(self, first: Any, requests: AsyncIterable[Any]) -> None:
+        async with self._writing:
+            self.session.snapshot = await self._service.snapshot(self.session)
         async with asyncio.TaskGroup() as tasks:
             pushing = tasks.create_task(self._push())
             await self._answer(first)
@@ -268,8 +505,7 @@ class _Stream:
 
     async def _answer(self, request: Any) -> None:
         async with self._writing:
-            version, resources = self._current()
-            await self._send(self.session.on_request(request, resources, version))
+            await self._send(self.session.on_request(request))
 
     async def _push(self) -> None:
         while True:
@@ -277,21 +513,16 @@ class _Stream:
             async with self._writing:
                 self.outdated.clear()
                 try:
-                    version, resources = self._current()
+                    snapshot = await self._service.snapshot(self.session)
                 except Exception:
                     logger.exception("%s keeps what it has: its resources could not be made", self.session.name)
                     continue
-                await self._send(self.session.on_update(resources, version))
+                await self._send(self.session.on_update(snapshot))
 
-    async def _send(self, responses: Iterable[Any]) -> None:
+    async def _send(self, responses: Iterable[bytes]) -> None:
         try:
             for response in responses:
                 await self._context.write(response)
         except grpc.aio.InternalError as error:
             # The client left while we wrote; gRPC is about to cancel the call for that.
             raise asyncio.CancelledError from error
-
-    def _current(self) -> tuple[str, Resources]:
-        # The version first: a change in between gives newer resources an older version, and is
-        # followed by its own push, which then finds nothing left to send.
-        return self._source.version, self._source.resources(self.session.node)
