@@ -54,7 +54,7 @@ def load(path):
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     first = next(row["message"]["node"] for row in rows if row["dir"] == "sent" and "node" in row["message"])
     node = base_pb2.Node()
-    json_format.ParseDict({key: first[key] for key in ("id", "metadata") if key in first}, node)
+    json_format.ParseDict({key: first[key] for key in ("id", "cluster", "metadata", "locality") if key in first}, node)
     resources = {short: {} for short in TYPES}
     for row in rows:
         if row["dir"] == "received" and row["type"] in TYPES:

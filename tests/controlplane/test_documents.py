@@ -46,7 +46,10 @@ MESSAGES = [
     ),
     (
         VIRTUAL_SERVICE + "  http: []\n",
-        [f"a.yaml:5:3: error: {VS}: spec: expected a field 'hosts', and there is none"],
+        [
+            f"a.yaml:5:3: error: {VS}: spec: expected a field 'hosts': only one that others delegate to, "
+            "with http alone, has none"
+        ],
     ),
     (
         VIRTUAL_SERVICE + "  hosts: [a]\n  http:\n  - timeout: 5\n    route: [{destination: {host: a}}]\n",
@@ -72,9 +75,10 @@ MESSAGES = [
         VIRTUAL_SERVICE + "  hosts: [a]\n  http:\n  - {}\n"
         "  - redirect: {uri: /x}\n    route: [{destination: {host: a}}]\n",
         [
-            f"a.yaml:7:5: error: {VS}: spec.http[0]: expected one of route, redirect, directResponse, got none",
+            f"a.yaml:7:5: error: {VS}: spec.http[0]: "
+            "expected one of route, redirect, directResponse, delegate, got none",
             f"a.yaml:8:5: error: {VS}: spec.http[1]: "
-            "expected one of route, redirect, directResponse, got route and redirect",
+            "expected one of route, redirect, directResponse, delegate, got route and redirect",
         ],
     ),
     (
@@ -257,9 +261,10 @@ MESSAGES = [
     ),
     (
         VIRTUAL_SERVICE + "  hosts: [a]\n  http:\n  - route: [{destination: {host: a}}]\n"
-        "    corsPolicy: {}\n",
+        "    match: [{statPrefix: x}]\n",
         [
-            f"a.yaml:8:5: warning: {VS}: spec.http[0].corsPolicy: not applied yet by the embedded control plane",
+            f"a.yaml:8:14: warning: {VS}: spec.http[0].match[0].statPrefix: "
+            "not applied yet by the embedded control plane"
         ],
     ),
     (
@@ -273,8 +278,9 @@ MESSAGES = [
     (
         GATEWAY + "  servers:\n  - port: {number: 443, protocol: HTTPS}\n    hosts: ['*']\n",
         [
-            "a.yaml:6:35: warning: Gateway shop/catalog: spec.servers[0].port.protocol: HTTPS servers are not applied "
-            "yet by the embedded control plane; nothing listens on port 443"
+            "a.yaml:6:5: error: Gateway shop/catalog: spec.servers[0]: expected a field 'tls' with protocol HTTPS",
+            "a.yaml:6:11: error: Gateway shop/catalog: spec.servers[0].port: expected a field 'name' "
+            "with protocol HTTPS: the route table is named after it",
         ],
     ),
     # nothing to say

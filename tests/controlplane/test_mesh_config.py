@@ -113,7 +113,7 @@ def test_the_connect_timeout_is_every_clusters():
         ),
         ("outboundTrafficPolicy: {mode: DENY}", "expected one of ALLOW_ANY, REGISTRY_ONLY"),
         ("a: b: c", "not valid YAML"),
-        ("accessLogFile: /dev/stdout", "warning: ConfigMap istio-system/istio: data.mesh.accessLogFile"),
+        ("verifyCertificateAtClient: true", "warning: ConfigMap istio-system/istio: data.mesh.verify"),
     ],
 )
 def test_what_is_wrong_in_it_is_told_with_its_place(line, said):

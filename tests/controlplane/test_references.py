@@ -114,6 +114,5 @@ def test_validate_sorts_by_place():
     assert [(fault.file, fault.line, fault.applies) for fault in faults] == [
         ("a.yaml", 8, True),
         ("a.yaml", 13, False),
-        ("a.yaml", 13, False),
         ("b.yaml", 2, False),
     ]

@@ -170,11 +170,26 @@ def test_the_same_host_twice_joins_its_endpoints_and_says_so():
     assert "is that of Service shop/catalog (0.yaml:2) too" in str(fault)
 
 
-def test_an_external_name_is_no_service_yet():
-    text = "apiVersion: v1\nkind: Service\nmetadata: {name: x}\nspec: {type: ExternalName, externalName: a.com}"
-    documents, faults = read({"a.yaml": text.encode()})
-    assert "externalName: not applied yet" in str(faults[0])
-    assert registry.build(documents, DEFAULTS).services == {}
+def test_an_external_name_stands_for_another_service():
+    head = "apiVersion: v1\nkind: Service\nmetadata: {name: NAME, namespace: shop}\n"
+    one = head.replace("NAME", "one") + "spec: {type: ExternalName, externalName: two.shop.svc.cluster.local}\n---\n"
+    two = head.replace("NAME", "two") + f"spec: {{type: ExternalName, externalName: {LOCAL}}}\n---\n"
+    away = head.replace("NAME", "away") + "spec: {type: ExternalName, externalName: api.example.com}\n"
+    built = build(SERVICE.replace("TARGET", "3000"), one + two + away)
+    named = {name: built.services[f"{name}.shop.svc.cluster.local"] for name in ("one", "two", "away")}
+    assert {item.resolution for item in named.values()} == {Resolution.ALIAS}
+    assert built.concrete(named["one"]).host == built.concrete(named["two"]).host == LOCAL
+    assert built.concrete(named["away"]) is None
+    assert built.services[LOCAL].aliases == ("one.shop.svc.cluster.local", "two.shop.svc.cluster.local")
+
+
+def test_external_names_in_a_circle_lead_nowhere():
+    head = "apiVersion: v1\nkind: Service\nmetadata: {name: NAME, namespace: shop}\n"
+    text = "spec: {type: ExternalName, externalName: NAME.shop.svc.cluster.local}\n---\n"
+    built = build(
+        head.replace("NAME", "a") + text.replace("NAME", "b") + head.replace("NAME", "b") + text.replace("NAME", "a")
+    )
+    assert [built.concrete(service) for service in built.services.values()] == [None, None]
 
 
 def test_a_headless_service_has_no_address():
@@ -189,10 +204,10 @@ def test_a_headless_service_has_no_address():
         (80, "http", "TCP", "", Protocol.HTTP),
         (80, "http-web", "TCP", "", Protocol.HTTP),
         (80, "http2", "TCP", "", Protocol.HTTP2),
-        (80, "grpc-web", "TCP", "", Protocol.HTTP2),
+        (80, "grpc-web", "TCP", "", Protocol.GRPC_WEB),
         (80, "tcp-x", "TCP", "", Protocol.TCP),
         (80, "https", "TCP", "", Protocol.TLS),
-        (80, "redis-x", "TCP", "", Protocol.TCP),
+        (80, "redis-x", "TCP", "", Protocol.REDIS),
         (80, "web", "TCP", "", Protocol.SNIFFED),
         (80, "httpx", "TCP", "", Protocol.SNIFFED),
         (80, "", "TCP", "", Protocol.SNIFFED),

@@ -201,7 +201,7 @@ def test_what_comes_behind_a_catch_all_is_left_out():
     assert [route["name"] for route in routes(translated(SIDECAR, http(text)))] == ["a"]
 
 
-def test_a_delegate_is_left_out():
+def test_a_delegate_that_is_not_there_is_left_out():
     text = f"{{name: a, delegate: {{name: b}}}}, {{name: b, {TO}}}"
     assert [route["name"] for route in routes(translated(SIDECAR, http(text)))] == ["b"]
 

@@ -11,8 +11,16 @@ from envoy.extensions.network.dns_resolver.cares.v3 import cares_dns_resolver_pb
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 
 from meshlib.controlplane import consistent_hash, istio_filters, transport_security
-from meshlib.controlplane.documents.destination_rule import ConnectionPool, OutlierDetection, RetryBudget, TrafficPolicy
+from meshlib.controlplane.documents.destination_rule import (
+    ConnectionPool,
+    LoadBalancer,
+    OutlierDetection,
+    RetryBudget,
+    TcpKeepalive,
+    TrafficPolicy,
+)
 from meshlib.controlplane.endpoints import assignment
+from meshlib.controlplane.locality import preference
 from meshlib.controlplane.node import NodeKind
 from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.precedence import Rule
@@ -60,12 +68,11 @@ def cluster(service: Service, port: Port, rule: Rule | None, subset: str, view: 
     message.common_lb_config.healthy_panic_threshold.SetInParent()  # panic off, as Istio's default
     message.metadata.CopyFrom(_metadata(service, rule, subset, policy))
     _discovery(message, service, port, rule, subset, policy, view)
-    _connections(message, port, policy, view.node.kind)
+    http2 = _connections(message, port, policy, view)
     if policy and policy.retry_budget:
         _retry_budget(message.circuit_breakers.thresholds[0], policy.retry_budget)
     if policy and policy.outlier_detection:
         _outliers(message, policy.outlier_detection)
-    http2 = _speaks_http2(port, policy.connection_pool if policy else None)
     if policy and policy.tls:
         socket = transport_security.transport_socket(
             policy.tls, service, port.number, subset, view.options, http2=http2
@@ -159,15 +166,20 @@ def _discovery(
         message.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
         return
     message.lb_policy = _LB[simple]
-    if policy and policy.load_balancer and policy.load_balancer.consistent_hash:
-        consistent_hash.balance(message, policy.load_balancer.consistent_hash)
+    if policy and policy.load_balancer:
+        _warm_up(message, policy.load_balancer)
+        if policy.load_balancer.consistent_hash:
+            consistent_hash.balance(message, policy.load_balancer.consistent_hash)
+    chosen = preference(service, policy, view)
+    if chosen is not None and chosen.weighs:
+        message.common_lb_config.locality_weighted_lb_config.SetInParent()
     if service.resolution in (Resolution.STATIC, Resolution.NONE):
         message.type = cluster_pb2.Cluster.EDS
         message.eds_cluster_config.service_name = message.name
         message.eds_cluster_config.eds_config.CopyFrom(ads())
         return
     message.type = _DNS[service.resolution]
-    message.load_assignment.CopyFrom(assignment(service, port, rule, subset, view.options))
+    message.load_assignment.CopyFrom(assignment(service, port, rule, subset, view))
     message.dns_lookup_family = cluster_pb2.Cluster.V4_ONLY
     message.dns_refresh_rate.CopyFrom(duration(60))
     message.dns_jitter.CopyFrom(duration(0.1))
@@ -177,6 +189,27 @@ def _discovery(
     message.typed_dns_resolver_config.CopyFrom(
         extension_pb2.TypedExtensionConfig(name="envoy.network.dns_resolver.cares", typed_config=pack(resolver))
     )
+
+
+def _warm_up(message: Any, balancer: LoadBalancer) -> None:
+    """Have new endpoints get their share little by little."""
+    if balancer.warmup is None and balancer.warmup_duration_secs is None:
+        return
+    policies = {
+        cluster_pb2.Cluster.LEAST_REQUEST: message.least_request_lb_config,
+        cluster_pb2.Cluster.ROUND_ROBIN: message.round_robin_lb_config,
+    }
+    if message.lb_policy not in policies or balancer.consistent_hash:
+        return
+    slow = policies[message.lb_policy].slow_start_config
+    if balancer.warmup is None:
+        slow.slow_start_window.CopyFrom(duration(balancer.warmup_duration_secs or 0.0))
+        return
+    slow.slow_start_window.CopyFrom(duration(balancer.warmup.duration))
+    slow.aggression.default_value = 1.0 if balancer.warmup.aggression is None else balancer.warmup.aggression
+    slow.aggression.runtime_key = "("  # as istiod has it: Envoy wants one, and nobody sets it
+    percent = balancer.warmup.minimum_percent
+    slow.min_weight_percent.value = 10 if percent is None else percent
 
 
 def _takes_mtls(service: Service, port: Port, policy: TrafficPolicy | None) -> bool:
@@ -196,7 +229,8 @@ def _unlimited() -> Any:
     return thresholds
 
 
-def _connections(message: Any, port: Port, policy: TrafficPolicy | None, kind: NodeKind) -> None:
+def _connections(message: Any, port: Port, policy: TrafficPolicy | None, view: View) -> bool:
+    """Set what connections have; tell whether HTTP/2 is spoken on each of them."""
     pool = policy.connection_pool if policy else None
     tcp, http = (pool.tcp, pool.http) if pool else (None, None)
     thresholds = message.circuit_breakers.thresholds[0]
@@ -204,24 +238,30 @@ def _connections(message: Any, port: Port, policy: TrafficPolicy | None, kind: N
         thresholds.max_connections.value = tcp.max_connections
     if tcp and tcp.connect_timeout:
         message.connect_timeout.CopyFrom(duration(tcp.connect_timeout))
-    if tcp and tcp.tcp_keepalive:
-        keepalive = message.upstream_connection_options.tcp_keepalive
-        keepalive.SetInParent()
-        if tcp.tcp_keepalive.probes:
-            keepalive.keepalive_probes.value = tcp.tcp_keepalive.probes
-        if tcp.tcp_keepalive.time:
-            keepalive.keepalive_time.value = int(tcp.tcp_keepalive.time)
-        if tcp.tcp_keepalive.interval:
-            keepalive.keepalive_interval.value = int(tcp.tcp_keepalive.interval)
+    for written in (view.options.mesh.tcp_keepalive if view.options.mesh else None, tcp.tcp_keepalive if tcp else None):
+        if written:
+            _keepalive(message.upstream_connection_options.tcp_keepalive, written)
     if http and http.http1_max_pending_requests:
         thresholds.max_pending_requests.value = http.http1_max_pending_requests
     if http and http.http2_max_requests:
         thresholds.max_requests.value = http.http2_max_requests
     if http and http.max_retries:
         thresholds.max_retries.value = http.max_retries
-    options = _http_options(port, policy, kind)
-    if options is not None:
-        message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(options))
+    options = _http_options(port, policy, view)
+    if options is None:
+        return False
+    message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(options))
+    return bool(options.explicit_http_config.HasField("http2_protocol_options"))
+
+
+def _keepalive(message: Any, written: TcpKeepalive) -> None:
+    message.SetInParent()
+    if written.probes:
+        message.keepalive_probes.value = written.probes
+    if written.time:
+        message.keepalive_time.value = int(written.time)
+    if written.interval:
+        message.keepalive_interval.value = int(written.interval)
 
 
 def _retry_budget(thresholds: Any, budget: RetryBudget) -> None:
@@ -231,7 +271,7 @@ def _retry_budget(thresholds: Any, budget: RetryBudget) -> None:
     thresholds.retry_budget.min_retry_concurrency.value = budget.min_retry_concurrency or 3
 
 
-def _http_options(port: Port, policy: TrafficPolicy | None, kind: NodeKind) -> Any | None:
+def _http_options(port: Port, policy: TrafficPolicy | None, view: View) -> Any | None:
     """Return HttpProtocolOptions, or None where there is nothing to say beyond plain HTTP/1.1."""
     pool = policy.connection_pool if policy else None
     tcp, http = (pool.tcp, pool.http) if pool else (None, None)
@@ -249,10 +289,10 @@ def _http_options(port: Port, policy: TrafficPolicy | None, kind: NodeKind) -> A
         options.upstream_http_protocol_options.auto_sni = True
         options.upstream_http_protocol_options.auto_san_validation = True
     plain = not options.ListFields()
-    sniffed = port.protocol is Protocol.SNIFFED and kind is NodeKind.SIDECAR
+    sniffed = port.protocol is Protocol.SNIFFED and view.node.kind is NodeKind.SIDECAR
     if (http and http.use_client_protocol and port.protocol.is_http) or sniffed:
         _use_downstream(options)
-    elif _speaks_http2(port, pool):
+    elif _speaks_http2(port, pool, view.options):
         http2 = options.explicit_http_config.http2_protocol_options
         http2.SetInParent()
         if http and http.max_concurrent_streams:
@@ -264,9 +304,11 @@ def _http_options(port: Port, policy: TrafficPolicy | None, kind: NodeKind) -> A
     return options
 
 
-def _speaks_http2(port: Port, pool: ConnectionPool | None) -> bool:
+def _speaks_http2(port: Port, pool: ConnectionPool | None, options: MeshOptions) -> bool:
     upgrade = pool.http.h2_upgrade_policy if pool and pool.http else "DEFAULT"
-    return port.protocol is Protocol.HTTP2 or (port.protocol is Protocol.HTTP and upgrade == "UPGRADE")
+    if upgrade == "DEFAULT" and options.mesh is not None:
+        upgrade = options.mesh.h2_upgrade_policy
+    return port.protocol.is_http2 or (port.protocol is Protocol.HTTP and upgrade == "UPGRADE")
 
 
 def _use_downstream(options: Any) -> None:

@@ -11,7 +11,7 @@ from meshlib.controlplane.documents.destination_rule import ConsistentHash
 from meshlib.controlplane.precedence import Rule
 from meshlib.controlplane.protobuf import duration
 
-_DEFAULT_RING_SIZE = 1024  # istiod says it even where the rule does not
+_DEFAULT_RING_SIZE = 1024  # istiod says it where the rule names no algorithm
 
 
 def balance(message: Any, config: ConsistentHash) -> None:
@@ -21,9 +21,11 @@ def balance(message: Any, config: ConsistentHash) -> None:
         if config.maglev.table_size:
             message.maglev_lb_config.table_size.value = config.maglev.table_size
         return
-    size = config.ring_hash.minimum_ring_size if config.ring_hash else config.minimum_ring_size
     message.lb_policy = cluster_pb2.Cluster.RING_HASH
-    message.ring_hash_lb_config.minimum_ring_size.value = size or _DEFAULT_RING_SIZE
+    if config.ring_hash is None:
+        message.ring_hash_lb_config.minimum_ring_size.value = config.minimum_ring_size or _DEFAULT_RING_SIZE
+    elif config.ring_hash.minimum_ring_size:
+        message.ring_hash_lb_config.minimum_ring_size.value = config.ring_hash.minimum_ring_size
 
 
 def hash_policy(rule: Rule | None, port: int, subset: str = "") -> Any | None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2, health_check_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 
+from meshlib.controlplane.locality import Group, grouped, preference
 from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.precedence import Rule
 from meshlib.controlplane.protobuf import metadata, socket_address
-from meshlib.controlplane.registry import selects
 from meshlib.controlplane.services import Endpoint, Port, Service, cluster_name
+from meshlib.controlplane.view import View
+from meshlib.controlplane.workloads import selects
 
 _HEALTH = {
     None: health_check_pb2.UNKNOWN,
@@ -21,24 +22,33 @@ _HEALTH = {
 }
 
 
-def assignment(service: Service, port: Port, rule: Rule | None, subset: str, options: MeshOptions) -> Any:
+def assignment(service: Service, port: Port, rule: Rule | None, subset: str, view: View) -> Any:
     """Return the endpoints of a cluster, one group a locality; the name alone where there are none."""
     message = endpoint_pb2.ClusterLoadAssignment(cluster_name=cluster_name(service.host, port.number, subset))
     labels = rule.subsets[subset].labels if rule and subset else {}
-    chosen = [endpoint for endpoint in port.endpoints if selects(labels, endpoint.labels)]
-    for locality in sorted({endpoint.locality for endpoint in chosen}):
-        message.endpoints.append(_group(locality, [item for item in chosen if item.locality == locality], options))
+    policy = rule.policy_on(port.number, subset) if rule else None
+    outliers = policy.outlier_detection if policy else None
+    # Where a panic threshold may send calls to unhealthy endpoints, those that are not ready are left out.
+    ready_only = outliers is not None and outliers.min_health_percent > 0
+    chosen = [
+        endpoint
+        for endpoint in port.endpoints
+        if selects(labels, endpoint.labels) and not (ready_only and endpoint.healthy is False)
+    ]
+    for group in grouped(chosen, preference(service, policy, view), view):
+        message.endpoints.append(_group(group, view.options))
     return message
 
 
-def _group(locality: str, endpoints: Iterable[Endpoint], options: MeshOptions) -> Any:
-    region, zone, sub_zone = [*locality.split("/"), "", "", ""][:3]
-    group = endpoint_components_pb2.LocalityLbEndpoints(
+def _group(group: Group, options: MeshOptions) -> Any:
+    region, zone, sub_zone = [*group.locality.split("/"), "", "", ""][:3]
+    message = endpoint_components_pb2.LocalityLbEndpoints(
         locality=base_pb2.Locality(region=region, zone=zone, sub_zone=sub_zone),
-        lb_endpoints=[_endpoint(endpoint, options) for endpoint in endpoints],
+        lb_endpoints=[_endpoint(endpoint, options) for endpoint in group.endpoints],
+        priority=group.priority,
     )
-    group.load_balancing_weight.value = sum(item.load_balancing_weight.value for item in group.lb_endpoints)
-    return group
+    message.load_balancing_weight.value = group.weight
+    return message
 
 
 def _endpoint(endpoint: Endpoint, options: MeshOptions) -> Any:

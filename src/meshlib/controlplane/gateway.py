@@ -2,119 +2,123 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
-from envoy.config.route.v3 import route_components_pb2 as route_pb2
-
-from meshlib.controlplane import clusters, hosts, listeners, precedence, tracing
-from meshlib.controlplane.documents.gateway import Gateway, Server
-from meshlib.controlplane.documents.virtual_service import VirtualService
+from meshlib.controlplane import clusters, hosts, listeners, managers, network, tracing
+from meshlib.controlplane.chains import Chain
+from meshlib.controlplane.downstream_tls import transport_socket
 from meshlib.controlplane.endpoints import assignment
-from meshlib.controlplane.registry import selects
+from meshlib.controlplane.gateway_routes import virtual_hosts
+from meshlib.controlplane.gateway_servers import Bound, bound_virtual_services, servers_of
+from meshlib.controlplane.l4 import scope_of
 from meshlib.controlplane.resources import Resources
-from meshlib.controlplane.routes import distinct, routes, virtual_host
-from meshlib.controlplane.sidecar import WILDCARD, table
+from meshlib.controlplane.routes import concerns
+from meshlib.controlplane.services import protocol_named, sni_name
+from meshlib.controlplane.sidecar import table
+from meshlib.controlplane.telemetry import GATEWAY
 from meshlib.controlplane.view import View
 
-
-@dataclass(frozen=True, slots=True)
-class _Bind:
-    """Where a listener is bound."""
-
-    address: str
-    port: int
-
-    @property
-    def route_name(self) -> str:
-        """Istio's name of its route table: ``http.8080``, ``http.8080.127.0.0.1``."""
-        return f"http.{self.port}" + ("" if self.address == WILDCARD else f".{self.address}")
+_MTLS = ("istio-peer-exchange", "istio", "istio-http/1.0", "istio-http/1.1", "istio-h2")  # ALPN within the mesh
 
 
 def resources(view: View) -> Resources:
     """Return the resources of a gateway: none but clusters while no Gateway selects the node."""
-    made = [(*target, clusters.cluster(*target, view)) for target in clusters.targets(view.services)]
-    servers = _servers(view)
+    made = [(*target, clusters.cluster(*target, view)) for target in clusters.targets(view.concrete())]
+    servers = servers_of(view)
     return Resources.build(
-        listeners=[
-            listeners.gateway_listener(bind.address, bind.port, bind.route_name, view.node, view.options)
-            for bind in servers
-        ],
-        routes=[table(bind.route_name, _virtual_hosts(view, members)) for bind, members in servers.items()],
+        listeners=_listeners(view, servers),
+        routes=_tables(view, servers),
         clusters=[*(message for *_, message in made), clusters.black_hole(), *tracing.clusters(view.options)],
         endpoints=[
-            assignment(service, port, rule, subset, view.options)
+            assignment(service, port, rule, subset, view)
             for service, port, rule, subset, message in made
             if message.HasField("eds_cluster_config")
         ],
     )
 
 
-def _servers(view: View) -> Mapping[_Bind, list[tuple[Gateway, Server]]]:
-    """Return the HTTP servers of the Gateways that select this node, by where they listen."""
-    found: dict[_Bind, list[tuple[Gateway, Server]]] = defaultdict(list)
-    for gateway in sorted(view.documents.gateways, key=lambda item: item.age):
-        if selects(gateway.spec.selector, view.node.labels):
-            for server in gateway.spec.servers:
-                if server.is_http:
-                    bind = _Bind(server.bind or WILDCARD, _listening_port(view, server.port.number))
-                    found[bind].append((gateway, server))
-    return found
+def _tables(view: View, servers: list[Bound]) -> Iterator[Any]:
+    by_name: dict[str, list[Bound]] = {}
+    for item in servers:
+        if item.route_name:
+            by_name.setdefault(item.route_name, []).append(item)
+    for name, members in by_name.items():
+        yield table(name, virtual_hosts(view, members))
 
 
-def _listening_port(view: View, number: int) -> int:
-    """Return the port behind ``number`` of the Service in front of this gateway, else ``number``."""
-    for service in view.registry.selecting(view.node.namespace, view.node.labels):
-        port = service.port(number)
-        if port is not None:
-            own = [endpoint.port for endpoint in port.endpoints if endpoint.address == view.node.ip]
-            return own[0] if own else (port.target if isinstance(port.target, int) else number)
-    return number
+# ---------------------------------------------------------------- listeners
 
 
-# ---------------------------------------------------------------- virtual hosts
+def _listeners(view: View, servers: list[Bound]) -> Iterator[Any]:
+    """Yield the listeners; a port of bytes that nothing is routed from has none."""
+    by_address: dict[tuple[str, int], list[Bound]] = {}
+    for item in servers:
+        by_address.setdefault((item.address, item.port), []).append(item)
+    for (address, port), members in by_address.items():
+        chains: list[Chain] = []
+        for item in members[:1] if members[0].server.is_http else members:
+            chains += _chains(view, item, chains)
+        if chains:
+            yield listeners.gateway_listener(view, address, port, chains)
 
 
-def _virtual_hosts(view: View, servers: list[tuple[Gateway, Server]]) -> list[Any]:
-    """Return the virtual hosts of a listener; ``blackhole``, a 404, where nothing is routed."""
-    found: dict[str, Any] = {}
-    catch_all: dict[str, list[Any]] = defaultdict(list)
-    for gateway, server in servers:
-        for host, document in _bound(view, gateway, server):
-            scope = view.scope(frozenset({gateway.qualified_name}), server.port.number)
-            if host not in found:
-                found[host] = virtual_host(f"{host}:{server.port.number}", [host], [])
-                if server.tls and server.tls.https_redirect:
-                    found[host].require_tls = route_pb2.VirtualHost.ALL
-            for route in routes(document, scope):
-                # Routes of several VirtualServices for one host merge, catch-alls behind the others.
-                (catch_all[host] if _takes_all(route) else found[host].routes).append(route)
-    for host, made in catch_all.items():
-        found[host].routes.extend(made)
-    kept = distinct(found[host] for host in sorted(found) if found[host].routes)
-    return kept or [route_pb2.VirtualHost(name=f"blackhole:{servers[0][1].port.number}", domains=["*"])]
+def _chains(view: View, item: Bound, before: list[Chain]) -> list[Chain]:
+    server, tls = item.server, item.server.tls
+    name = f"{item.address}_{item.port}"
+    if server.is_http:
+        protocol = protocol_named(server.port.protocol)
+        return [Chain((managers.gateway(view, name, item.route_name, protocol),))]
+    if tls is not None and server.is_https:
+        manager = managers.gateway(view, name, item.route_name, protocol_named("HTTP"))
+        return [Chain((manager,), server_names=item.names, socket=transport_socket(server, tls, view.options))]
+    if tls is not None and tls.mode == "AUTO_PASSTHROUGH":
+        return _by_cluster(view, item)
+    if tls is not None and not tls.terminates:
+        return _by_server_name(view, item, before)
+    filters = _tcp_route(view, item)
+    if not filters:
+        return []
+    socket = None if tls is None else transport_socket(server, tls, view.options)
+    return [Chain(filters, server_names=item.names if tls else (), socket=socket)]
 
 
-def _bound(view: View, gateway: Gateway, server: Server) -> Iterator[tuple[str, VirtualService]]:
-    """Yield the hosts that the server takes and a VirtualService of this gateway routes."""
-    name = gateway.qualified_name
-    bound = precedence.virtual_services(view.documents.virtual_services, view.node.namespace, frozenset({name}))
-    for document in bound:
-        for host in precedence.hosts_of(document, view.options):
-            narrowest = [common for taken in server.hosts if (common := _meet(taken, host, gateway, document))]
-            if narrowest:
-                yield max(narrowest, key=len), document
+def _tcp_route(view: View, item: Bound) -> tuple[Any, ...]:
+    """Return the filters of the first TCP route for the server, none where there is no route."""
+    protocol = protocol_named(item.server.port.protocol)
+    scope = scope_of(view, frozenset({item.gateway.qualified_name}), item.server.port.number)
+    for document, _ in bound_virtual_services(view, item):
+        for tcp in document.spec.tcp:
+            if not tcp.match or any(concerns(match, document.namespace, scope) for match in tcp.match):
+                return network.to_destinations(
+                    view, tcp.route, document.namespace, document.name, scope, protocol, reporter=GATEWAY
+                )
+    return ()
 
 
-def _meet(taken: str, host: str, gateway: Gateway, document: VirtualService) -> str | None:
-    """Return what a server's host (``host``, ``namespace/host``, ``./host``) and a route's have in common."""
-    namespace, _, pattern = taken.rpartition("/")
-    wanted = gateway.namespace if namespace == "." else namespace
-    return hosts.meet(pattern, host) if wanted in ("", "*", document.namespace) else None
+def _by_server_name(view: View, item: Bound, before: list[Chain]) -> list[Chain]:
+    """Return a chain for each TLS route; TLS passes through, so that the handshake's name is all there is."""
+    made: list[Chain] = []
+    protocol = protocol_named(item.server.port.protocol)
+    scope = scope_of(view, frozenset({item.gateway.qualified_name}), item.server.port.number)
+    for document, _ in bound_virtual_services(view, item):
+        for tls in document.spec.tls:
+            for match in tls.match:
+                taken = {name for chain in (*before, *made) for name in chain.server_names}
+                if concerns(match, document.namespace, scope) and not taken & {*match.sni_hosts}:
+                    filters = network.to_destinations(
+                        view, tls.route, document.namespace, document.name, scope, protocol, reporter=GATEWAY
+                    )
+                    made.append(Chain(filters, server_names=match.sni_hosts))
+    return made
 
 
-def _takes_all(route: Any) -> bool:
-    match = route.match
-    return match.prefix == "/" and not match.headers and not match.query_parameters
+def _by_cluster(view: View, item: Bound) -> list[Chain]:
+    """Return a chain for each cluster of the mesh, found by Istio's server name for it (AUTO_PASSTHROUGH)."""
+    made = []
+    for service, port, rule, subset in clusters.targets(view.concrete()):
+        if not service.external and any(hosts.matches(name, service.host) for name in item.names):
+            name = sni_name(service.host, port.number, subset)
+            filters = network.to_cluster(view, name, port.protocol, rule, subset, reporter=GATEWAY)
+            made.append(Chain(filters, server_names=(name,), application_protocols=_MTLS))
+    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -43,6 +44,12 @@ def domains(host: str, namespace: str, domain: str) -> list[str]:
     if owner == namespace:
         return [*names, short, f"{short}.{owner}.svc", f"{short}.{owner}"]
     return [*names, f"{short}.{owner}", f"{short}.{owner}.svc"]
+
+
+def answered(service_host: str, aliases: Iterable[str], namespace: str, domain: str, *, headless: bool) -> list[str]:
+    """Return all names of a service: its own, those that stand for it, and those of a headless one's Pods."""
+    names = [name for host in (service_host, *aliases) for name in domains(host, namespace, domain)]
+    return [*names, *(f"*.{name}" for name in names)] if headless else names
 
 
 class Patterns(Generic[T]):

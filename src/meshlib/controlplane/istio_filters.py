@@ -11,12 +11,15 @@ from typing import Any
 from envoy.config.cluster.v3 import filter_pb2
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.filters.http.grpc_stats.v3 import config_pb2 as grpc_stats_pb2
+from envoy.extensions.filters.http.grpc_web.v3 import grpc_web_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from udpa.type.v1 import typed_struct_pb2
 
 from meshlib.controlplane.istio_messages import AlpnConfig, StatsConfig
 from meshlib.controlplane.options import MeshOptions
-from meshlib.controlplane.protobuf import pack
+from meshlib.controlplane.protobuf import duration, pack
+from meshlib.controlplane.telemetry import OUTBOUND, Reporter
+from meshlib.controlplane.view import View
 
 _ALPN = (("HTTP10", "http/1.0"), ("HTTP11", "http/1.1"), ("HTTP2", "h2"))
 
@@ -36,13 +39,15 @@ def cluster_filters(options: MeshOptions) -> list[Any]:
     return [filter_pb2.Filter(name="istio.metadata_exchange", typed_config=config)]
 
 
-def first_http_filters(options: MeshOptions) -> list[Any]:
+def first_http_filters(options: MeshOptions, *, grpc_web: bool = False) -> list[Any]:
     """Return what stands before the filters that everybody has."""
     filters = []
     if options.enable_auto_mtls:
         known: list[dict[str, Any]] = [{"istio_headers": {}}, {"workload_discovery": {}}]
         peers = {"upstream_discovery": known, "upstream_propagation": [{"istio_headers": {}}]}
         filters.append(_http("istio.metadata_exchange", _struct("io.istio.http.peer_metadata.Config", peers)))
+    if options.managed and grpc_web:
+        filters.append(_http("envoy.filters.http.grpc_web", pack(grpc_web_pb2.GrpcWeb())))
     if options.managed:
         stats = grpc_stats_pb2.FilterConfig(emit_filter_state=True)
         stats.stats_for_all_methods.value = False
@@ -60,18 +65,29 @@ def _alpn() -> Any:
     return config
 
 
-def http_stats(options: MeshOptions, *, gateway: bool = False) -> list[Any]:
+def http_stats(view: View, reporter: Reporter) -> list[Any]:
     """Return the filter that counts Istio's metrics of HTTP."""
-    if not options.istio_metrics:
-        return []
-    return [_http("istio.stats", pack(StatsConfig(disable_host_header_fallback=gateway)))]
+    config = _stats(view, reporter)
+    return [] if config is None else [_http("istio.stats", pack(config))]
 
 
-def tcp_stats(options: MeshOptions) -> list[Any]:
+def tcp_stats(view: View, reporter: Reporter) -> list[Any]:
     """Return the filter that counts Istio's metrics of bytes."""
-    if not options.istio_metrics:
-        return []
-    return [listener_components_pb2.Filter(name="istio.stats", typed_config=pack(StatsConfig()))]
+    config = _stats(view, reporter)
+    return [] if config is None else [listener_components_pb2.Filter(name="istio.stats", typed_config=pack(config))]
+
+
+def _stats(view: View, reporter: Reporter) -> Any | None:
+    counted, changes, interval = view.telemetry.prometheus(reporter)
+    if not counted:
+        return None
+    config = StatsConfig(disable_host_header_fallback=reporter is not OUTBOUND)
+    if interval is not None:
+        config.tcp_reporting_duration.CopyFrom(duration(interval))
+    for change in changes:
+        metric = config.metrics.add(name=change.name, drop=change.dropped, tags_to_remove=change.removed)
+        metric.dimensions.update(change.dimensions)
+    return config
 
 
 def _http(name: str, config: Any) -> Any:

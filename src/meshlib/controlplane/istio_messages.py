@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, duration_pb2, message_factory
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _STRING, _BOOL, _ENUM, _MESSAGE = _Field.TYPE_STRING, _Field.TYPE_BOOL, _Field.TYPE_ENUM, _Field.TYPE_MESSAGE
@@ -21,6 +21,7 @@ def _field(message: Any, name: str, number: int, kind: Any = _STRING, *, repeate
 
 def _stats() -> Any:
     file = descriptor_pb2.FileDescriptorProto(name="meshlib/stats/config.proto", package="stats", syntax="proto3")
+    file.dependency.append("google/protobuf/duration.proto")
     metric = file.message_type.add(name="MetricConfig")
     entry = metric.nested_type.add(name="DimensionsEntry")
     entry.options.map_entry = True
@@ -36,6 +37,7 @@ def _stats() -> Any:
         reporter.value.add(name=name, number=number)
     plugin = file.message_type.add(name="PluginConfig")
     _field(plugin, "disable_host_header_fallback", 6, _BOOL)
+    _field(plugin, "tcp_reporting_duration", 7, _MESSAGE, of=".google.protobuf.Duration")
     _field(plugin, "metrics", 8, _MESSAGE, repeated=True, of=".stats.MetricConfig")
     _field(plugin, "reporter", 10, _ENUM, of=".stats.Reporter")
     return file
@@ -56,6 +58,7 @@ def _alpn() -> Any:
 
 
 POOL = descriptor_pool.DescriptorPool()  # one of our own: nobody else's copy can clash with it
+POOL.AddSerializedFile(duration_pb2.DESCRIPTOR.serialized_pb)
 FILES = (_stats(), _alpn())
 for _file in FILES:
     POOL.Add(_file)

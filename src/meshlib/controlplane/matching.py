@@ -7,7 +7,8 @@ from typing import Any
 from envoy.config.route.v3 import route_components_pb2 as route_pb2
 from envoy.type.matcher.v3 import string_pb2
 
-from meshlib.controlplane.documents.virtual_service import HTTPMatch, StringMatch
+from meshlib.controlplane.documents.string_match import StringMatch
+from meshlib.controlplane.documents.virtual_service import HTTPMatch
 
 
 def route_match(match: HTTPMatch | None) -> Any:
@@ -53,7 +54,7 @@ def _header(message: Any, match: StringMatch, *, without: bool) -> None:
     if match.present:
         message.present_match = True
     else:
-        message.string_match.CopyFrom(_string(match))
+        message.string_match.CopyFrom(string_matcher(match))
         message.treat_missing_header_as_empty = without  # a missing header is not that value
     message.invert_match = without
 
@@ -62,10 +63,11 @@ def _query(message: Any, match: StringMatch) -> None:
     if match.present:
         message.present_match = True
     else:
-        message.string_match.CopyFrom(_string(match))
+        message.string_match.CopyFrom(string_matcher(match))
 
 
-def _string(match: StringMatch) -> Any:
+def string_matcher(match: StringMatch) -> Any:
+    """Return Envoy's StringMatcher."""
     if match.exact is not None:
         return string_pb2.StringMatcher(exact=match.exact)
     if match.prefix is not None:

@@ -28,6 +28,8 @@ class Node:
         ip: the workload's address.
         labels: the workload's labels: ``sourceLabels`` and Gateway selectors look at them.
         metadata: the rest of what the node says of itself.
+        cluster: the service that it says it is of.
+        locality: ``region/zone/subzone`` that it says it is in, perhaps empty.
     """
 
     kind: NodeKind = NodeKind.SIDECAR
@@ -37,6 +39,13 @@ class Node:
     ip: str = "127.0.0.1"
     labels: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    cluster: str = ""
+    locality: str = ""
+
+    @property
+    def binds(self) -> bool:
+        """Whether its listeners bind for real: nothing redirects connections to it (INTERCEPTION_MODE NONE)."""
+        return self.metadata.get("INTERCEPTION_MODE") == "NONE"
 
     @classmethod
     def from_proto(cls, node: Any) -> Node:
@@ -62,6 +71,8 @@ class Node:
             ip=parts[1],
             labels={key: str(value) for key, value in labels.items()} if isinstance(labels, dict) else {},
             metadata=metadata,
+            cluster=node.cluster,
+            locality="/".join((node.locality.region, node.locality.zone, node.locality.sub_zone)).rstrip("/"),
         )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field, replace
 
+from meshlib.controlplane.documents.locality import LocalityLb
 from meshlib.controlplane.documents.mesh_config import MeshConfig
+from meshlib.controlplane.documents.virtual_service import Retries
 
 
 def _system_ca() -> str:
@@ -33,6 +35,7 @@ class MeshOptions:
             trusts; by default the one that Python's ssl uses on this machine.
         otlp: ``host:port`` of an OTLP/HTTP collector to which Envoys send all their spans;
             None for no tracing.
+        mesh: the rest of what the ConfigMap says; None without one.
     """
 
     managed: bool = False
@@ -46,6 +49,7 @@ class MeshOptions:
     istio_metrics: bool = False
     system_ca: str = field(default_factory=_system_ca)
     otlp: str | None = None
+    mesh: MeshConfig | None = None
 
     def under(self, mesh: MeshConfig | None) -> MeshOptions:
         """Return these with a ConfigMap's settings over them, Istio's defaults included."""
@@ -55,6 +59,7 @@ class MeshOptions:
         return replace(
             self,
             managed=True,
+            mesh=mesh,
             root_namespace=mesh.root_namespace,
             trust_domain=mesh.trust_domain,
             enable_auto_mtls=mesh.enable_auto_mtls,
@@ -62,6 +67,31 @@ class MeshOptions:
             connect_timeout=mesh.connect_timeout or self.connect_timeout,
             istio_metrics=providers is not None and "prometheus" in providers.metrics,
         )
+
+    @property
+    def default_retries(self) -> Retries | None:
+        """meshConfig.defaultHttpRetryPolicy: what routes have that say nothing of retries."""
+        return self.mesh.default_http_retry_policy if self.mesh else None
+
+    @property
+    def locality(self) -> LocalityLb | None:
+        """meshConfig.localityLbSetting."""
+        return self.mesh.locality_lb_setting if self.mesh else None
+
+    @property
+    def export_services(self) -> tuple[str, ...]:
+        """meshConfig.defaultServiceExportTo."""
+        return self.mesh.default_service_export_to if self.mesh else ()
+
+    @property
+    def export_virtual_services(self) -> tuple[str, ...]:
+        """meshConfig.defaultVirtualServiceExportTo."""
+        return self.mesh.default_virtual_service_export_to if self.mesh else ()
+
+    @property
+    def export_rules(self) -> tuple[str, ...]:
+        """meshConfig.defaultDestinationRuleExportTo."""
+        return self.mesh.default_destination_rule_export_to if self.mesh else ()
 
 
 DEFAULTS = MeshOptions()

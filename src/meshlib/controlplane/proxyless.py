@@ -12,23 +12,23 @@ from typing import Any
 from envoy.config.route.v3 import route_pb2 as table_pb2
 
 from meshlib.controlplane import clusters, hosts, listeners
-from meshlib.controlplane.documents.virtual_service import MESH
 from meshlib.controlplane.endpoints import assignment
-from meshlib.controlplane.precedence import Routing
 from meshlib.controlplane.resources import Resources
-from meshlib.controlplane.routes import default_route, routes, virtual_host
+from meshlib.controlplane.routes import virtual_host
+from meshlib.controlplane.scoping import Egress
 from meshlib.controlplane.services import Port, Protocol, Resolution, Service, cluster_name
+from meshlib.controlplane.sidecar import routes_of
 from meshlib.controlplane.view import View
 
 
 def resources(view: View) -> Resources:
     """Return the resources of a gRPC client."""
-    made = list(clusters.targets(view.services))
+    made = list(clusters.targets(view.concrete()))
     return Resources.build(
         listeners=_listeners(view),
         routes=_tables(view),
         clusters=[clusters.proxyless_cluster(*target, view) for target in made],
-        endpoints=[assignment(*_reachable(target), view.options) for target in made],
+        endpoints=[assignment(*_reachable(target), view) for target in made],
     )
 
 
@@ -53,28 +53,36 @@ def _listeners(view: View) -> Iterator[Any]:
 
 
 def _tables(view: View) -> Iterator[Any]:
-    mesh = view.routing()
     for service, port in _ports(view):
         message = table_pb2.RouteConfiguration(name=cluster_name(service.host, port.number))
-        if port.protocol.is_http or port.protocol is Protocol.SNIFFED:
-            message.virtual_hosts.append(_virtual_host(view, mesh, service, port))
+        target = _called(view, service, port)
+        if target is not None:
+            message.virtual_hosts.append(_virtual_host(view, *target))
         yield message
 
 
-def _virtual_host(view: View, mesh: Routing, service: Service, port: Port) -> Any:
-    scope = view.scope(frozenset({MESH}), port.number)
-    document = mesh.of(service.host)
-    if document is None or not document.spec.http:
-        made = [default_route(service, port.number, view.rules[service.host])]
-    else:
-        made = routes(document, scope)
-    forms = [*hosts.domains(service.host, view.node.namespace, view.options.domain), *service.addresses]
-    names = [name for form in forms for name in (form, f"{form}:{port.number}")]
+def _called(view: View, service: Service, port: Port) -> tuple[Egress, Service, Port] | None:
+    """Return what a name leads to on a port, None where no HTTP is routed: bytes, or a host outside the mesh."""
+    target = view.registry.concrete(service)
+    egress = view.egress_on(port.number)
+    if target is None or egress is None:
+        return None
+    found = next((item for item in egress.services if item.host == target.host), None)
+    there = found.port(port.number) if found else None
+    return (egress, found, there) if found and there and there.protocol.may_be_http else None
+
+
+def _virtual_host(view: View, egress: Egress, service: Service, port: Port) -> Any:
+    made = routes_of(view, egress, service, port)
+    forms = hosts.answered(
+        service.host, service.aliases, view.node.namespace, view.options.domain, headless=service.headless
+    )
+    names = [name for form in (*forms, *service.addresses[:1]) for name in (form, f"{form}:{port.number}")]
     return virtual_host(f"{service.host}:{port.number}", names, made)
 
 
 def _reachable(target: tuple[Service, Port, Any, str]) -> tuple[Service, Port, Any, str]:
     service, port, rule, subset = target
-    if service.resolution is Resolution.STATIC:
+    if service.resolution in (Resolution.STATIC, Resolution.NONE):
         return target
     return service, Port(port.number, port.name, port.protocol, port.target), rule, subset

@@ -11,13 +11,17 @@ from collections.abc import Iterator
 from meshlib.controlplane import hosts
 from meshlib.controlplane.documents import Documents
 from meshlib.controlplane.documents.destination_rule import ClientTls, DestinationRule
+from meshlib.controlplane.documents.destinations import Destination
+from meshlib.controlplane.documents.gateway import Gateway
 from meshlib.controlplane.documents.place import Place
-from meshlib.controlplane.documents.virtual_service import MESH, Destination, VirtualService
+from meshlib.controlplane.documents.sidecar import Sidecar
+from meshlib.controlplane.documents.virtual_service import MESH, VirtualService
 from meshlib.controlplane.faults import ERROR, WARNING, Fault, Severity, suggestion
 from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.precedence import Rules
-from meshlib.controlplane.registry import Registry, selects
+from meshlib.controlplane.registry import Registry
 from meshlib.controlplane.services import Service
+from meshlib.controlplane.workloads import selects
 
 
 def check(documents: Documents, registry: Registry, options: MeshOptions) -> Iterator[Fault]:
@@ -28,6 +32,10 @@ def check(documents: Documents, registry: Registry, options: MeshOptions) -> Ite
     for rule in documents.destination_rules:
         yield from checker.destination_rule(rule)
         yield from _tls(rule)
+    for gateway in documents.gateways:
+        yield from _credentials(gateway)
+    for sidecar in documents.sidecars:
+        yield from checker.sidecar(sidecar)
 
 
 class _Checker:
@@ -47,9 +55,24 @@ class _Checker:
                 message = f"gateway {name!r} does not exist, so nothing is routed there"
                 near = suggestion(name, self._gateways)
                 yield place.item(index).fault(ERROR, message + near, applies=True)
+        yield from self._delegates(document)
+        for _, item in document.destinations:
+            yield from self._destination(item, document.namespace)
+
+    def _delegates(self, document: VirtualService) -> Iterator[Fault]:
         for http in document.spec.http:
-            for item in (*(each.destination for each in http.route), *(copy for copy, *_ in http.copies)):
-                yield from self._destination(item, document.namespace)
+            if http.delegate is None:
+                continue
+            namespace = http.delegate.namespace or document.namespace
+            named = (item for item in self._documents.virtual_services if item.namespace == namespace)
+            found = next((item for item in named if item.name == http.delegate.name), None)
+            place = http.delegate.at.child("name")
+            if found is None:
+                message = f"no VirtualService {namespace}/{http.delegate.name}, so nothing is routed there"
+                yield place.fault(ERROR, message, applies=True)
+            elif found.spec.hosts:
+                message = f"{namespace}/{http.delegate.name} has hosts of its own; Istio delegates only to one without"
+                yield place.fault(ERROR, message, applies=True)
 
     def _destination(self, item: Destination, namespace: str) -> Iterator[Fault]:
         host = hosts.qualify(item.host, namespace, self._options.domain)
@@ -91,6 +114,18 @@ class _Checker:
             if not any(selects(subset.labels, endpoint.labels) for endpoint in endpoints):
                 yield subset.at.fault(WARNING, f"subset {subset.name!r} has no endpoint with its labels", applies=True)
 
+    def sidecar(self, sidecar: Sidecar) -> Iterator[Fault]:
+        for listener in sidecar.spec.egress:
+            for index, written in enumerate(listener.hosts):
+                owner, _, host = written.partition("/")
+                namespaces = {".": {sidecar.namespace}, "*": None, "~": set()}.get(owner, {owner})
+                known = [service for service in self._services.values() if hosts.matches(host, service.host)]
+                seen = [service for service in known if namespaces is None or service.namespace in namespaces]
+                if not seen and not host.startswith("*") and not owner.startswith("~"):
+                    place = listener.at.child("hosts").item(index)
+                    message = f"no service of namespace {owner!r} has the host {host!r}, so it lets nothing through"
+                    yield place.fault(WARNING, message + self._near(host, sidecar.namespace), applies=True)
+
     def _unknown_host(self, severity: Severity, place: Place, written: str, namespace: str) -> Fault:
         host = hosts.qualify(written, namespace, self._options.domain)
         meant = f"{written!r}" if written == host else f"{written!r} ({host})"
@@ -121,3 +156,10 @@ def _tls(rule: DestinationRule) -> Iterator[Fault]:
         elif tls.credential_name:
             message = "the embedded control plane serves no secrets: calls fail; name files instead"
             yield tls.at.child("credentialName").fault(WARNING, message, applies=True)
+
+
+def _credentials(gateway: Gateway) -> Iterator[Fault]:
+    for server in gateway.spec.servers:
+        if server.tls and (server.tls.credential_name or server.tls.credential_names):
+            message = "the embedded control plane serves no secrets: the port stays closed; name files instead"
+            yield server.tls.at.child("credentialName").fault(WARNING, message, applies=True)

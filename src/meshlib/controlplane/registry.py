@@ -1,26 +1,19 @@
 """Which services there are and what answers behind them.
 
-A service's endpoints come from its selector, over Pods with an address, WorkloadEntries and
-Deployments annotated with ``meshlib.dev/address``; from the endpoints written in a
+A service's endpoints come from its EndpointSlices, or from its selector over Pods with an address; from
+WorkloadEntries and Deployments annotated with ``meshlib.dev/address``; from the endpoints written in a
 ServiceEntry; or, with DNS resolution, from the host's name itself.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from meshlib.controlplane.documents import Documents
 from meshlib.controlplane.documents.services import Service as ServiceDocument
 from meshlib.controlplane.documents.services import ServiceEntry
-from meshlib.controlplane.documents.workloads import (
-    ADDRESS_ANNOTATION,
-    Deployment,
-    Pod,
-    WorkloadEntry,
-    WorkloadEntrySpec,
-)
+from meshlib.controlplane.documents.workloads import ADDRESS_ANNOTATION, Deployment
 from meshlib.controlplane.faults import WARNING, Fault
 from meshlib.controlplane.mtls import MutualTls
 from meshlib.controlplane.options import MeshOptions
@@ -32,10 +25,11 @@ from meshlib.controlplane.services import (
     protocol_named,
     protocol_of_port,
 )
+from meshlib.controlplane.workloads import Workload, Workloads, inline, selects
 
 _NO_MTLS = "DISABLE"
-_TLS_MODE = "security.istio.io/tlsMode"
 _APP_LABELS = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
+_DISTRIBUTION = "networking.istio.io/traffic-distribution"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +37,15 @@ class Registry:
     """All services, by host; immutable.
 
     Attributes:
-        services: host -> service, sorted by host.
+        services: host -> service, the older first, those of one age by name (Istio's order).
+        workloads: what answers behind them.
+        mtls: which workloads take mTLS.
         faults: what was found on the way: WARNINGs.
     """
 
     services: Mapping[str, Service]
+    workloads: Workloads
+    mtls: MutualTls
     faults: tuple[Fault, ...]
 
     def selecting(self, namespace: str, labels: Mapping[str, str]) -> Iterator[Service]:
@@ -56,61 +54,32 @@ class Registry:
             if service.namespace == namespace and service.selector and selects(service.selector, labels):
                 yield service
 
-
-@dataclass(frozen=True, slots=True)
-class _Workload:
-    """Something that answers, whatever kind of document it came from.
-
-    Attributes:
-        ports: port name -> number.
-        port: the one port it listens on, whatever a service says; 0 for none.
-        renumbers: whether ``ports`` overrides a service's *numbered* target of the same name,
-            as a WorkloadEntry's does and a Pod's container ports do not.
-    """
-
-    name: str
-    namespace: str
-    address: str
-    labels: Mapping[str, str]
-    ports: Mapping[str, int]
-    port: int = 0
-    renumbers: bool = False
-    weight: int = 1
-    locality: str = ""
-    healthy: bool | None = None
-    service_account: str = ""
-    tls_mode: str = ""
-
-    def target(self, port: Port) -> int | None:
-        """Return the number behind a service's port, or None where it has no such port."""
-        if self.port:
-            return self.port
-        if isinstance(port.target, str):
-            return self.ports.get(port.target)
-        if self.renumbers and port.name in self.ports:
-            return self.ports[port.name]
-        return port.target or port.number
-
-
-def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    """Tell whether ``labels`` have everything the selector asks for."""
-    return all(labels.get(key) == value for key, value in selector.items())
+    def concrete(self, service: Service) -> Service | None:
+        """Return what an ExternalName Service stands for; None for a host outside the mesh."""
+        seen: set[str] = set()
+        while service.resolution is Resolution.ALIAS:
+            seen.add(service.host)
+            target = self.services.get(service.external_name)
+            if target is None or target.host in seen:
+                return None
+            service = target
+        return service
 
 
 def build(documents: Documents, options: MeshOptions) -> Registry:
     """Return the registry of ``documents``. Pure."""
-    workloads = [*_pods(documents.pods), *_entries(documents.workload_entries), *_deployed(documents.deployments)]
-    by_label: dict[tuple[str, str, str], list[_Workload]] = defaultdict(list)
-    for workload in workloads:
-        for key, value in workload.labels.items():
-            by_label[workload.namespace, key, value].append(workload)
+    workloads = Workloads.of(documents)
     mtls = MutualTls(documents.peer_authentications, options)
     faults: list[Fault] = []
     services: dict[str, Service] = {}
     entries = sorted(documents.service_entries, key=lambda entry: entry.age)
-    kubernetes = [item for item in documents.services if item.spec.type != "ExternalName"]  # warned about
-    for service, inline in [*(_kubernetes(item, options) for item in kubernetes), *_istio(entries)]:
-        behind = [*inline, *_selected(service, by_label)]
+    distributions = {
+        item.name: item.metadata.annotations[_DISTRIBUTION]
+        for item in documents.namespaces
+        if _DISTRIBUTION in item.metadata.annotations
+    }
+    kubernetes = (_kubernetes(item, workloads, options, distributions) for item in documents.services)
+    for service, behind in (*kubernetes, *_istio(entries, workloads)):
         complete = replace(
             service,
             ports=tuple(_connect(port, behind, options, mtls) for port in service.ports),
@@ -122,16 +91,23 @@ def build(documents: Documents, options: MeshOptions) -> Registry:
             continue
         services[service.host] = _joined(first, complete)
         faults.append(_same_host(first, complete))
-    ordered = {host: services[host] for host in sorted(services)}
+    ordered = {service.host: service for service in sorted(services.values(), key=lambda service: service.age)}
     faults.extend(_unaddressed(documents.deployments, ordered.values()))
-    return Registry(ordered, tuple(faults))
+    made = Registry(ordered, workloads, mtls, tuple(faults))
+    return replace(made, services=_with_aliases(made))
 
 
 # ---------------------------------------------------------------- services
 
 
-def _kubernetes(document: ServiceDocument, options: MeshOptions) -> tuple[Service, list[_Workload]]:
+def _kubernetes(
+    document: ServiceDocument, workloads: Workloads, options: MeshOptions, distributions: Mapping[str, str]
+) -> tuple[Service, list[Workload]]:
     spec = document.spec
+    annotations = document.metadata.annotations
+    alias = spec.type == "ExternalName"
+    # Without Istio's proxies nobody can pass a call on to where it was going, so headless Services are as others.
+    headless = spec.headless and options.managed
     service = Service(
         host=f"{document.name}.{document.namespace}.svc.{options.domain}",
         name=document.name,
@@ -140,15 +116,21 @@ def _kubernetes(document: ServiceDocument, options: MeshOptions) -> tuple[Servic
             Port(p.port, p.name, protocol_of_port(p.port, p.name, p.protocol, p.app_protocol), p.target_port)
             for p in spec.ports
         ),
-        addresses=(spec.vip,) if spec.vip else (),
-        resolution=Resolution.STATIC,
+        addresses=(spec.vip,) if spec.vip and not alias else (),
+        resolution=Resolution.ALIAS if alias else Resolution.NONE if headless else Resolution.STATIC,
         external=False,
-        export_to=_export_annotation(document.metadata.annotations),
+        export_to=_export_annotation(annotations),
         subject_alt_names=(),
-        selector=spec.selector,
+        selector={} if alias else spec.selector,
         at=document.at,
+        kubernetes=True,
+        created=document.metadata.creation_timestamp,
+        external_name=spec.external_name.rstrip("."),
+        distribution=annotations.get(_DISTRIBUTION)
+        or spec.traffic_distribution
+        or distributions.get(document.namespace, ""),
     )
-    return service, []
+    return service, [] if alias else [*workloads.behind(document)]
 
 
 def _export_annotation(annotations: Mapping[str, str]) -> tuple[str, ...]:
@@ -156,9 +138,10 @@ def _export_annotation(annotations: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(part.strip() for part in written.split(",") if part.strip())
 
 
-def _istio(entries: Iterable[ServiceEntry]) -> Iterator[tuple[Service, list[_Workload]]]:
+def _istio(entries: Iterable[ServiceEntry], workloads: Workloads) -> Iterator[tuple[Service, list[Workload]]]:
     for entry in entries:
         spec = entry.spec
+        selector = spec.workload_selector.labels if spec.workload_selector else {}
         for host in spec.hosts:
             service = Service(
                 host=host,
@@ -170,20 +153,22 @@ def _istio(entries: Iterable[ServiceEntry]) -> Iterator[tuple[Service, list[_Wor
                 external=spec.location == "MESH_EXTERNAL",
                 export_to=spec.export_to,
                 subject_alt_names=spec.subject_alt_names,
-                selector=spec.workload_selector.labels if spec.workload_selector else {},
+                selector=selector,
                 at=entry.at,
+                created=entry.metadata.creation_timestamp,
+                distribution=entry.metadata.annotations.get(_DISTRIBUTION, ""),
             )
-            yield service, _inline(entry, host)
+            behind = [*_inline(entry, host), *workloads.selected(entry.namespace, selector)]
+            # To istiod each address is a service of its own with these endpoints, so they come once for each.
+            yield service, behind * max(len(spec.addresses), 1)
 
 
-def _inline(entry: ServiceEntry, host: str) -> list[_Workload]:
+def _inline(entry: ServiceEntry, host: str) -> list[Workload]:
     spec = entry.spec
     if spec.endpoints:
-        return [
-            _entry(f"{entry.name}-{index}", entry.namespace, endpoint) for index, endpoint in enumerate(spec.endpoints)
-        ]
+        return [inline(f"{entry.name}-{index}", entry.namespace, item) for index, item in enumerate(spec.endpoints)]
     by_name = spec.resolution in ("DNS", "DNS_ROUND_ROBIN") and spec.workload_selector is None
-    return [_Workload(entry.name, entry.namespace, host, {}, {})] if by_name and not host.startswith("*") else []
+    return [Workload(entry.name, entry.namespace, host, {}, {})] if by_name and not host.startswith("*") else []
 
 
 def _joined(first: Service, second: Service) -> Service:
@@ -204,67 +189,24 @@ def _same_host(first: Service, second: Service) -> Fault:
     )
 
 
-# ---------------------------------------------------------------- workloads
+def _with_aliases(registry: Registry) -> Mapping[str, Service]:
+    """Return the services, each with the ExternalName Services that stand for it."""
+    aliases: dict[str, list[str]] = {}
+    for service in registry.services.values():
+        if service.resolution is Resolution.ALIAS:
+            target = registry.concrete(service)
+            if target is not None:
+                aliases.setdefault(target.host, []).append(service.host)
+    return {
+        host: replace(service, aliases=tuple(sorted(aliases[host]))) if host in aliases else service
+        for host, service in registry.services.items()
+    }
 
 
-def _pods(pods: Iterable[Pod]) -> Iterator[_Workload]:
-    for pod in pods:
-        if pod.status and pod.status.pod_ip and pod.status.phase not in ("Succeeded", "Failed"):
-            status = pod.status
-            yield _Workload(
-                pod.workload,
-                pod.namespace,
-                status.pod_ip,
-                pod.labels,
-                pod.spec.ports,
-                healthy=status.ready,
-                service_account=pod.spec.service_account_name,
-                tls_mode=pod.labels.get(_TLS_MODE, ""),
-            )
+# ---------------------------------------------------------------- endpoints
 
 
-def _entries(entries: Iterable[WorkloadEntry]) -> Iterator[_Workload]:
-    for entry in entries:
-        # The labels of the object itself come on top of those of its spec (Istio's order).
-        labels = {**entry.spec.labels, **entry.labels}
-        yield replace(_entry(entry.name, entry.namespace, entry.spec), labels=labels)
-
-
-def _entry(name: str, namespace: str, spec: WorkloadEntrySpec) -> _Workload:
-    return _Workload(
-        name,
-        namespace,
-        spec.address,
-        spec.labels,
-        spec.ports,
-        renumbers=True,
-        weight=spec.weight or 1,
-        locality=spec.locality,
-        service_account=spec.service_account,
-        # Istio takes one that says its account for a workload of the mesh.
-        tls_mode=spec.labels.get(_TLS_MODE, "istio" if spec.service_account else ""),
-    )
-
-
-def _deployed(deployments: Iterable[Deployment]) -> Iterator[_Workload]:
-    for deployment in deployments:
-        for address, port in deployment.addresses:
-            ports = deployment.spec.template.spec.ports
-            yield _Workload(
-                deployment.name, deployment.namespace, address, deployment.pod_labels, ports, port=port or 0
-            )
-
-
-def _selected(service: Service, by_label: Mapping[tuple[str, str, str], list[_Workload]]) -> Iterator[_Workload]:
-    """Yield the workloads of the service's namespace that its selector takes."""
-    for key, value in service.selector.items():
-        for workload in by_label.get((service.namespace, key, value), ()):
-            if selects(service.selector, workload.labels):
-                yield workload
-        return  # those without the first label cannot have all
-
-
-def _connect(port: Port, workloads: Iterable[_Workload], options: MeshOptions, mtls: MutualTls) -> Port:
+def _connect(port: Port, workloads: Iterable[Workload], options: MeshOptions, mtls: MutualTls) -> Port:
     endpoints = []
     for workload in workloads:
         number = workload.target(port)
@@ -282,12 +224,14 @@ def _connect(port: Port, workloads: Iterable[_Workload], options: MeshOptions, m
                     namespace=workload.namespace,
                     service_account=workload.service_account,
                     tls_mode="" if plain else workload.tls_mode,
+                    hostname=workload.hostname,
+                    node=workload.node,
                 )
             )
     return replace(port, endpoints=tuple(endpoints))
 
 
-def _identity(workload: _Workload, options: MeshOptions) -> str:
+def _identity(workload: Workload, options: MeshOptions) -> str:
     labels = workload.labels
     app = next((labels[key] for key in _APP_LABELS if labels.get(key)), workload.name)
     return ";".join((workload.name, workload.namespace, app, labels.get("version", ""), options.cluster_id))

@@ -10,16 +10,18 @@ from envoy.config.route.v3 import route_components_pb2 as route_pb2
 from envoy.extensions.filters.http.fault.v3 import fault_pb2
 from envoy.type.v3 import percent_pb2
 
-from meshlib.controlplane import headers, hosts, retries
+from meshlib.controlplane import cors, headers, hosts, retries
 from meshlib.controlplane.consistent_hash import hash_policy
+from meshlib.controlplane.documents.destinations import Destination
+from meshlib.controlplane.documents.l4_routes import L4Match, TLSMatch
 from meshlib.controlplane.documents.virtual_service import (
     GRPC_STATUS,
-    Destination,
     FaultInjection,
     HTTPMatch,
     HTTPRoute,
     Percentage,
     Redirect,
+    Retries,
     Rewrite,
     VirtualService,
     qualified,
@@ -29,8 +31,9 @@ from meshlib.controlplane.node import Node, NodeKind
 from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.precedence import Rule
 from meshlib.controlplane.protobuf import duration, metadata, pack
-from meshlib.controlplane.registry import Registry, selects
+from meshlib.controlplane.registry import Registry
 from meshlib.controlplane.services import Service, cluster_name
+from meshlib.controlplane.workloads import selects
 
 FAULT_FILTER = "envoy.filters.http.fault"
 
@@ -54,6 +57,7 @@ class Scope:
         rules: the DestinationRules in force, by host.
         gateways: names the node answers to: ``mesh``, or gateways as ``namespace/name``.
         port: the port of the listener, or of the Gateway's server.
+        layer4: whether it is for bytes; then a service's only port counts, whatever the listener's.
     """
 
     node: Node
@@ -62,16 +66,17 @@ class Scope:
     rules: Mapping[str, Rule | None]
     gateways: frozenset[str]
     port: int
+    layer4: bool = False
 
 
-def default_route(service: Service, port: int, rule: Rule | None) -> Any:
-    """Return the one route of a service without VirtualService."""
+def default_route(service: Service, port: int, rule: Rule | None, default: Retries | None = None) -> Any:
+    """Return the one route of a service without VirtualService; ``default`` are the mesh's own retries."""
     message = route_pb2.Route(name="default", match=route_match(None))
     message.route.cluster = cluster_name(service.host, port)
     hashed = hash_policy(rule, port)
     if hashed is not None:  # and retries avoid the host tried, as istiod has it here
         message.route.hash_policy.append(hashed)
-    _limits(message.route, 0.0, retries.policy(None), grpc=False)
+    _limits(message.route, 0.0, retries.policy(default), grpc=False)
     message.decorator.operation = f"{service.host}:{port}/*"
     return message
 
@@ -84,16 +89,16 @@ def routes(document: VirtualService, scope: Scope) -> list[Any]:
     made: list[Any] = []
     for http in document.spec.http:
         for match in http.match or (None,):
-            if not http.at.has("delegate") and (match is None or _concerns(match, document, scope)):
+            if match is None or concerns(match, document.namespace, scope):
                 made.append(_route(document, http, match, scope))
                 if match is None or match.catch_all:
                     return made
     return made
 
 
-def _concerns(match: HTTPMatch, document: VirtualService, scope: Scope) -> bool:
+def concerns(match: HTTPMatch | L4Match | TLSMatch, namespace: str, scope: Scope) -> bool:
     """Tell whether a match can hold at this node; istiod decides that, not Envoy."""
-    gateways = {qualified(gateway, document.namespace) for gateway in match.gateways}
+    gateways = {qualified(gateway, namespace) for gateway in match.gateways}
     return (
         (not gateways or bool(gateways & scope.gateways))
         and match.port in (None, scope.port)
@@ -106,7 +111,7 @@ def _route(document: VirtualService, http: HTTPRoute, match: HTTPMatch | None, s
     message = route_pb2.Route(match=route_match(match))
     message.name = ".".join(part for part in (http.name, match.name if match else "") if part)
     authority = headers.mutate(message, http.headers)
-    called = document.name  # what the operation is called after, unless there is one destination
+    called = f"{document.name}:{scope.port}"  # the operation's name, unless there is one destination
     if http.redirect is not None:
         _redirect(message.redirect, http.redirect, scope.port)
     elif http.direct_response is not None:
@@ -116,8 +121,10 @@ def _route(document: VirtualService, http: HTTPRoute, match: HTTPMatch | None, s
     else:
         only = _forward(message, document, http, scope, authority)
         called = only or called
-    message.decorator.operation = f"{called}:{scope.port}{path_of(message.match)}"
+    message.decorator.operation = f"{called}{path_of(message.match)}"
     message.metadata.CopyFrom(metadata(istio={"config": config_path(document)}, meshlib={"source": http.at.source}))
+    if http.cors_policy is not None:
+        message.typed_per_filter_config[cors.FILTER].CopyFrom(pack(cors.policy(http.cors_policy)))
     if http.fault is not None:
         message.typed_per_filter_config[FAULT_FILTER].CopyFrom(pack(_fault(http.fault)))
     return message
@@ -130,13 +137,13 @@ def config_path(document: Any) -> str:
 
 
 def _forward(message: Any, document: VirtualService, http: HTTPRoute, scope: Scope, authority: str) -> str:
-    """Fill in a Route's RouteAction; return the host where there is only one destination."""
+    """Fill in a Route's RouteAction; return host and port where there is only one destination."""
     action = message.route
     _rewrite(action, http.rewrite, authority)
     only = _destinations(message, document, http, scope)
     action.request_mirror_policies.extend(_mirrors(document, http, scope))
     action.hash_policy.extend(_hash_policies(document, http, scope))
-    retry = retries.policy(http.retries, sticky=bool(action.hash_policy))
+    retry = retries.policy(http.retries or scope.options.default_retries, sticky=bool(action.hash_policy))
     _limits(action, http.timeout or 0.0, retry, grpc=scope.node.kind is NodeKind.GRPC)
     return only
 
@@ -154,7 +161,7 @@ def _rewrite(action: Any, rewrite: Rewrite | None, authority: str) -> None:
 
 
 def _destinations(message: Any, document: VirtualService, http: HTTPRoute, scope: Scope) -> str:
-    """Fill in where a Route leads; return the host where there is only one destination.
+    """Fill in where a Route leads; return host and port where there is only one destination.
 
     The authority of a route counts before those of its destinations, however many there are.
     """
@@ -162,14 +169,15 @@ def _destinations(message: Any, document: VirtualService, http: HTTPRoute, scope
     rewritten = bool(action.host_rewrite_literal)
     if len(http.route) == 1:
         only = http.route[0]
-        action.cluster, host = destination(only.destination, document, scope)
+        host, port = address(only.destination, document.namespace, scope)
+        action.cluster = cluster_name(host, port, only.destination.subset)
         authority = headers.mutate(message, only.headers)
         if authority and not rewritten:
             action.host_rewrite_literal = authority
-        return host
+        return f"{host}:{port}"
     for item in http.route:
         if item.weight:  # istiod leaves out what gets nothing
-            name, _ = destination(item.destination, document, scope)
+            name, _ = destination(item.destination, document.namespace, scope)
             cluster = action.weighted_clusters.clusters.add(name=name)
             cluster.weight.value = item.weight
             authority = headers.mutate(cluster, item.headers)
@@ -182,7 +190,7 @@ def _mirrors(document: VirtualService, http: HTTPRoute, scope: Scope) -> Iterato
     for item, percentage, percent in http.copies:
         share = _share(percentage, 100 if percent is None else percent)
         if share.numerator:  # none at all is no mirror, as istiod has it
-            name, _ = destination(item, document, scope)
+            name, _ = destination(item, document.namespace, scope)
             policy = route_pb2.RouteAction.RequestMirrorPolicy(cluster=name, disable_shadow_host_suffix_append=True)
             policy.runtime_fraction.default_value.CopyFrom(share)
             policy.trace_sampled.value = False
@@ -199,9 +207,9 @@ def _limits(action: Any, timeout: float, retry: Any | None, *, grpc: bool) -> No
         action.max_grpc_timeout.CopyFrom(duration(timeout))
 
 
-def destination(item: Destination, document: VirtualService, scope: Scope) -> tuple[str, str]:
-    """Return the cluster and the full host of a destination."""
-    host, port = _address(item, document, scope)
+def destination(item: Destination, namespace: str, scope: Scope) -> tuple[str, str]:
+    """Return the cluster and the full host of a destination that a resource of ``namespace`` names."""
+    host, port = address(item, namespace, scope)
     return cluster_name(host, port, item.subset), host
 
 
@@ -209,19 +217,23 @@ def _hash_policies(document: VirtualService, http: HTTPRoute, scope: Scope) -> I
     """Yield what the destinations of a route hash."""
     for item in http.route:
         if item.weight or len(http.route) == 1:
-            host, port = _address(item.destination, document, scope)
+            host, port = address(item.destination, document.namespace, scope)
             hashed = hash_policy(scope.rules.get(host), port, item.destination.subset)
             if hashed is not None:
                 yield hashed
 
 
-def _address(item: Destination, document: VirtualService, scope: Scope) -> tuple[str, int]:
-    """Return host and port of a destination: without a port the service's only one, else the listener's."""
-    host = hosts.qualify(item.host, document.namespace, scope.options.domain)
+def address(item: Destination, namespace: str, scope: Scope) -> tuple[str, int]:
+    """Return host and port of a destination that names no port: to a gateway the service's only one, else the port
+    of the listener. An ExternalName Service is what it stands for.
+    """
+    host = hosts.qualify(item.host, namespace, scope.options.domain)
     service = scope.registry.services.get(host)
+    if service is not None and service.external_name:
+        host = service.external_name
     if item.port is not None:
         port = item.port.number
-    elif service is not None and len(service.ports) == 1:
+    elif service is not None and len(service.ports) == 1 and (scope.node.kind is NodeKind.ROUTER or scope.layer4):
         port = service.ports[0].number
     else:
         port = scope.port

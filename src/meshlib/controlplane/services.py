@@ -14,7 +14,11 @@ class Protocol(Enum):
 
     HTTP = "HTTP"
     HTTP2 = "HTTP2"
+    GRPC_WEB = "gRPC-Web"
     TCP = "TCP"
+    MONGO = "Mongo"
+    MYSQL = "MySQL"
+    REDIS = "Redis"
     TLS = "TLS"
     SNIFFED = "sniffed"
     UDP = "UDP"
@@ -22,7 +26,22 @@ class Protocol(Enum):
     @property
     def is_http(self) -> bool:
         """Whether HTTP routing applies without looking at the bytes."""
-        return self in (Protocol.HTTP, Protocol.HTTP2)
+        return self in (Protocol.HTTP, Protocol.HTTP2, Protocol.GRPC_WEB)
+
+    @property
+    def is_http2(self) -> bool:
+        """Whether it is HTTP/2 in any dress."""
+        return self in (Protocol.HTTP2, Protocol.GRPC_WEB)
+
+    @property
+    def is_tcp(self) -> bool:
+        """Whether its bytes are passed on unread."""
+        return self in (Protocol.TCP, Protocol.MONGO, Protocol.MYSQL, Protocol.REDIS, Protocol.TLS)
+
+    @property
+    def may_be_http(self) -> bool:
+        """Whether HTTP routes count: it is HTTP, or may turn out to be."""
+        return self.is_http or self is Protocol.SNIFFED
 
 
 _PROTOCOLS = {
@@ -31,12 +50,12 @@ _PROTOCOLS = {
     "kubernetes.io/ws": Protocol.HTTP,
     "http2": Protocol.HTTP2,
     "grpc": Protocol.HTTP2,
-    "grpc-web": Protocol.HTTP2,
+    "grpc-web": Protocol.GRPC_WEB,
     "kubernetes.io/h2c": Protocol.HTTP2,
     "tcp": Protocol.TCP,
-    "mongo": Protocol.TCP,
-    "mysql": Protocol.TCP,
-    "redis": Protocol.TCP,
+    "mongo": Protocol.MONGO,
+    "mysql": Protocol.MYSQL,
+    "redis": Protocol.REDIS,
     "tls": Protocol.TLS,
     "https": Protocol.TLS,
     "kubernetes.io/wss": Protocol.TLS,
@@ -70,6 +89,7 @@ class Resolution(Enum):
     DNS = "DNS"
     DNS_ROUND_ROBIN = "DNS_ROUND_ROBIN"
     NONE = "NONE"
+    ALIAS = "ALIAS"  # an ExternalName Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +104,8 @@ class Endpoint:
         healthy: None where nobody says.
         namespace, service_account: of the workload; its SPIFFE identity.
         tls_mode: ``istio`` where a proxy beside it takes Istio's mTLS.
+        hostname: its own name within a headless service.
+        node: the name of the machine it runs on.
     """
 
     address: str
@@ -96,6 +118,8 @@ class Endpoint:
     namespace: str = ""
     service_account: str = ""
     tls_mode: str = ""
+    hostname: str = ""
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +145,11 @@ class Service:
         selector: labels of its workloads; empty for none.
         at: where it was written.
         mtls: whether its namespace takes mTLS, by PeerAuthentication.
+        kubernetes: whether it is a Kubernetes Service, not a ServiceEntry.
+        created: its creationTimestamp, perhaps empty.
+        external_name: what an ExternalName Service stands for.
+        aliases: hosts of the ExternalName Services that stand for this one.
+        distribution: ``trafficDistribution`` (``PreferClose``), or nothing.
     """
 
     host: str
@@ -135,6 +164,21 @@ class Service:
     selector: Mapping[str, str]
     at: Place
     mtls: bool = True
+    kubernetes: bool = False
+    created: str = ""
+    external_name: str = ""
+    aliases: tuple[str, ...] = ()
+    distribution: str = ""
+
+    @property
+    def age(self) -> tuple[str, str, str]:
+        """A key that sorts older services first, those of one age by name (Istio's order)."""
+        return (self.created, self.name, self.namespace)
+
+    @property
+    def headless(self) -> bool:
+        """Whether it is a Kubernetes Service without an address, whose Pods are called one by one."""
+        return self.kubernetes and self.resolution is Resolution.NONE
 
     @property
     def vip(self) -> str:
@@ -149,3 +193,8 @@ class Service:
 def cluster_name(host: str, port: int, subset: str = "") -> str:
     """Return Istio's name of a cluster: ``outbound|80|v1|catalog.shop.svc.cluster.local``."""
     return f"outbound|{port}|{subset}|{host}"
+
+
+def sni_name(host: str, port: int, subset: str = "") -> str:
+    """Return Istio's server name of a cluster: ``outbound_.80_.v1_.catalog.shop.svc.cluster.local``."""
+    return f"outbound_.{port}_.{subset}_.{host}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from meshlib.controlplane import gateway, proxyless, references, registry, sidecar
+from meshlib.controlplane import delegation, gateway, proxyless, references, registry, sidecar
 from meshlib.controlplane.documents import Documents
+from meshlib.controlplane.documents.virtual_service import VirtualService
 from meshlib.controlplane.faults import Fault
 from meshlib.controlplane.node import Node, NodeKind
 from meshlib.controlplane.options import DEFAULTS, MeshOptions
@@ -35,13 +36,16 @@ def translate(documents: Documents, node: Node, options: MeshOptions = DEFAULTS)
         node, and the configuration applies nevertheless.
     """
     options = options.under(documents.mesh)
-    services, faults = _shared(documents, options)
-    view = View.of(documents, services, node, options)
+    services, virtual_services, faults = _shared(documents, options)
+    view = View.of(documents, services, virtual_services, node, options)
     return _GENERATORS[node.kind](view), faults
 
 
 @lru_cache(maxsize=2)  # the version in force and the one that is being made
-def _shared(documents: Documents, options: MeshOptions) -> tuple[Registry, tuple[Fault, ...]]:
+def _shared(
+    documents: Documents, options: MeshOptions
+) -> tuple[Registry, tuple[VirtualService, ...], tuple[Fault, ...]]:
     """Return what all nodes have in common."""
     services = registry.build(documents, options)
-    return services, (*services.faults, *references.check(documents, services, options))
+    faults = (*services.faults, *references.check(documents, services, options))
+    return services, delegation.resolved(documents, options), faults

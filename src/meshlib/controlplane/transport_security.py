@@ -83,12 +83,12 @@ def derives_sni(tls: ClientTls | None) -> bool:
 def _certificates(common: Any, tls: ClientTls, options: MeshOptions) -> None:
     if tls.mode == "MUTUAL" and tls.credential_name:
         secret = common.tls_certificate_sds_secret_configs.add(name=f"kubernetes://{tls.credential_name}")
-        secret.sds_config.CopyFrom(_impatient_ads())
+        secret.sds_config.CopyFrom(impatient_ads())
     elif tls.mode == "MUTUAL" and options.managed:
         secret = common.tls_certificate_sds_secret_configs.add(
             name=f"file-cert:{tls.client_certificate}~{tls.private_key}"
         )
-        secret.sds_config.CopyFrom(_agent(patient=False))
+        secret.sds_config.CopyFrom(agent(patient=False))
     elif tls.mode == "MUTUAL":
         certificate = common.tls_certificates.add()
         certificate.certificate_chain.filename = tls.client_certificate
@@ -106,13 +106,13 @@ def _validation(common: Any, tls: ClientTls, service: Service, options: MeshOpti
         context = combined.default_validation_context
         combined.validation_context_sds_secret_config.name = f"kubernetes://{tls.credential_name}-cacert"
         context.SetInParent()
-        combined.validation_context_sds_secret_config.sds_config.CopyFrom(_impatient_ads())
+        combined.validation_context_sds_secret_config.sds_config.CopyFrom(impatient_ads())
     elif options.managed:
         # Istio's agent reads the file, and validates by names in the deprecated field, as istiod has it.
         combined = common.combined_validation_context
         combined.default_validation_context.SetInParent()
         combined.validation_context_sds_secret_config.name = f"file-root:{tls.ca_certificates or 'system'}"
-        combined.validation_context_sds_secret_config.sds_config.CopyFrom(_agent(patient=False))
+        combined.validation_context_sds_secret_config.sds_config.CopyFrom(agent(patient=False))
         for name in names:
             combined.default_validation_context.match_subject_alt_names.add(exact=name)
         return
@@ -131,23 +131,24 @@ def _validation(common: Any, tls: ClientTls, service: Service, options: MeshOpti
 
 def _workload_identity(common: Any, names: Iterable[str]) -> None:
     """Ask for Istio's own certificates by their SDS names, as istiod does; clients without them refuse."""
-    common.tls_certificate_sds_secret_configs.add(name="default").sds_config.CopyFrom(_agent())
+    common.tls_certificate_sds_secret_configs.add(name="default").sds_config.CopyFrom(agent())
     secret = common.combined_validation_context.validation_context_sds_secret_config
     validation = common.combined_validation_context.default_validation_context
     validation.SetInParent()
     for name in names:
         validation.match_subject_alt_names.add(exact=name)  # the deprecated field, as istiod
     secret.name = "ROOTCA"
-    secret.sds_config.CopyFrom(_agent())
+    secret.sds_config.CopyFrom(agent())
 
 
-def _impatient_ads() -> Any:
+def impatient_ads() -> Any:
+    """Return the source of a secret by name, which istiod lets time out."""
     source = ads()
     source.ClearField("initial_fetch_timeout")
     return source
 
 
-def _agent(*, patient: bool = True) -> Any:
+def agent(*, patient: bool = True) -> Any:
     """Return the source that is Istio's agent, without a fetch timeout where ``patient``, as istiod's."""
     source = config_source_pb2.ConfigSource(resource_api_version=config_source_pb2.ApiVersion.V3)
     if patient:

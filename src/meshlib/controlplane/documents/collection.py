@@ -8,11 +8,14 @@ from typing import Any
 
 from meshlib.controlplane.documents import tree
 from meshlib.controlplane.documents.destination_rule import DestinationRule
+from meshlib.controlplane.documents.endpoints import Endpoints, EndpointSlice, Namespace, Node, Secret, ServiceAccount
 from meshlib.controlplane.documents.gateway import Gateway
 from meshlib.controlplane.documents.mesh_config import ConfigMap, MeshConfig
 from meshlib.controlplane.documents.place import Origin, Place, Reader, Report
 from meshlib.controlplane.documents.security import PeerAuthentication
 from meshlib.controlplane.documents.services import Service, ServiceEntry
+from meshlib.controlplane.documents.sidecar import Sidecar
+from meshlib.controlplane.documents.telemetry import Telemetry
 from meshlib.controlplane.documents.virtual_service import VirtualService
 from meshlib.controlplane.documents.workloads import Deployment, Pod, WorkloadEntry
 from meshlib.controlplane.faults import ERROR, WARNING, Fault, suggestion
@@ -28,12 +31,20 @@ class Documents:
     services: tuple[Service, ...] = ()
     pods: tuple[Pod, ...] = ()
     deployments: tuple[Deployment, ...] = ()
+    endpoint_slices: tuple[EndpointSlice, ...] = ()
+    endpoints: tuple[Endpoints, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    namespaces: tuple[Namespace, ...] = ()
+    service_accounts: tuple[ServiceAccount, ...] = ()
+    secrets: tuple[Secret, ...] = ()
     service_entries: tuple[ServiceEntry, ...] = ()
     workload_entries: tuple[WorkloadEntry, ...] = ()
     virtual_services: tuple[VirtualService, ...] = ()
     destination_rules: tuple[DestinationRule, ...] = ()
     gateways: tuple[Gateway, ...] = ()
     config_maps: tuple[ConfigMap, ...] = ()
+    telemetries: tuple[Telemetry, ...] = ()
+    sidecars: tuple[Sidecar, ...] = ()
     peer_authentications: tuple[PeerAuthentication, ...] = ()
 
     @property
@@ -58,11 +69,19 @@ _ISTIO_VERSIONS = ("v1", "v1beta1", "v1alpha3")
 _KINDS = {
     "Service": _Kind("", ("v1",), Service.read, "services"),
     "Pod": _Kind("", ("v1",), Pod.read, "pods"),
+    "EndpointSlice": _Kind("discovery.k8s.io", ("v1",), EndpointSlice.read, "endpoint_slices"),
+    "Endpoints": _Kind("", ("v1",), Endpoints.read, "endpoints"),
+    "Node": _Kind("", ("v1",), Node.read, "nodes"),
+    "Namespace": _Kind("", ("v1",), Namespace.read, "namespaces"),
+    "ServiceAccount": _Kind("", ("v1",), ServiceAccount.read, "service_accounts"),
+    "Secret": _Kind("", ("v1",), Secret.read, "secrets"),
     "Deployment": _Kind("apps", ("v1",), Deployment.read, "deployments"),
     "ServiceEntry": _Kind(_NETWORKING, _ISTIO_VERSIONS, ServiceEntry.read, "service_entries"),
     "WorkloadEntry": _Kind(_NETWORKING, _ISTIO_VERSIONS, WorkloadEntry.read, "workload_entries"),
     "VirtualService": _Kind(_NETWORKING, _ISTIO_VERSIONS, VirtualService.read, "virtual_services"),
     "DestinationRule": _Kind(_NETWORKING, _ISTIO_VERSIONS, DestinationRule.read, "destination_rules"),
+    "Telemetry": _Kind("telemetry.istio.io", ("v1", "v1alpha1"), Telemetry.read, "telemetries"),
+    "Sidecar": _Kind(_NETWORKING, _ISTIO_VERSIONS, Sidecar.read, "sidecars"),
     "PeerAuthentication": _Kind(_SECURITY, ("v1", "v1beta1"), PeerAuthentication.read, "peer_authentications"),
     "ConfigMap": _Kind("", ("v1",), ConfigMap.read, "config_maps"),
     "Gateway": _Kind(_NETWORKING, _ISTIO_VERSIONS, Gateway.read, "gateways"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import isqrt
 from typing import Annotated, ClassVar
 
+from meshlib.controlplane.documents.destinations import PortSelector
 from meshlib.controlplane.documents.fields import (
     Count,
     Duration,
@@ -15,11 +17,12 @@ from meshlib.controlplane.documents.fields import (
     Percent,
     Share,
     duration,
+    number,
     one_of,
 )
+from meshlib.controlplane.documents.locality import LocalityLb
 from meshlib.controlplane.documents.place import Report
 from meshlib.controlplane.documents.resource import Resource
-from meshlib.controlplane.documents.virtual_service import PortSelector
 
 LARGEST_TABLE = 5_000_011  # Envoy's bound of a Maglev table
 SIMPLE = ("ROUND_ROBIN", "LEAST_REQUEST", "LEAST_CONN", "RANDOM", "PASSTHROUGH", "UNSPECIFIED")
@@ -79,18 +82,30 @@ class ConsistentHash(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadBalancer(Message):
-    """``LoadBalancerSettings``, of which ``simple`` and ``consistentHash`` are obeyed."""
+class Warmup(Message):
+    """``WarmupConfiguration``: how the share of a new endpoint grows."""
 
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"localityLbSetting", "warmup", "warmupDurationSecs"})
+    duration: Duration
+    minimum_percent: Percent | None = None
+    aggression: Annotated[float, number(1)] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadBalancer(Message):
+    """``LoadBalancerSettings``."""
 
     simple: Annotated[str, one_of(*SIMPLE)] = "UNSPECIFIED"
     consistent_hash: ConsistentHash | None = None
+    locality_lb_setting: LocalityLb | None = None
+    warmup: Warmup | None = None
+    warmup_duration_secs: Duration | None = None
 
     def check(self, report: Report) -> None:
         """One policy."""
         if self.consistent_hash is not None and self.at.has("simple"):
             report.error(self.at, "expected one of simple, consistentHash, got both")
+        if self.warmup is not None and self.warmup_duration_secs is not None:
+            report.error(self.at, "expected one of warmup, warmupDurationSecs, got both")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,15 +261,21 @@ class Subset(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Selector(Message):
+    """``workloadSelector``: the clients that a rule is for."""
+
+    match_labels: Labels = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationRuleSpec(Message):
     """``DestinationRule.spec``."""
-
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"workloadSelector"})
 
     host: Name
     traffic_policy: TrafficPolicy | None = None
     subsets: tuple[Subset, ...] = ()
     export_to: tuple[Name, ...] = ()
+    workload_selector: Selector | None = None
 
     def check(self, report: Report) -> None:
         """Subsets have names of their own."""
@@ -269,3 +290,8 @@ class DestinationRule(Resource):
     """An Istio DestinationRule."""
 
     spec: DestinationRuleSpec
+
+    @property
+    def labels_chosen(self) -> Mapping[str, str]:
+        """The labels of the clients it is for; none for all."""
+        return self.spec.workload_selector.match_labels if self.spec.workload_selector else {}

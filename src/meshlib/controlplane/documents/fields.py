@@ -21,7 +21,7 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from meshlib.controlplane.documents.place import Misfit, Place, Reader, Report
-from meshlib.controlplane.documents.tree import Mapping, Scalar, Sequence, describe, resolve
+from meshlib.controlplane.documents.tree import Mapping, Scalar, Sequence, Tree, describe, resolve
 from meshlib.controlplane.faults import suggestion
 from meshlib.model.match import full_match
 
@@ -84,6 +84,18 @@ def percent(place: Place, _: Report) -> float:
     return float(value)
 
 
+def number(low: float) -> Reader[float]:
+    """Return a reader of numbers of at least ``low``."""
+
+    def read(place: Place, _: Report) -> float:
+        value = _scalar(place, "a number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < low:
+            raise Misfit(place, f"expected a number of at least {low:g}, got {describe(place.tree)}")
+        return float(value)
+
+    return read
+
+
 _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_EXPECTED = "a duration like '2s', '500ms' or '1m30s'"
@@ -127,6 +139,20 @@ def one_of(*allowed: str) -> Reader[str]:
         return value
 
     return read
+
+
+def anything(place: Place, _: Report) -> Any:
+    """Read a value of any form as Python has it."""
+    return plain(place.tree)
+
+
+def plain(tree: Tree) -> Any:
+    """Return a tree as dicts, lists and scalars."""
+    if isinstance(tree, Mapping):
+        return {key: plain(value) for key, value in tree.entries.items()}
+    if isinstance(tree, Sequence):
+        return [plain(item) for item in tree.items]
+    return resolve(tree)
 
 
 # ---------------------------------------------------------------- collections

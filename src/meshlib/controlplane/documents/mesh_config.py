@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from meshlib.controlplane.documents import tree
-from meshlib.controlplane.documents.fields import Duration, Key, Message, Name, one_of, text
+from meshlib.controlplane.documents.destination_rule import TcpKeepalive
+from meshlib.controlplane.documents.fields import Duration, Key, Message, Name, duration, one_of, text
+from meshlib.controlplane.documents.locality import LocalityLb
 from meshlib.controlplane.documents.place import Misfit, Place, Report
+from meshlib.controlplane.documents.providers import ExtensionProvider
 from meshlib.controlplane.documents.resource import Resource
+from meshlib.controlplane.documents.virtual_service import Retries
 
 NAME = "istio"
 
@@ -24,9 +28,9 @@ class OutboundTrafficPolicy(Message):
 class DefaultProviders(Message):
     """``defaultProviders``: which telemetry every workload has."""
 
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"accessLogging", "tracing"})
-
     metrics: tuple[str, ...] = ()
+    tracing: tuple[str, ...] = ()
+    access_logging: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,21 +39,32 @@ class MeshConfig(Message):
 
     NOT_APPLIED: ClassVar[frozenset[str]] = frozenset(
         {
-            "accessLogEncoding", "accessLogFile", "accessLogFormat", "defaultDestinationRuleExportTo",
-            "defaultHttpRetryPolicy", "defaultServiceExportTo", "defaultVirtualServiceExportTo",
-            "discoverySelectors", "enableTracing", "extensionProviders", "h2UpgradePolicy",
-            "localityLbSetting", "pathNormalization", "proxyHttpPolicy", "serviceSettings", "tcpKeepalive",
-            "trustDomainAliases", "verifyCertificateAtClient",
+            "discoverySelectors", "meshMTLS", "pathNormalization", "proxyHttpPolicy", "serviceSettings", "tlsDefaults",
+            "verifyCertificateAtClient", "zoneAwareLbSetting",
         }
     )  # fmt: skip
     OPEN: ClassVar[bool] = True
 
     root_namespace: Name = "istio-system"
     trust_domain: Name = "cluster.local"
+    trust_domain_aliases: tuple[Name, ...] = ()
     enable_auto_mtls: bool = True
+    enable_tracing: bool = True
     outbound_traffic_policy: OutboundTrafficPolicy | None = None
     default_providers: DefaultProviders | None = None
+    extension_providers: tuple[ExtensionProvider, ...] = ()
     connect_timeout: Duration | None = None
+    tcp_keepalive: TcpKeepalive | None = None
+    h2_upgrade_policy: Annotated[str, one_of("DO_NOT_UPGRADE", "UPGRADE")] = "DO_NOT_UPGRADE"
+    default_http_retry_policy: Retries | None = None
+    locality_lb_setting: LocalityLb | None = None
+    default_service_export_to: tuple[Name, ...] = ()
+    default_virtual_service_export_to: tuple[Name, ...] = ()
+    default_destination_rule_export_to: tuple[Name, ...] = ()
+    access_log_file: str = ""
+    access_log_format: str = ""
+    access_log_encoding: Annotated[str, one_of("TEXT", "JSON")] = "TEXT"
+    protocol_detection_timeout: Annotated[float, duration] = 0.0
 
 
 def embedded(place: Place, report: Report) -> MeshConfig:

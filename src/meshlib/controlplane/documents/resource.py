@@ -26,6 +26,7 @@ class Metadata(Message):
     OPEN: ClassVar[bool] = True
 
     name: Name
+    generate_name: str = ""
     labels: Labels = field(default_factory=dict)
     annotations: Labels = field(default_factory=dict)
     creation_timestamp: str = ""

@@ -70,23 +70,31 @@ class ServiceSpec(Message):
             "allocateLoadBalancerNodePorts", "clusterIPs", "externalIPs", "externalTrafficPolicy",
             "healthCheckNodePort", "internalTrafficPolicy", "ipFamilies", "ipFamilyPolicy",
             "loadBalancerClass", "loadBalancerIP", "loadBalancerSourceRanges",
-            "publishNotReadyAddresses", "sessionAffinity", "sessionAffinityConfig",
+            "sessionAffinity", "sessionAffinityConfig",
         }
     )  # fmt: skip
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"externalName", "trafficDistribution"})
-
     ports: tuple[ServicePort, ...] = ()
     selector: Labels = field(default_factory=dict)
     cluster_ip: Annotated[str, Key("clusterIP")] = ""
     type: Annotated[str, one_of("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")] = "ClusterIP"
+    external_name: str = ""
+    publish_not_ready_addresses: bool = False
+    traffic_distribution: str = ""
+
+    @property
+    def headless(self) -> bool:
+        """Whether it has no address, but each of its Pods is found by its own."""
+        return self.cluster_ip == "None"
 
     @property
     def vip(self) -> str:
         """The service's address, or nothing where there is none (headless, or left to a cluster)."""
-        return "" if self.cluster_ip == "None" else self.cluster_ip
+        return "" if self.headless else self.cluster_ip
 
     def check(self, report: Report) -> None:
-        """Every port of several needs a name of its own (Kubernetes' rule)."""
+        """Every port of several needs a name of its own, an ExternalName its name (Kubernetes' rules)."""
+        if self.type == "ExternalName" and not self.external_name:
+            report.error(self.at, "expected a field 'externalName' with type ExternalName")
         names = [port.name for port in self.ports]
         for port in self.ports:
             if len(names) > 1 and not port.name:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
+from meshlib.controlplane import hosts
+from meshlib.controlplane.documents.cors import CorsPolicy
+from meshlib.controlplane.documents.destinations import Destination, Host
 from meshlib.controlplane.documents.fields import (
-    NOT_EMPTY,
     Count,
     Duration,
     Labels,
@@ -19,12 +21,13 @@ from meshlib.controlplane.documents.fields import (
     Share,
     duration,
     integer,
-    name,
     one_of,
     text,
 )
+from meshlib.controlplane.documents.l4_routes import L4Match, TCPRoute, TLSMatch, TLSRoute
 from meshlib.controlplane.documents.place import Misfit, Place, Report
 from meshlib.controlplane.documents.resource import Resource
+from meshlib.controlplane.documents.string_match import StringMatch
 from meshlib.controlplane.faults import suggestion
 from meshlib.model.template import Template
 
@@ -54,36 +57,7 @@ MESH = "mesh"
 """The gateway that means every sidecar."""
 
 
-def host(place: Place, report: Report) -> str:
-    """Read a host name, or one with a wildcard first label."""
-    value = name(place, report)
-    if "*" in value[1:] or (value[0] == "*" and value != "*" and not value.startswith("*.")):
-        raise Misfit(place, f"expected a host name, '*' or '*.domain', got {value!r}")
-    return value
-
-
-Host = Annotated[str, host]
 Status = Annotated[int, integer(200, 599)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StringMatch(Message):
-    """``StringMatch``: at most one operator; none means present."""
-
-    exact: str | None = None
-    prefix: str | None = None
-    regex: Regex | None = None
-
-    def check(self, report: Report) -> None:
-        """One operator, no more."""
-        written = [item.name for item in fields(self) if item.name != "at" and getattr(self, item.name) is not None]
-        if len(written) > 1:
-            report.error(self.at, f"expected one of exact, prefix, regex, got {' and '.join(written)}")
-
-    @property
-    def present(self) -> bool:
-        """Whether any value will do."""
-        return (self.exact is None and self.prefix is None and self.regex is None) or self.regex == "*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,22 +93,6 @@ class HTTPMatch(Message):
         )
         any_path = self.uri is None or self.uri.prefix == "/" or self.uri.regex in ("*", ".*")
         return any_path and not any(about_request)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PortSelector(Message):
-    """``port: {number: 80}``."""
-
-    number: Port
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Destination(Message):
-    """``Destination``."""
-
-    host: Name
-    subset: str = ""
-    port: PortSelector | None = None
 
 
 def header_value(place: Place, report: Report) -> str:
@@ -337,10 +295,19 @@ class HTTPMirrorPolicy(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Delegate(Message):
+    """``Delegate``: the VirtualService that has the routes in place of this one; of this namespace by default."""
+
+    name: Name
+    namespace: str = ""
+
+
+ACTIONS = ("route", "redirect", "directResponse", "delegate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HTTPRoute(Message):
     """``HTTPRoute``: the first whose match holds takes the request."""
-
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"corsPolicy", "delegate"})
 
     name: str = ""
     match: tuple[HTTPMatch, ...] = ()
@@ -356,17 +323,15 @@ class HTTPRoute(Message):
     mirror_percentage: Percentage | None = None
     mirror_percent: Share | None = None
     mirrors: tuple[HTTPMirrorPolicy, ...] = ()
+    cors_policy: CorsPolicy | None = None
+    delegate: Delegate | None = None
 
     def check(self, report: Report) -> None:
         """Exactly one action, and weights that add up to something."""
-        if self.at.has("delegate"):
-            return  # warned about already; the route is left out
-        actions = [
-            key for key in ("route", "redirect", "directResponse") if self.at.child(key) is not self.at
-        ]  # fmt: skip
+        actions = [key for key in ACTIONS if self.at.has(key)]
         if len(actions) != 1:
             got = " and ".join(actions) or "none"
-            report.error(self.at, f"expected one of route, redirect, directResponse, got {got}")
+            report.error(self.at, f"expected one of {', '.join(ACTIONS)}, got {got}")
         elif "route" in actions and not self.route:
             report.error(self.at.child("route"), "expected at least one destination")
         if len(self.route) > 1 and sum(item.weight for item in self.route) == 0:
@@ -393,12 +358,27 @@ class HTTPRoute(Message):
 class VirtualServiceSpec(Message):
     """``VirtualService.spec``."""
 
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"tcp", "tls"})
-
-    hosts: Annotated[tuple[Host, ...], NOT_EMPTY]
+    hosts: tuple[Host, ...] = ()
     gateways: tuple[Name, ...] = ()
     http: tuple[HTTPRoute, ...] = ()
+    tls: tuple[TLSRoute, ...] = ()
+    tcp: tuple[TCPRoute, ...] = ()
     export_to: tuple[Name, ...] = ()
+
+    def check(self, report: Report) -> None:
+        """Istio's rules: a delegate, without hosts, has HTTP routes alone; server names are of the hosts."""
+        if not self.hosts and self.at.has("hosts"):
+            report.error(self.at.child("hosts"), "expected at least one item, got an empty list")
+        elif not self.hosts and (self.gateways or self.tls or self.tcp or not self.http):
+            report.error(
+                self.at, "expected a field 'hosts': only one that others delegate to, with http alone, has none"
+            )
+        for tls in self.tls:
+            for match in tls.match:
+                for index, sni in enumerate(match.sni_hosts):
+                    if not any(hosts.matches(host, sni) for host in self.hosts):
+                        place = match.at.child("sniHosts").item(index)
+                        report.error(place, f"expected a server name that hosts has, as written, got {sni!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -411,6 +391,19 @@ class VirtualService(Resource):
     def gateways(self) -> tuple[str, ...]:
         """The gateways it is bound to as ``namespace/name``, or ``mesh``; the mesh by default."""
         return tuple(qualified(item, self.namespace) for item in self.spec.gateways or (MESH,))
+
+    @property
+    def destinations(self) -> Iterator[tuple[tuple[HTTPMatch | TLSMatch | L4Match, ...], Destination]]:
+        """Every place that its routes lead to, copies of requests included, with the matches of the route."""
+        for http in self.spec.http:
+            for item in http.route:
+                yield http.match, item.destination
+            for copy, *_ in http.copies:
+                yield http.match, copy
+        for tls in self.spec.tls:
+            yield from ((tls.match, item.destination) for item in tls.route)
+        for tcp in self.spec.tcp:
+            yield from ((tcp.match, item.destination) for item in tcp.route)
 
 
 def qualified(gateway: str, namespace: str) -> str:

@@ -41,6 +41,9 @@ class PodSpec(Message):
 
     containers: tuple[Container, ...] = ()
     service_account_name: str = "default"
+    node_name: str = ""
+    hostname: str = ""
+    subdomain: str = ""
 
     @property
     def ports(self) -> Mapping[str, int]:
@@ -85,12 +88,11 @@ class Pod(Resource):
 
     @property
     def workload(self) -> str:
-        """The name of the Deployment behind its ReplicaSet, else of its owner, else its own."""
+        """The name of the Deployment behind its ReplicaSet, else of its owner; its own where nobody generated that."""
         owner = next(iter(self.metadata.owner_references), None)
-        if owner is None:
-            return self.name
-        template = self.labels.get("pod-template-hash", "")
-        return owner.name.removesuffix(f"-{template}") if owner.kind == "ReplicaSet" else owner.name
+        if owner is not None and owner.kind == "ReplicaSet":
+            return owner.name.removesuffix(f"-{self.labels.get('pod-template-hash', '')}")
+        return owner.name if owner is not None and self.metadata.generate_name else self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
