@@ -17,6 +17,7 @@ from meshlib.controlplane.server import ADS_SERVICE, Server
 from meshlib.errors import ConfigError, MeshError
 from controlplane.serving import SIDECAR, AdsClient, Source, build, decode, names, statuses, until
 
+
 @pytest.fixture
 def source():
     return Source(build())

@@ -109,7 +109,9 @@ def test_one_that_never_reads_holds_up_nobody(source, server, bystander):
     with grpc.insecure_channel(server.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
         requests = queue.Queue()
         call = channel.stream_stream(SOTW)(iter(requests.get, None))
-        requests.put(discovery_pb2.DiscoveryRequest(type_url=CLUSTER, node=base_pb2.Node(id=SIDECAR)).SerializeToString())
+        requests.put(
+            discovery_pb2.DiscoveryRequest(type_url=CLUSTER, node=base_pb2.Node(id=SIDECAR)).SerializeToString()
+        )
         until(lambda: len(server.clients) == 2)
         for timeout in range(2, 6):
             source.publish(build(clusters=(*big, "catalog"), ports=(), timeout=timeout))

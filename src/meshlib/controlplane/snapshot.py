@@ -124,9 +124,7 @@ class Snapshot:
         return found
 
 
-def _encode(
-    url: str, messages: Mapping[str, Message], before: Mapping[str, Encoded]
-) -> dict[str, Encoded]:
+def _encode(url: str, messages: Mapping[str, Message], before: Mapping[str, Encoded]) -> dict[str, Encoded]:
     made: dict[str, Encoded] = {}
     for name, message in messages.items():
         known = before.get(name)
