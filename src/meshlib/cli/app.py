@@ -6,7 +6,18 @@ import sys
 
 import typer
 
-from meshlib.cli import capabilities, config_dump, control_plane, demo, explain, proxy_status, validate, version
+from meshlib.cli import (
+    capabilities,
+    config_dump,
+    control_plane,
+    demo,
+    explain,
+    proxy_config,
+    proxy_status,
+    render,
+    validate,
+    version,
+)
 from meshlib.errors import MeshError
 
 app = typer.Typer(
@@ -19,8 +30,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_COMMANDS = (
+    demo,
+    control_plane,
+    proxy_status,
+    proxy_config,
+    render,
+    explain,
+    capabilities,
+    config_dump,
+    validate,
+    version,
+)
+
 # Each module has one command and imports what it needs when it runs, so that --help is quick.
-for command in (demo, control_plane, proxy_status, explain, capabilities, config_dump, validate, version):
+for command in _COMMANDS:
     command.register(app)
 
 

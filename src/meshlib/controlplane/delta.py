@@ -14,7 +14,7 @@ The rules of the incremental protocol, and where it leaves room, istiod's:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from envoy.service.discovery.v3 import discovery_pb2

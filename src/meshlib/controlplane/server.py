@@ -119,7 +119,7 @@ class Server:
         port: int | None = 15010,
         tls: ServerTls | None = None,
         tls_port: int = 15012,
-        limits: Limits = Limits(),  # noqa: B008 - frozen
+        limits: Limits = Limits(),
     ) -> None:
         if port is None and tls is None:
             raise ConfigError("a control plane without a plaintext port needs a certificate for its TLS port")

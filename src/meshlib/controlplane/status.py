@@ -6,7 +6,7 @@ protocol made for the question, so that :func:`fetch` and other people's tools c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -211,24 +211,55 @@ def fetch(address: str, *, timeout: float = 5.0, ca: Path | None = None) -> tupl
     return tuple(sorted((_read(config) for config in response.config), key=lambda client: client.name))
 
 
-def fetch_resources(
-    address: str, node_id: str, *, timeout: float = 5.0, ca: Path | None = None
-) -> Mapping[str, Mapping[str, Any]]:
-    """Ask the control plane at ``address`` for what it sent to one client: type URL -> name -> the resource as an Any.
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one client holds, or was sent: type URL -> name -> the resource as an Any."""
+
+    node_id: str
+    by_type: Mapping[str, Mapping[str, Any]]
+
+
+def fetch_resources(address: str, name: str = "", *, timeout: float = 5.0, ca: Path | None = None) -> Held:
+    """Ask over CSDS for the resources of one client: a control plane for what it sent, a client for what it has.
+
+    Args:
+        address: ``host:port`` of a control plane's xDS port, or of a client's own CSDS.
+        name: which client: ``webapp-x.istioinaction``, or without the namespace, or a prefix that only one has.
+            Empty: the only one.
+        timeout: as :func:`fetch`.
+        ca: as :func:`fetch`.
 
     Raises:
-        ConfigError: as :func:`fetch`.
-        MeshError: as :func:`fetch`; or no client has that node id.
+        ConfigError: as :func:`fetch`; or several clients are meant.
+        MeshError: as :func:`fetch`; or no client is meant.
     """
-    request = csds_pb2.ClientStatusRequest(node_matchers=[{"node_id": {"exact": node_id}}])
+    summary = _ask(address, csds_pb2.ClientStatusRequest(exclude_resource_contents=True), timeout, ca)
+    node_id = _chosen(address, name, [config.node for config in summary.config])
+    own = any(entry.name for config in summary.config for entry in config.generic_xds_configs)
+    # A client answers for itself and refuses matchers (gRFC A40).
+    request = csds_pb2.ClientStatusRequest(node_matchers=() if own else [{"node_id": {"exact": node_id}}])
     response = _ask(address, request, timeout, ca)
-    if not response.config:
-        raise MeshError(f"{node_id} has left {address}")
     found: dict[str, dict[str, Any]] = {}
-    for entry in response.config[0].generic_xds_configs:
-        if entry.name and entry.HasField("xds_config"):
-            found.setdefault(entry.type_url, {})[entry.name] = entry.xds_config
-    return found
+    for config in response.config:
+        for entry in config.generic_xds_configs if config.node.id == node_id else ():
+            if entry.name and entry.HasField("xds_config"):
+                found.setdefault(entry.type_url, {})[entry.name] = entry.xds_config
+    return Held(node_id, found)
+
+
+def _chosen(address: str, name: str, nodes: Sequence[Any]) -> str:
+    names: dict[str, str] = {}
+    for node in nodes:
+        parts = node.id.split("~")
+        names.setdefault(parts[2] if len(parts) == 4 else node.id, node.id)
+    meant = [known for known in names if known == name or known.rpartition(".")[0] == name]
+    meant = meant or [known for known in names if known.startswith(name)]
+    if len(meant) == 1:
+        return names[meant[0]]
+    connected = ", ".join(sorted(names)) or "none"
+    if meant:
+        raise ConfigError(f"name one of the clients of {address}: {', '.join(sorted(meant))}")
+    raise MeshError(f"{address} has no client {name!r}; its clients: {connected}")
 
 
 def _ask(address: str, request: Any, timeout: float, ca: Path | None) -> Any:

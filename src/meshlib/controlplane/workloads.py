@@ -118,6 +118,13 @@ class Workloads:
         """Return the workload with an address, a Pod before others."""
         return self._by_address.get(address)
 
+    def named(self, name: str, namespace: str) -> Workload | None:
+        """Return the first workload of a name: what runs it, else its Pod's, else its label ``app``."""
+        pod = self.pods.get((namespace, name))
+        here = [item for item in self._by_address.values() if item.namespace == namespace]
+        named = [item for item in here if item.name == name]
+        return next(iter([*named, *filter(None, [pod]), *(i for i in here if i.labels.get("app") == name)]), None)
+
     def _sliced(self, item: EndpointSlice) -> Iterator[Workload]:
         ports = _numbers(item.ports)
         for endpoint in item.endpoints:
