@@ -7,6 +7,7 @@ import sys
 import typer
 
 from meshlib.cli import (
+    analyze,
     capabilities,
     config_dump,
     control_plane,
@@ -36,6 +37,7 @@ _COMMANDS = (
     proxy_status,
     proxy_config,
     render,
+    analyze,
     explain,
     capabilities,
     config_dump,

@@ -43,7 +43,8 @@ def emit(document: Any, form: StrEnum) -> None:
     if form.value == Data.YAML:
         import yaml
 
-        typer.echo(yaml.safe_dump(document, sort_keys=False, width=120, allow_unicode=True), nl=False)
+        plain = json.loads(json.dumps(document))  # protobuf's JSON has dicts of its own
+        typer.echo(yaml.safe_dump(plain, sort_keys=False, width=120, allow_unicode=True), nl=False)
     else:
         typer.echo(json.dumps(document, indent=2))
 

@@ -1,0 +1,191 @@
+"""`analyze` beside `istioctl analyze`: the same codes, resources, words and exit status."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from meshlib.cli.app import app
+from meshlib.controlplane.analysis import CHECKS, Level, analyze
+
+DATA = Path(__file__).parents[1] / "data/analyze"
+SHARED = Path(__file__).parents[3] / "shared"
+BOOK_STATES = SHARED / "istiod-book"
+FINDING = re.compile(r"(Error|Warning|Info) \[(IST\d+)\] \((.*?)(?: config\.yaml:\d+)?\) (.*)")
+INJECTED = b"""\
+apiVersion: v1
+kind: Namespace
+metadata: {name: istioinaction, labels: {istio-injection: enabled}}
+"""
+
+OWN = sorted(path for path in DATA.iterdir() if path.is_dir())
+BOOK = sorted((BOOK_STATES / "analyze").glob("book-*")) if (SHARED / "book").exists() else []
+
+
+def theirs(folder):
+    return sorted(
+        found.groups() for found in map(FINDING.match, (folder / "output.txt").read_text().splitlines()) if found
+    )
+
+
+def ours(findings):
+    return sorted((item.level.word, item.code, item.resource, item.message) for item in findings if item.code[0] == "I")
+
+
+def wordless_regex(found):
+    """Go's and C++'s RE2 complain in different words."""
+    return [(*rest, re.sub(r'"uri": .*?; Istio', '"uri": …; Istio', words)) for *rest, words in found]
+
+
+@pytest.mark.parametrize("folder", OWN, ids=lambda path: path.name)
+def test_as_istioctl(folder):
+    files = {"config.yaml": (folder / "config.yaml").read_bytes(), "objects.yaml": (DATA / "objects.yaml").read_bytes()}
+    found = [item for item in analyze(files).findings if item.namespace == "istioinaction"]
+    assert wordless_regex(ours(found)) == wordless_regex(theirs(folder))
+    assert all(item.line and item.column for item in found)
+
+
+@pytest.mark.parametrize("folder", OWN, ids=lambda path: path.name)
+def test_the_exit_status_is_istioctl_s(folder):
+    command = ["analyze", str(folder / "config.yaml"), str(DATA / "objects.yaml"), "-n", "istioinaction"]
+    assert CliRunner().invoke(app, command).exit_code == int((folder / "exit.txt").read_text())
+
+
+@pytest.mark.parametrize("folder", BOOK, ids=lambda path: path.name)
+def test_the_book_s_states_as_istioctl(folder):
+    state = BOOK_STATES / folder.name.removeprefix("book-")
+    files = {path.name: path.read_bytes() for kind in ("objects", "config") for path in (state / kind).glob("*.yaml")}
+    files |= {name: (SHARED / "book" / name).read_bytes() for name in (folder / "book.txt").read_text().split()}
+    files["namespace.yaml"] = INJECTED
+    done = analyze(files, namespace="istioinaction")
+    assert ours(done.findings) == theirs(folder)
+    failed = any(item.level is Level.ERROR for item in done.findings)
+    assert (79 if failed else 0) == int((folder / "exit.txt").read_text())
+
+
+BASE = """\
+apiVersion: v1
+kind: Service
+metadata: {name: catalog, namespace: shop}
+spec: {selector: {app: catalog}, ports: [{name: http, port: 80}]}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: catalog-v1, namespace: shop}
+spec: {address: 127.0.0.1, labels: {app: catalog, version: v1}}
+---
+"""
+
+
+def http(text, gateways=""):
+    return (
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: catalog, namespace: shop}\n"
+        f"spec:\n  hosts: [catalog]\n{gateways}  http:\n{text}"
+    )
+
+
+def rule(text):
+    return (
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: catalog, namespace: shop}\n"
+        f"spec: {{host: catalog, {text}}}\n"
+    )
+
+
+def sidecar(name, more=""):
+    return (
+        f"apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: {name}, namespace: shop}}\n"
+        f'spec: {{{more}egress: [{{hosts: ["./*"]}}]}}\n---\n'
+    )
+
+
+TO = "route: [{destination: {host: catalog}}]"
+RETRIES = "retries: {{attempts: 2, {}}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        (http(f"  - {{{TO}, timeout: 1s, retries: {{attempts: 2, perTryTimeout: 1s}}}}\n"), "MSH0101", "is not less than"),
+        (http(f"  - {{{TO}, retries: {{attempts: 2, retryOn: 'gateway-eror'}}}}\n"), "MSH0102", "no condition that Envoy"),
+        (http(f"  - {{{TO}, retries: {{attempts: 2, retryOn: retriable-status-codes}}}}\n"), "MSH0102", "without a code"),
+        (http(f"  - {{{TO}, retries: {{attempts: 2, retryOn: 'unavailable,cancelled'}}}}\n"), "MSH0102", "states of gRPC"),
+        (rule("trafficPolicy: {outlierDetection: {consecutive5xxErrors: 1, maxEjectionPercent: 50}}"), "MSH0103", "at least 100"),
+        (rule("trafficPolicy: {outlierDetection: {consecutive5xxErrors: 1}}"), "MSH0103", "10 by default of 1 endpoint"),
+        (http(f"  - {{match: [{{uri: {{prefix: /a}}}}], {TO}}}\n  - {{match: [{{uri: {{exact: /ab}}}}], {TO}}}\n"), "MSH0104", "/a"),
+        (http(f"  - {{{TO}, fault: {{abort: {{httpStatus: 503, percentage: {{value: 1}}}}}}, retries: {{attempts: 2}}}}\n"), "MSH0105", "not retried"),
+        (http(f"  - {{{TO}, timeouts: 1s}}\n"), "MSH0001", "unknown field"),
+        (http(f"  - {{match: [{{uri: {{prefix: /a}}}}], {TO}}}\n  - {{match: [{{uri: {{prefix: /ab}}}}], {TO}}}\n"), "IST0131", "of prefix /ab"),
+        (http(f"  - {{match: [{{uri: {{exact: /a}}}}], {TO}}}\n  - {{match: [{{uri: {{exact: /a}}}}], {TO}}}\n"), "IST0131", "match #0"),
+        (http(f"  - {{match: [{{uri: {{exact: /a}}}}], {TO}}}\n  - {{match: [{{uri: {{exact: /a}}}}], {TO}}}\n"), "IST0130", "prior rules"),
+        (rule("trafficPolicy: {tls: {mode: SIMPLE}}"), "IST0128", "shop/catalog in namespace shop has TLS mode set to SIMPLE"),
+        (rule("trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE}}]}"), "IST0129", "number:80"),
+        (rule("x: 1").replace("host: catalog", "host: nobody"), "IST0174", "The host nobody"),
+        (http(f"  - {{{TO}}}\n", "  gateways: [nowhere]\n"), "IST0101", 'gateway not found: "nowhere"'),
+        (http(f"  - {{{TO}}}\n", "  gateways: [nowhere]\n"), "IST0132", "[catalog] defined in VirtualService shop/catalog"),
+        (sidecar("a") + sidecar("b"), "IST0111", "[a b]"),
+        (sidecar("a", "workloadSelector: {labels: {app: nobody}}, "), "IST0101", 'selector not found: "app=nobody"'),
+        (sidecar("a", "workloadSelector: {labels: {app: catalog}}, ") + sidecar("b", "workloadSelector: {labels: {version: v1}}, "), "IST0110", "catalog-v1"),
+        ("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: shop}\nspec: {selector: {matchLabels: {app: nobody}}}\n", "IST0127", "app=nobody"),
+        ("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n", "IST0102", "label namespace shop"),
+    ],
+)  # fmt: skip
+def test_each_code_where_it_is_due_and_nowhere_else(text, code, words):
+    found = [
+        item for item in analyze({"base.yaml": BASE.encode(), "x.yaml": text.encode()}).findings if item.code == code
+    ]
+    assert any(words in item.message for item in found), found
+    assert all(item.file == "x.yaml" and item.line for item in found)
+    good = http(f"  - {{{TO}, timeout: 3s, retries: {{attempts: 2, perTryTimeout: 1s, retryOn: '5xx,503'}}}}\n")
+    fine = rule(
+        "trafficPolicy: {outlierDetection: {maxEjectionPercent: 100}}, subsets: [{name: v1, labels: {version: v1}}]"
+    )
+    assert not analyze({"base.yaml": (BASE + good + "---\n" + fine).encode()}).findings
+
+
+def test_what_cannot_be_looked_at_is_said():
+    text = rule("subsets: [{name: v1, labels: {version: v1}}]")
+    done = analyze({"x.yaml": text.encode()})
+    assert "there is no Service or ServiceEntry" in done.skipped["destinationrule.SubsetSelectPodAnalyzer"]
+    assert not done.findings
+
+
+def test_every_check_says_what_it_is_about():
+    assert all(check.run.__doc__ for check in CHECKS)
+    assert len({check.name for check in CHECKS}) == len(CHECKS)
+
+
+class TestCommand:
+    def run(self, tmp_path, text, *arguments):
+        (tmp_path / "x.yaml").write_text(BASE + text)
+        return CliRunner().invoke(app, ["analyze", str(tmp_path), *arguments])
+
+    def test_a_finding_names_its_place(self, tmp_path):
+        result = self.run(tmp_path, http("  - route: [{destination: {host: catalogg}}]\n"))
+        assert result.exit_code == 79
+        where = f"{tmp_path}/x.yaml:17:"
+        assert re.match(rf"Error \[IST0101\] \(VirtualService shop/catalog {where}\d+\) Referenced host", result.stdout)
+        assert "Error: Analyzers found issues" in result.stderr
+
+    def test_data_does_not_touch_the_exit_code(self, tmp_path):
+        result = self.run(tmp_path, http("  - route: [{destination: {host: catalogg}}]\n"), "-o", "yaml")
+        assert result.exit_code == 0
+        assert "code: IST0101" in result.stdout
+
+    def test_thresholds_and_suppression(self, tmp_path):
+        broken = http("  - route: [{destination: {host: catalogg}}]\n")
+        assert self.run(tmp_path, broken, "-S", "IST0101=VirtualService *.shop").exit_code == 0
+        late = http(f"  - {{{TO}, timeout: 1s, retries: {{attempts: 2, perTryTimeout: 1s}}}}\n")
+        assert self.run(tmp_path, late).exit_code == 0
+        assert self.run(tmp_path, late, "--failure-threshold", "warning").exit_code == 79
+        assert self.run(tmp_path, late, "--output-threshold", "Error").stdout == ""
+
+    def test_what_does_not_parse(self, tmp_path):
+        result = self.run(tmp_path, "kind: [\n")
+        assert result.exit_code == 65
+        assert "x.yaml:1" in result.stderr
+
+    def test_nothing_found(self, tmp_path):
+        result = self.run(tmp_path, "")
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert "✔ No validation issues found when analyzing all namespaces." in result.stderr
