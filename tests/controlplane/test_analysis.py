@@ -107,7 +107,7 @@ RETRIES = "retries: {{attempts: 2, {}}}"
     ("text", "code", "words"),
     [
         (http(f"  - {{{TO}, timeout: 1s, retries: {{attempts: 2, perTryTimeout: 1s}}}}\n"), "MSH0101", "is not less than"),
-        (http(f"  - {{{TO}, retries: {{attempts: 2, retryOn: 'gateway-eror'}}}}\n"), "MSH0102", "no condition that Envoy"),
+        (http(f"  - {{{TO}, retries: {{attempts: 2, retryOn: 'gateway-eror'}}}}\n"), "IST0106", "expected retry conditions"),
         (http(f"  - {{{TO}, retries: {{attempts: 2, retryOn: retriable-status-codes}}}}\n"), "MSH0102", "without a code"),
         (http(f"  - {{{TO}, retries: {{attempts: 2, retryOn: 'unavailable,cancelled'}}}}\n"), "MSH0102", "states of gRPC"),
         (rule("trafficPolicy: {outlierDetection: {consecutive5xxErrors: 1, maxEjectionPercent: 50}}"), "MSH0103", "at least 100"),

@@ -121,7 +121,8 @@ class Workloads:
     def named(self, name: str, namespace: str) -> Workload | None:
         """Return the first workload of a name: what runs it, else its Pod's, else its label ``app``."""
         pod = self.pods.get((namespace, name))
-        here = [item for item in self._by_address.values() if item.namespace == namespace]
+        indexes = (self._by_label, self._pod_labels)
+        here = [item for index in indexes for key, items in index.items() if key[0] == namespace for item in items]
         named = [item for item in here if item.name == name]
         return next(iter([*named, *filter(None, [pod]), *(i for i in here if i.labels.get("app") == name)]), None)
 

@@ -38,10 +38,6 @@ def per_try_timeouts(objects: Objects) -> Iterator[Finding]:
 
 
 _GRPC = frozenset({"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"})
-_CONDITIONS = _GRPC | {
-    "5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited", "retriable-4xx",
-    "refused-stream", "retriable-status-codes", "retriable-headers", "http3-post-connect-failure",
-}  # fmt: skip
 
 
 def retry_conditions(objects: Objects) -> Iterator[Finding]:
@@ -53,11 +49,7 @@ def retry_conditions(objects: Objects) -> Iterator[Finding]:
             continue
         place = document.at("spec", "http", index, "retries", "retryOn")
         codes = [word for word in words if word.isdigit()]
-        unknown = [word for word in words if word not in _CONDITIONS and not word.isdigit()]
-        for word in unknown:
-            message = f"{word!r} is no condition that Envoy knows, so it never matches what fails"
-            yield found("MSH0102", place, message)
-        useful = [word for word in words if word not in unknown]
+        useful = [word for word in words if not word.isdigit()]
         if "retriable-status-codes" in useful and not codes:
             useful.remove("retriable-status-codes")
             if not useful:
@@ -66,7 +58,7 @@ def retry_conditions(objects: Objects) -> Iterator[Finding]:
                     place,
                     "retriable-status-codes without a code never matches what fails: add one, as in 503",
                 )
-        elif useful and set(useful) <= _GRPC and not _speaks_grpc(objects, document, route):
+        elif useful and not codes and set(useful) <= _GRPC and not _speaks_grpc(objects, document, route):
             message = (
                 f"{', '.join(useful)} are states of gRPC, and no destination of the route speaks it: nothing is retried"
             )
