@@ -12,7 +12,9 @@ from meshlib.cli import (
     config_dump,
     control_plane,
     demo,
+    describe,
     explain,
+    fault,
     proxy_config,
     proxy_status,
     render,
@@ -38,7 +40,9 @@ _COMMANDS = (
     proxy_config,
     render,
     analyze,
+    describe,
     explain,
+    fault,
     capabilities,
     config_dump,
     validate,
@@ -50,9 +54,14 @@ for command in _COMMANDS:
     command.register(app)
 
 
+_USAGE, _ISTIOCTL_USAGE = 2, 64  # exit codes for a command line that is not understood: click's, and istioctl's
+
+
 def run() -> None:
     """Run the command; an error of ours is its message on stderr and exit code 1, no traceback."""
     try:
         app()
+    except SystemExit as end:
+        sys.exit(_ISTIOCTL_USAGE if end.code == _USAGE else end.code)
     except MeshError as error:
         sys.exit(f"meshlib: {error}")

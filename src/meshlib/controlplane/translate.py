@@ -41,6 +41,11 @@ def translate(documents: Documents, node: Node, options: MeshOptions = DEFAULTS)
     return _GENERATORS[node.kind](view), faults
 
 
+def registry_of(documents: Documents, options: MeshOptions) -> Registry:
+    """Return the services of ``documents``; ``options`` as they are under its mesh configuration."""
+    return _shared(documents, options)[0]
+
+
 @lru_cache(maxsize=2)  # the version in force and the one that is being made
 def _shared(
     documents: Documents, options: MeshOptions

@@ -8,7 +8,15 @@ from typing import Any
 from meshlib.controlplane import hosts
 from meshlib.controlplane.analysis.finding import Finding, found
 from meshlib.controlplane.analysis.objects import (
-    DOMAIN, Object, Objects, listed, mapping, number, seconds, selects, texts,
+    DOMAIN,
+    Object,
+    Objects,
+    listed,
+    mapping,
+    number,
+    seconds,
+    selects,
+    texts,
 )  # fmt: skip
 from meshlib.controlplane.services import Protocol, protocol_named, protocol_of_port
 
