@@ -30,6 +30,7 @@ from meshlib.errors import (
 
 if TYPE_CHECKING:
     from meshlib.capabilities import Capabilities, Capability
+    from meshlib.deadlines import deadline
     from meshlib.explain import Explanation
     from meshlib.mesh import Mesh
     from meshlib.model.balancing import PeakEwma
@@ -62,6 +63,7 @@ __all__ = [
     "UpstreamConnectFailed",
     "UpstreamReset",
     "__version__",
+    "deadline",
 ]
 
 _LAZY = {
@@ -72,6 +74,7 @@ _LAZY = {
     "Explanation": "meshlib.explain",
     "Mesh": "meshlib.mesh",
     "PeakEwma": "meshlib.model.balancing",
+    "deadline": "meshlib.deadlines",
     "grpc": "meshlib.grpc",
     "httpx": "meshlib.httpx",
 }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 
 from meshlib.clock import Randomness
-from meshlib.model.cluster import Discovery, ServiceRef
-from meshlib.model.endpoint import Endpoint
+from meshlib.model.cluster import ServiceRef
+from meshlib.model.discovery import Discovery
+from meshlib.model.endpoint import Endpoint, HealthStatus
 from meshlib.model.filter_chain import HttpConnectionManager
 from meshlib.model.request import RequestView
 from meshlib.model.route import DirectResponse, Redirect, Route, RouteAction
@@ -17,6 +20,7 @@ from meshlib.policy import routing
 from meshlib.policy.cluster_state import ClusterState, EndpointState
 from meshlib.policy.deadlines import Deadlines
 from meshlib.policy.state import LiveSnapshot
+from meshlib.policy.trace import load_row, why_not
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class ClusterView:
         source: the YAML file and line behind it, where the control plane says it.
         fault: faults injected, in place of the route's, when this target is drawn; empty for none.
         endpoints: of the cluster.
+        loads: how the load is shared out among its priorities, where there is more to say than that all share it.
     """
 
     name: str
@@ -52,6 +57,7 @@ class ClusterView:
     source: str = ""
     fault: str = ""
     endpoints: tuple[EndpointView, ...] = ()
+    loads: tuple[str, ...] = ()
 
 
 _PASSED = "no service has this name: passed through to where the URL says"
@@ -122,6 +128,8 @@ class Explanation:
             )
             if cluster.fault:
                 yield f"    fault       {cluster.fault}"
+            for load in cluster.loads:
+                yield f"    load        {load}"
             for endpoint in cluster.endpoints:
                 state = "ejected" if endpoint.ejected else endpoint.health.lower()
                 yield f"    endpoint    {endpoint.address}  {state}  {endpoint.workload}".rstrip()
@@ -169,13 +177,13 @@ def _explain(
         return replace(base, notes=("no virtual host takes this authority: NR, 404",))
     base = replace(base, virtual_host=host.name)
     if route is None:
-        skipped = tuple(_named(r) for r in host.routes)
-        return replace(base, skipped=skipped, notes=("no route matches: NR, 404",))
+        return replace(base, skipped=_skipped(host.candidates(view), view), notes=("no route matches: NR, 404",))
+    tried = host.candidates(view)
     base = replace(
         base,
         route=route.name,
         matched=str(route.match),
-        skipped=tuple(_named(r) for r in host.routes[: host.routes.index(route)]) if route in host.routes else (),
+        skipped=_skipped([*takewhile(lambda each: each is not route, tried)], view) if route in tried else (),
         source=route.source,
         action=_action(route),
         fault=_fault(route.fault or (destination.http.fault if destination.http else None), destination.http),
@@ -201,19 +209,47 @@ def _forwarding(
         )
         for target in action.clusters
     )
-    notes = _trouble(clusters, action.cluster_not_found_code)
+    notes = [*_trouble(clusters, action.cluster_not_found_code), *_security(live, clusters)]
     deadlines = Deadlines(action, 0.0)
     if action.retry is not None and action.retry.per_try_timeout and not deadlines.per_try:
         notes.append(
             f"perTryTimeout {action.retry.per_try_timeout:g}s is ignored: not below the timeout {action.timeout:g}s"
         )
-    return replace(base, timeout=action.timeout, retries=_retries(action), clusters=clusters, notes=tuple(notes))
+    for mirror in action.mirrors:
+        share = "a copy" if mirror.percentage >= 100 else f"a copy of {mirror.percentage:g} % of the requests"
+        notes.append(f"{share} goes to {mirror.cluster or f'the cluster that {mirror.header} names'}")
+    redirects = action.internal_redirects
+    if redirects is not None:
+        codes = ", ".join(map(str, sorted(redirects.codes)))
+        notes.append(f"up to {redirects.limit} redirect(s) ({codes}) are followed here")
+    limit = action.stream_duration
+    timeout = action.timeout or (limit.longest if limit is not None and limit.longest is not None else 0.0)
+    return replace(base, timeout=timeout, retries=_retries(action), clusters=clusters, notes=tuple(notes))
 
 
 def _trouble(clusters: Sequence[ClusterView], not_found: int) -> list[str]:
     """Say of each cluster why it could not take a call."""
     missing = [f"cluster {c.name!r} does not exist: NC, {not_found}" for c in clusters if not c.exists]
     return missing + [f"cluster {c.name!r} has no endpoints: UH, 503" for c in clusters if c.exists and not c.endpoints]
+
+
+def _skipped(routes: Sequence[Route], view: RequestView) -> tuple[str, ...]:
+    """Say of each route what it matches on, and what of the request is not so, as a decision trace does."""
+    return tuple(f"{_named(route)}: {why_not(route, view)}" for route in routes)
+
+
+def _security(live: LiveSnapshot, clusters: Sequence[ClusterView]) -> Iterator[str]:
+    """Say which clusters are called by TLS, and which endpoints cannot be for want of something."""
+    for cluster in clusters:
+        state = live.clusters.get(cluster.name)
+        if state is None:
+            continue
+        sockets = Counter(state.transport_socket(each.endpoint) for each in state.endpoints.values())
+        for socket, count in sockets.items():
+            if socket is not None and socket.refusal:
+                yield f"{count} endpoint(s) of cluster {cluster.name!r} are not called: {socket.refusal}: UF, 503"
+            elif socket is not None and socket.secure:
+                yield f"{count} endpoint(s) of cluster {cluster.name!r} are called by {socket.detail}"
 
 
 def _named(route: Route) -> str:
@@ -260,7 +296,11 @@ def _retries(action: RouteAction) -> str:
     if retry.per_try_timeout:
         text += f", perTryTimeout {retry.per_try_timeout:g}s"
     text += f", back-off {1000 * retry.base_interval:g}–{1000 * retry.max_interval:g}ms"
-    return text + (", avoiding hosts already tried" if retry.previous_hosts else "")
+    if retry.per_try_idle_timeout:
+        text += f", perTryIdleTimeout {retry.per_try_idle_timeout:g}s"
+    text += ", avoiding hosts already tried" if retry.previous_hosts else ""
+    text += ", avoiding priorities already tried" if retry.previous_priorities else ""
+    return text + (", side by side with an attempt that is late" if action.hedge else "")
 
 
 def _fault(fault: FaultInjection | None, http: HttpConnectionManager | None) -> str:
@@ -272,6 +312,8 @@ def _fault(fault: FaultInjection | None, http: HttpConnectionManager | None) -> 
     if fault.abort is not None:
         status = fault.abort.status if fault.abort.status is not None else f"gRPC {fault.abort.grpc_status}"
         parts.append(f"abort with {status} for {fault.abort.percentage:g}%")
+    if fault.rate is not None:
+        parts.append(f"responses slowed to {fault.rate.kbps} KiB/s for {fault.rate.percentage:g}%")
     return ", ".join(parts)
 
 
@@ -280,8 +322,15 @@ def _cluster(live: LiveSnapshot, name: str, weight: int, destination: Destinatio
     if state is None:
         return ClusterView(name, weight, exists=False)
     config = state.config
-    endpoints = tuple(_endpoint(s) for s in state.endpoints.values()) or _original(state, destination, view)
-    return ClusterView(name, weight, True, config.lb_policy.value, config.source, endpoints=endpoints)
+    members = [live.clusters.get(member) for member in config.members]
+    clusters = [state] if not config.members else [member for member in members if member is not None]
+    endpoints = tuple(view for each in clusters for view in _endpoints(each))
+    endpoints = endpoints or _original(state, destination, view)
+    balancing = state.describe()
+    rows = balancing.priorities
+    telling = len(rows) > 1 or balancing.locality_weighted or any(row.panic for row in rows)
+    loads = tuple(load_row(balancing, row) for row in rows) if telling and endpoints else ()
+    return ClusterView(name, weight, True, config.lb_policy.value, config.source, endpoints=endpoints, loads=loads)
 
 
 def _passes_through(live: LiveSnapshot, cluster: str) -> bool:
@@ -298,10 +347,21 @@ def _original(state: ClusterState, destination: Destination, view: RequestView) 
     return (EndpointView(str(Endpoint(destination.address, view.port)), "UNKNOWN", False, 0, 1, "passed through"),)
 
 
+def _endpoints(state: ClusterState) -> Iterator[EndpointView]:
+    yield from (_endpoint(each) for each in list(state.endpoints.values()))
+    if not state.endpoints and state.config.discovery.by_name and state.config.assignment is not None:
+        why = state.upkeep.trouble if state.upkeep is not None else "names are not looked up"
+        for locality in state.config.assignment.localities:
+            for each in locality.endpoints:
+                yield EndpointView(str(each), "UNKNOWN", False, 0, each.weight, why or "looked up by the first call")
+
+
 def _endpoint(state: EndpointState) -> EndpointView:
     endpoint = state.endpoint
     workload = endpoint.workload
     name = "" if workload.name == "unknown" else f"{workload.name}.{workload.namespace}"
     if name and workload.version != "unknown":
         name += f" ({workload.version})"
-    return EndpointView(str(endpoint), endpoint.health.name, state.ejected, state.active, endpoint.weight, name)
+    told = endpoint.health if state.probe is HealthStatus.HEALTHY else state.probe
+    health = "UNCHECKED" if told is state.probe is HealthStatus.UNKNOWN else told.name
+    return EndpointView(str(endpoint), health, state.ejected, state.active, endpoint.weight, name)

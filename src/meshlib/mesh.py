@@ -8,21 +8,28 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TextIO, TypedDict, Unpack, cast
 from urllib.parse import urlsplit
 
 from meshlib.clock import system_clock, system_randomness
 from meshlib.errors import BootstrapError, ConfigError
 from meshlib.explain import Explanation
 from meshlib.explain import explain as explain_view
+from meshlib.lookups import Resolver, system_resolver
 from meshlib.model.balancing import PeakEwma
+from meshlib.model.cluster import Cluster, TransportSocket
+from meshlib.model.endpoint import Endpoint
+from meshlib.model.health_check import HealthCheck
 from meshlib.model.request import RequestView
 from meshlib.model.snapshot import Style
 from meshlib.policy.breaker import BreakerCore, ClusterBreaker
 from meshlib.policy.events import Observer
 from meshlib.policy.retrying import plans_with
+from meshlib.policy.safety import RetrySafety
 from meshlib.policy.state import MeshState
+from meshlib.runtime.keeper import Probe
 from meshlib.runtime.runtime import FIRST_CONFIGURATION_TIMEOUT, Runtime, Source
+from meshlib.runtime.upkeep import Housekeeping
 from meshlib.settings import Identity, discovery_address, identity_from_env
 from meshlib.sources import DirectorySource, StaticSource, XdsSource
 from meshlib.telemetry import Telemetry
@@ -57,6 +64,12 @@ class MeshKeywords(TypedDict, total=False):
         retry_stop: a tenacity stop strategy in place of the received ``num_retries``.
         retry_wait: a tenacity wait strategy in place of the received back-off.
         observers: further observers of every call.
+        resolver: looks the names of STRICT_DNS and LOGICAL_DNS clusters up, in place of the system's
+            resolver; see :class:`meshlib.lookups.Resolver`.
+        retry_safety: ``"envoy"`` (default) makes every retry that the configuration asks for;
+            ``"strict"`` only those that can do no harm: idempotent methods, an ``Idempotency-Key``, or
+            nothing sent yet; within a budget of a fifth of the requests, and after ``Retry-After``.
+        trace_decisions: share of calls, 0 to 1, whose records carry a decision trace (default 0).
     """
 
     metrics: bool
@@ -67,6 +80,9 @@ class MeshKeywords(TypedDict, total=False):
     retry_stop: StopBaseT
     retry_wait: WaitBaseT
     observers: tuple[Observer, ...]
+    resolver: Resolver
+    retry_safety: Literal["envoy", "strict"]
+    trace_decisions: float
 
 
 class Mesh:
@@ -88,10 +104,22 @@ class Mesh:
         self._source = source
         self._metrics = IstioMetrics(identity) if keywords.get("metrics", True) else None
         breaker = keywords.get("breaker")
+        chance = system_randomness()
+        housekeeping = Housekeeping(system_clock, chance, _probe, keywords.get("resolver", system_resolver))
         gates = _gates(breaker) if breaker is not None else None
-        state = MeshState(system_clock, system_randomness(), gates, peak_ewma=keywords.get("peak_ewma"))
+        latency = keywords.get("peak_ewma")
+        state = MeshState(system_clock, chance, gates, housekeeping.keep, peak_ewma=latency)
         plan_for = plans_with(keywords.get("retry_stop"), keywords.get("retry_wait"))
-        self._runtime = Runtime(source, state, self._observer(keywords), plan_for, name=f"mesh of {identity.workload}")
+        self._runtime = Runtime(
+            source,
+            state,
+            self._observer(keywords),
+            plan_for,
+            name=f"mesh of {identity.workload}",
+            housekeeping=housekeeping,
+            safety=_safety(keywords.get("retry_safety", "envoy")),
+            trace_decisions=_share(keywords.get("trace_decisions", 0.0)),
+        )
 
     @classmethod
     def from_directory(
@@ -521,6 +549,12 @@ class Mesh:
         return Telemetry(*observers, *keywords.get("observers", ()))
 
 
+def _probe(cluster: Cluster, endpoint: Endpoint, check: HealthCheck, socket: TransportSocket | None) -> Probe:
+    from meshlib.upstream.probing import probe_of  # what no check needs is not imported
+
+    return probe_of(cluster, endpoint, check, socket)
+
+
 def _gates(breaker: Callable[[str], BreakerCore | None]) -> Callable[[str], ClusterBreaker | None]:
     def gate(cluster: str) -> ClusterBreaker | None:
         core = breaker(cluster)
@@ -549,3 +583,16 @@ def _disabled() -> bool:
         "servers that demand mTLS will refuse"
     )
     return True
+
+
+def _safety(word: str) -> RetrySafety:
+    try:
+        return RetrySafety(word)
+    except ValueError:
+        raise ValueError(f"retry_safety is 'envoy' or 'strict', not {word!r}") from None
+
+
+def _share(share: float) -> float:
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"trace_decisions is a share of calls from 0 to 1, not {share!r}")
+    return share

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from meshlib.xds.faults import Note
     from meshlib.xds.files import FileEvent, FileSource
     from meshlib.xds.inventory import Inventory
+    from meshlib.xds.named_files import Found, NamedFiles
 
 Publish = Callable[[Snapshot], None]
 Usage = Callable[[], Collection[str]]
@@ -243,7 +244,7 @@ def _answers_in_part(bootstrap: Bootstrap) -> bool:
 
 
 class StaticSource:
-    """``static_resources`` of an Envoy bootstrap, and the files it names, watched."""
+    """``static_resources`` of an Envoy bootstrap, and the files that it and they name, watched."""
 
     def __init__(self, bootstrap: Bootstrap, listener: str = "") -> None:
         self._bootstrap = bootstrap
@@ -252,6 +253,9 @@ class StaticSource:
         self._lock = threading.RLock()
         self._files: list[FileSource] = []
         self._held: dict[str, list[bytes]] = {}
+        self._named: NamedFiles | None = None
+        self._asked: dict[str, set[str]] = {}  # names in files, by type
+        self._found: dict[tuple[str, str], Found] = {}  # what their files hold, by type and path
         self._broken: dict[str, str] = {}
         self._noted: tuple[Note, ...] = ()
         self._assembly: Assembly | None = None
@@ -261,9 +265,13 @@ class StaticSource:
         from meshlib.errors import BootstrapError
         from meshlib.xds.assembly import Assembly
         from meshlib.xds.files import FileSource
+        from meshlib.xds.named_files import NamedFiles
         from meshlib.xds.note_log import NoteLog
 
-        assembly = Assembly(Style.STATIC, listener=self._listener, home=self._bootstrap.home)
+        bootstrap = self._bootstrap
+        assembly = Assembly(
+            Style.STATIC, listener=self._listener, home=bootstrap.home, providers=bootstrap.certificate_providers
+        )
         faults = assembly.apply("static", self._bootstrap.static)
         if faults:
             lines = "\n  ".join(str(fault) for fault in faults)
@@ -271,12 +279,28 @@ class StaticSource:
         self._assembly = assembly
         self._note(assembly)
         NoteLog(_log).log(assembly.notes)
-        if not self._bootstrap.files:
-            publish(assembly.snapshot())
+
+        def post(action: Callable[[], None]) -> None:
+            with self._lock:
+                action()
 
         def take(event: FileEvent) -> None:
             with self._lock:
                 self._take(event, assembly, publish)
+
+        def take_named(found: Found) -> None:
+            self._found[found.type_url, found.path] = found
+            if found.broken:
+                self._broken[found.path] = found.broken
+                _log.warning("file=%s cannot be used, what it held stays: %s", found.path, found.broken)
+            else:
+                self._broken.pop(found.path, None)
+            self._apply(found.version, found.path, assembly, publish)
+
+        self._named = NamedFiles(post, take_named)
+        with self._lock:
+            self._follow(assembly)
+            self._publish(assembly, publish)
 
         self._files = [FileSource(url, source, take) for url, source in self._bootstrap.files.items()]
         for file in self._files:
@@ -286,6 +310,8 @@ class StaticSource:
         """Stop watching."""
         for file in self._files:
             file.close()
+        if self._named is not None:
+            self._named.close()
 
     def describe(self) -> str:
         """Name what it is, and which files cannot be used."""
@@ -315,6 +341,7 @@ class StaticSource:
     def forked(self) -> None:
         """Drop the parent's watching threads."""
         self._files = []
+        self._named = None
         self._assembly = None
         self._lock = threading.RLock()
 
@@ -332,8 +359,29 @@ class StaticSource:
             return
         self._broken.pop(event.path, None)
         self._held[event.type_url] = [resource.SerializeToString() for resource in event.resources]
-        for fault in assembly.apply(event.version, self._bootstrap.static, self._held):
-            _log.warning("file=%s refused, the last good version stays: %s", event.path, fault)
+        self._apply(event.version, event.path, assembly, publish)
+
+    def _apply(self, version: str, path: str, assembly: Assembly, publish: Publish) -> None:
+        packed = {url: list(held) for url, held in self._held.items()}
+        for (url, _), found in self._found.items():
+            packed.setdefault(url, []).extend(found.resources)
+        for fault in assembly.apply(version, self._bootstrap.static, packed):
+            _log.warning("file=%s refused, the last good version stays: %s", path, fault)
         self._note(assembly)
-        if len(self._held) == len(self._bootstrap.files):
+        self._follow(assembly)
+        self._publish(assembly, publish)
+
+    def _follow(self, assembly: Assembly) -> None:
+        """Ask files for the names that what is in force looks for there, and give up the others."""
+        assert self._named is not None
+        before, self._asked = self._asked, assembly.elsewhere()
+        for url in before.keys() | self._asked.keys():
+            self._named.drop(url, before.get(url, set()) - self._asked.get(url, set()))
+            self._named.add(url, self._asked.get(url, set()) - before.get(url, set()))
+
+    def _publish(self, assembly: Assembly, publish: Publish) -> None:
+        """Publish once every file has been looked into."""
+        wanted = {name for names in self._asked.values() for name in names}
+        read = {name for found in self._found.values() for name in found.wanted}
+        if len(self._held) == len(self._bootstrap.files) and wanted <= read:
             publish(assembly.snapshot())

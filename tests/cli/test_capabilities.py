@@ -28,7 +28,7 @@ BOOTSTRAP = {
                 ],
             }
         ],
-        "clusters": [{"name": name, "type": "STATIC", "health_checks": [{}]} for name in ("a", "b")],
+        "clusters": [{"name": name, "type": "STATIC", "preconnect_policy": {}} for name in ("a", "b")],
     }
 }
 
@@ -44,7 +44,7 @@ def test_a_table(tmp_path):
     assert result.exit_code == 0
     lines = [line.split(maxsplit=6) for line in result.stdout.splitlines()]
     assert lines[0] == ["STATUS", "TYPE", "RESOURCE", "FIELD", "COUNT", "CONSEQUENCE"]
-    assert lines[1] == ["NOT", "HONOURED", "CDS", "a", "health_checks", "2", "endpoints are not probed"]
+    assert lines[1] == ["NOT", "HONOURED", "CDS", "a", "preconnect_policy", "2", "no connection is made ahead"]
     assert result.stderr.splitlines()[-1] == "0 refused, 2 not honoured, 0 approximated"
 
 

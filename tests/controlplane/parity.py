@@ -24,6 +24,7 @@ from controlplane import captures
 from controlplane.captures import PLACES, TESTS
 
 BOOK = TESTS.parent.parent / "shared" / "book"
+PAGE = TESTS.parent / "docs" / "istiod-parity.md"
 FIXED = (
     "inbound",
     "Inbound",
@@ -206,13 +207,18 @@ def differing(theirs: Any, ours: Any, path: str = "") -> Iterator[tuple[str, Any
         yield path, theirs, ours
 
 
+def _of_the_api_server(short: str, name: str, resource: dict[str, Any]) -> bool:
+    """Tell whether a resource is of the API server's Service; its listener is named after an address."""
+    return API_SERVER in name or (short == "LDS" and f"outbound|443||{API_SERVER}" in json.dumps(resource))
+
+
 def compare(case: Case, capture: captures.Capture, result: Result) -> None:
     """Compare one client's resources."""
     ours_by_type = capture.translated()
     grpc = capture.node.kind.value == "grpc"
     counts = result.scenarios.setdefault(case.scenario, Counter(equal=0, different=0))
     for short, everything in capture.resources.items():
-        theirs_by_name = {name: one for name, one in everything.items() if API_SERVER not in name}
+        theirs_by_name = {name: one for name, one in everything.items() if not _of_the_api_server(short, name, one)}
         ours_by_name = ours_by_type[short]
         names = [*theirs_by_name]
         if theirs_by_name and not grpc:  # a gRPC node asked for some names; ours has all
@@ -250,6 +256,41 @@ def run(folders: list[Path], book: Path, only: str = "") -> Result:
     return result
 
 
+# ---------------------------------------------------------------- what is explained
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One row of docs/istiod-parity.md: where ours differs deliberately."""
+
+    short: str
+    nodes: str
+    field: str
+
+    def covers(self, short: str, client: str, path: str) -> bool:
+        """Tell whether a difference is what the row is about."""
+        grpc = client.rpartition("/")[2].startswith("grpc")
+        return short == self.short and grpc == (self.nodes == "gRPC nodes") and _pattern(path).startswith(self.field)
+
+
+def explanations() -> list[Explanation]:
+    """Return the rows of the table of differences."""
+    rows = (line.split("|") for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| "))
+    cells = ([cell.strip() for cell in row[1:-1]] for row in rows)
+    return [Explanation(short, nodes, path.strip("`")) for short, nodes, path, _ in cells if path.startswith("`")]
+
+
+def unexplained(result: Result) -> list[tuple[str, str, str, str]]:
+    """Return case, type, name and path of each difference that no row is about."""
+    rows = explanations()
+    return [
+        (each.case, each.short, each.name, path)
+        for each in result.differences
+        for path, _, _ in each.paths
+        if not any(row.covers(each.short, each.case, path) for row in rows)
+    ]
+
+
 # ---------------------------------------------------------------- the report
 
 
@@ -283,7 +324,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=40, help="differences to print")
     options = parser.parse_args()
     whole = [PLACES[1] / name for name in ("istiod", "istiod-book") if (PLACES[1] / name).is_dir()]
-    folders = options.folders or whole or [PLACES[0] / "istiod"]
+    folders = options.folders or whole or [PLACES[0] / "parity"]
     result = run(folders, options.book, options.only)
     with contextlib.suppress(BrokenPipeError):
         report(result, options.most)

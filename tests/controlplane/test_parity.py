@@ -37,6 +37,40 @@ def changed(resource, path):
     return made
 
 
+WHOLE = captures.PLACES[0] / "parity"
+EVERYWHERE = [WHOLE, *(captures.PLACES[1] / name for name in ("istiod", "istiod-book"))]
+
+
+@pytest.mark.parametrize("folder", EVERYWHERE, ids=lambda folder: folder.name)
+def test_every_difference_from_istiod_is_explained(folder):
+    if not folder.is_dir():
+        pytest.skip("only a selection of the captures is part of the checkout")
+    result = parity.run([folder], parity.BOOK)
+    assert parity.unexplained(result) == []
+    assert not [reason for reason in result.skipped.values() if "book" not in reason]
+    assert result.summary()["equal"] > 150
+
+
+def test_every_explanation_is_needed():
+    present = [folder for folder in EVERYWHERE if folder.is_dir()]
+    if len(present) < len(EVERYWHERE):
+        pytest.skip("only a selection of the captures is part of the checkout")
+    result = parity.run(present, parity.BOOK)
+    found = [(each.short, each.case, path) for each in result.differences for path, _, _ in each.paths]
+    assert [row for row in parity.explanations() if not any(row.covers(*place) for place in found)] == []
+
+
+def test_a_difference_that_nobody_explained_is_told():
+    case = next(case for case in parity.cases(WHOLE) if case.name == "dr-rich/sidecar-webapp")
+    capture = case.load(parity.BOOK)
+    capture.files = {
+        name: data.replace(b"maxConnections: 7", b"maxConnections: 6") for name, data in capture.files.items()
+    }
+    result = parity.Result()
+    parity.compare(case, capture, result)
+    assert any(path.endswith("max_connections") for *_, path in parity.unexplained(result))
+
+
 NOT_COMPARED = {"stat_prefix", "alt_stat_name", "@type"}
 
 

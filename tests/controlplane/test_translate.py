@@ -109,6 +109,8 @@ ACTIONS = [
          "response_code": "PERMANENT_REDIRECT"},
     ),
     ("redirect: {uri: /new, derivePort: FROM_REQUEST_PORT}", "redirect",
+     {"path_redirect": "/new", "port_redirect": None}),
+    ("redirect: {uri: /new, scheme: https, derivePort: FROM_REQUEST_PORT}", "redirect",
      {"path_redirect": "/new", "port_redirect": 80}),
     ("directResponse: {status: 503, body: {string: later}}", "direct_response",
      {"status": 503, "body": {"inline_string": "later"}}),

@@ -37,8 +37,9 @@ from meshlib.xds.assembly import Assembly
 from meshlib.xds.faults import Fault
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.resource_type import RESOURCE_TYPES
-from meshlib.xds.type_urls import TYPE_URLS
+from meshlib.xds.type_urls import SECRET, TYPE_URLS
 
+_TYPES = (*TYPE_URLS, SECRET)
 Good = dict[str, dict[str, Any]]  # type URL -> name -> Any
 
 
@@ -71,7 +72,7 @@ class Subject:
         self.good = good
         self.target = Target()
         self.state = MeshState(system_clock, system_randomness())
-        for url in TYPE_URLS:
+        for url in _TYPES:
             _, faults = self.target.take(url, good[url].values())
             assert faults == (), faults
         self.snapshot = self.target.snapshot()
@@ -111,7 +112,7 @@ def corpus(*, everything: bool) -> list[Subject]:
     streams += [list(resources(path)) for path in captures(everything=everything)]
     found = []
     for stream in streams:
-        good: Good = {url: {} for url in TYPE_URLS}
+        good: Good = {url: {} for url in _TYPES}
         for url, packed in stream:
             for each in packed:
                 good[url][RESOURCE_TYPES[url].examine(each.SerializeToString()).name] = each
@@ -153,7 +154,7 @@ def run_seed(seed: int, subjects: list[Subject]) -> tuple[str, float]:
     """Damage one response, apply it, check, and put what was good back; returns outcome and seconds."""
     chance = Random(seed)
     subject = chance.choice(subjects)
-    url = chance.choice([url for url in TYPE_URLS if subject.good[url]])
+    url = chance.choice([url for url in _TYPES if subject.good[url]])
     good = subject.good[url]
     data = damaged_response(url, list(good.values()), chance, RESOURCE_TYPES[url].message.FromString)
     started = time.perf_counter()

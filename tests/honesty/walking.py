@@ -15,7 +15,7 @@ VALUES = frozenset(
     f"google.protobuf.{name}"
     for name in (
         *("BoolValue", "BytesValue", "DoubleValue", "Duration", "FloatValue", "StringValue"),
-        *("Struct", "Timestamp", "UInt32Value", "UInt64Value"),
+        *("Struct", "Timestamp", "UInt32Value", "UInt64Value", "Value"),
     )
 )
 

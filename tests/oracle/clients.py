@@ -145,13 +145,15 @@ class Client:
         record = self._records.by_case.get(case)
         if record is None:
             return {}
-        return {
-            "route": record.route or None,
-            # Envoy names no cluster that does not exist.
-            "cluster": record.cluster_name if record.cluster_name and "NC" not in record.response_flags else None,
-            "flags": record.response_flags,
-            "status": record.status,
-        }
+        # Envoy names no cluster that does not exist.
+        cluster = record.cluster_name if record.cluster_name and "NC" not in record.response_flags else None
+        told = {"route": record.route or None, "cluster": cluster, "flags": record.response_flags}
+        if record.redirects:
+            # Envoy logs every hop of an internal redirect; kept was the line of the first, which names where it led.
+            told.update(route=record.redirects[0].target or None, flags="-")
+        if len(record.redirects) > 1:
+            told["cluster"] = record.redirects[1].cluster or None
+        return {**told, "status": record.status}
 
     def update_endpoints(self, cluster: str, assignment: Mapping[str, Any]) -> None:
         assert self._source is not None, "the case has no EDS cluster"

@@ -26,22 +26,9 @@ def every(reason: str, *observations: str) -> dict[str, str]:
 
 
 _UNSENDABLE = "httpx normalises paths itself: it cannot be made to send this one"
-_BUFFERED = "streamed bodies are not copied for a retry: the first outcome is returned, retry_skipped says so"
 
 NOT_YET: dict[str, Reasons] = {
     "resilience/hash-policies": {"source-ip": "a call from the process has no source address to hash"},
-    "resilience/hedge-per-try": "hedging (hedge_on_per_try_timeout)",
-    "resilience/previous-priorities": "retry_priority previous_priorities",
-    "resilience/retry-body": {
-        **every(_BUFFERED, "chunked", "early-503-before-body", "reset-before-body"),
-        "over-by-one": "a body in memory is sent again whatever its size: request_body_buffer_limit is no limit here",
-    },
-    "resilience/timeout-grpc": every("the grpc-timeout header over HTTP", "honoured", "capped", "old-honoured"),
-    "resilience/x-envoy-timeout-headers": every("max_stream_duration", "stream-duration"),
-    "routing/header-cookies": "RouteMatch.cookies: the installed xds-protos does not have the field",
-    "routing/internal-redirect": "internal_redirect_policy",
-    "routing/matcher-tree": "VirtualHost.matcher",
-    "routing/mirror": "request_mirror_policies",
     "routing/path-merge-only": "merge_slashes of the HttpConnectionManager",
     "routing/path-normalize": {
         **every(_UNSENDABLE, "dotdot", "dotdot-end", "dot", "root-escape", "query-untouched", "tail-dot"),

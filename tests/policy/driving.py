@@ -26,6 +26,7 @@ from meshlib.policy.record import AttemptRecord, CallRecord
 from meshlib.policy.retrying import PlanFor, plan_for
 from meshlib.policy.stack import execute
 from meshlib.policy.state import MeshState
+from meshlib.policy.upkeep import Keeping, no_upkeep
 from policy.snapshots import request
 
 
@@ -62,6 +63,8 @@ class Met:
     headers: Mapping[str, str] = field(default_factory=dict)
     grpc_status: int | None = None
     upload: float = 0.0
+    sent: bytes = b""  # of a streamed body
+    written: bool = True
 
 
 Script = int | ErrorKind | Met
@@ -86,6 +89,9 @@ class Journal:
 
     def call_ended(self, record: CallRecord) -> None:
         self.events["call_ended"] += 1
+
+    def mirror_ended(self, record: CallRecord) -> None:
+        self.events["mirror_ended"] += 1
 
 
 @dataclass
@@ -135,11 +141,14 @@ class Lab:
         chance: random.Random | ScriptedRandom | None = None,
         plan_for: PlanFor = plan_for,
         breaker: Callable[[str], object] | None = None,
+        keeping: Keeping = no_upkeep,
+        **options: object,
     ) -> None:
+        self.options = options  # further fields of each Call
         self.clock = ManualClock()
         self.chance = chance or random.Random(7)
         self.journal = Journal()
-        self.state = MeshState(self.clock, self.chance, breaker)
+        self.state = MeshState(self.clock, self.chance, breaker, keeping)
         self.plan_for = plan_for
         self.live = self.state.bind(snapshot)
 
@@ -153,7 +162,9 @@ class Lab:
         """Begin a call, to be driven step by step."""
         view = view or request()
         record = CallRecord(view, self.clock())
-        call = Call(view, self.live, record, self.clock, self.chance, self.journal, self.plan_for)
+        self.call = call = Call(view, self.live, record, self.clock, self.chance, self.journal, self.plan_for)
+        for name, value in self.options.items():
+            setattr(call, name, value)
         return record, execute(call)
 
     def run(self, *script: Script, view: RequestView | None = None, body: float = 0.0) -> Run:
@@ -193,12 +204,14 @@ class Lab:
         """Let an attempt meet a line of the script, or its own timeout."""
         met = as_met(line)
         self.clock.advance(met.upload)
+        if self.call.kept is not None:
+            self.call.kept.add(met.sent)
         if effect.timeout is not None and met.after >= effect.timeout:
             self.clock.advance(effect.timeout)
             return Outcome(error=ErrorKind.TIMEOUT, upload=met.upload)
         self.clock.advance(met.after)
         if met.error is not None:
-            return Outcome(error=met.error, message="scripted", upload=met.upload)
+            return Outcome(error=met.error, message="scripted", upload=met.upload, written=met.written)
         return Outcome(met.status, met.headers, response="a response", grpc_status=met.grpc_status, upload=met.upload)
 
     def assert_idle(self) -> None:

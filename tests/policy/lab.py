@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from meshlib.model.balancing import Balancing
-from meshlib.model.cluster import Cluster, Discovery
+from meshlib.model.cluster import Cluster
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, HealthStatus, Locality, LocalityEndpoints
 from meshlib.policy.cluster_state import ALONE, ClusterState, Surroundings
 from policy.driving import ManualClock

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from meshlib.model.balancing import Balancing
-from meshlib.model.cluster import Cluster, Discovery
+from meshlib.model.cluster import Cluster
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, LocalityEndpoints
 from meshlib.model.filter_chain import FilterChain, HttpConnectionManager
 from meshlib.model.listener import Listener

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshlib.model.cluster import Discovery, OutlierDetection, Thresholds, TransportSocket, TransportSocketMatch
+from meshlib.model.cluster import Cluster, OutlierDetection, Thresholds, TransportSocket, TransportSocketMatch
+from meshlib.model.discovery import Discovery, OriginalDst
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.filter_chain import FilterChain, TcpProxy
 from meshlib.model.listener import Listener
@@ -218,7 +219,6 @@ def test_a_tcp_cluster_is_drawn_by_weight_once_a_call():
 
 
 def test_a_host_of_several_addresses_is_drawn_and_dialled_where_it_was():
-    from meshlib.model.cluster import Cluster
 
     listeners = {
         f"10.244.3.{n}_7001": Listener(
@@ -246,11 +246,28 @@ def test_a_host_of_several_addresses_is_drawn_and_dialled_where_it_was():
 
 
 def test_passed_through_where_the_caller_said():
-    from meshlib.model.cluster import Cluster
-
     test = Lab(snapshot(Cluster("c", Discovery.ORIGINAL_DST)))
     run = test.run(view=request(host="other.example", port=8443))
     assert run.attempts[0].endpoint.key == ("other.example", 8443)
+
+
+@pytest.mark.parametrize(
+    ("config", "header", "expected"),
+    [
+        (OriginalDst(header="x-to"), "10.1.2.3:81", ("10.1.2.3", 81)),
+        (OriginalDst(header="x-to"), "[::1]:81", ("::1", 81)),
+        (OriginalDst(header="x-to", port=9), "10.1.2.3:81", ("10.1.2.3", 9)),
+        (OriginalDst(port=9), "10.1.2.3:81", ("other.example", 9)),
+        *[
+            (OriginalDst(header="x-to"), bad, ("other.example", 8443))
+            for bad in ("", "10.1.2.3", "host:81", "::1:81", "[10.1.2.3]:81", "10.1.2.3:65536", "10.1.2.3:+1")
+        ],
+    ],
+)
+def test_what_stands_in_for_the_original_destination(config, header, expected):
+    test = Lab(snapshot(Cluster("c", Discovery.ORIGINAL_DST, original_dst=config)))
+    run = test.run(view=request(host="other.example", port=8443, headers=[("x-to", header)]))
+    assert run.attempts[0].endpoint.key == expected
 
 
 def test_transport_socket_matches():

@@ -7,7 +7,7 @@ import pytest
 from meshlib.model.match import HeaderMatch, StringMatch, StringOp
 from meshlib.model.route import Route, RouteAction, WeightedCluster
 from meshlib.model.traffic import FaultAbort, FaultDelay, FaultInjection
-from meshlib.policy.effects import ReplyKind
+from meshlib.policy.effects import ReplyKind, Sleep
 from policy.driving import Lab, ScriptedRandom
 from policy.snapshots import ANY_PATH, cluster, endpoints, forward, request, retry, snapshot
 
@@ -139,3 +139,23 @@ def test_a_grpc_abort_that_the_request_asks_for():
     headers = [("content-type", "application/grpc"), (GRPC_ABORTING, "5")]
     run = lab(BY_HEADER, chance=ScriptedRandom(0.35)).run(view=request(headers=headers))
     assert (run.record.grpc_status, run.flags) == (5, "FI")
+
+
+def test_max_active_faults_counts_calls_until_they_are_over():
+    fault = FaultInjection(FaultDelay(0.5, 100.0), max_active=2)
+    test = Lab(snapshot(cluster(endpoints(1)), routes=[forward(fault=fault)], fault_filter=True))
+    calls = [test.start() for _ in range(4)]
+    delayed = [isinstance(next(policy), Sleep) for _, policy in calls]
+    assert delayed == [True, True, False, False]
+    for _, policy in calls:
+        policy.close()
+    assert test.run(200).flags == "DI"
+    test.assert_idle()
+
+
+@pytest.mark.parametrize(("node", "status"), [("n1", 418), ("n3", 200), (None, 200)])
+def test_downstream_nodes(node, status):
+    fault = FaultInjection(abort=FaultAbort(100.0, 418), downstream_nodes=frozenset({"n1", "n2"}))
+    test = Lab(snapshot(cluster(endpoints(1)), routes=[forward(fault=fault)], fault_filter=True))
+    headers = [("x-envoy-downstream-service-node", node)] if node else []
+    assert test.run(200, view=request(headers=headers)).status == status

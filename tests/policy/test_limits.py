@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from meshlib.model.cluster import UINT32_MAX, Cluster, Discovery, Thresholds
+from meshlib.model.cluster import UINT32_MAX, Cluster, Thresholds
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.snapshot import Snapshot, Style
 from meshlib.policy.effects import Attempt, Outcome, Park, Reply, ReplyKind, Respond

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from meshlib.model.balancing import Balancing, LbPolicy, ZoneAware
-from meshlib.model.cluster import Cluster, Discovery
+from meshlib.model.cluster import Cluster
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, HealthStatus, Locality
 from meshlib.model.snapshot import Home
 from meshlib.policy.balancing.hosts import host_sets

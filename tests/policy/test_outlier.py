@@ -394,3 +394,25 @@ def test_ejection_time_jitter():
     assert test.feed(0, BAD, BAD, BAD)
     assert not test.sweep(30.0)
     assert test.sweep(40.0)  # 30 s and half of 8
+
+
+@pytest.mark.parametrize(
+    ("met", "written", "ejected"),
+    [
+        (ErrorKind.CONNECT, False, True),
+        (ErrorKind.CONNECT_TIMEOUT, False, True),
+        (ErrorKind.RESET, True, False),  # each time there was a connection: a success of local origin in between
+        (ErrorKind.PROTOCOL, True, False),
+    ],
+)
+def test_split_counts_connections_that_were_had_as_successes(met, written, ejected):
+    config = OutlierDetection(
+        consecutive_5xx=1,
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=3,
+        max_ejection_percent=100,
+    )
+    test = Lab(snapshot(cluster(endpoints(1), outlier=config)))
+    for _ in range(6):
+        test.run(Met(error=met, written=written))
+    assert bool(test.cluster().outliers.ejections) is ejected

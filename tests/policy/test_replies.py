@@ -2,7 +2,8 @@
 
 import pytest
 
-from meshlib.model.cluster import Cluster, Discovery, OutlierDetection, Thresholds, TransportSocket
+from meshlib.model.cluster import Cluster, OutlierDetection, Thresholds, TransportSocket
+from meshlib.model.discovery import Discovery
 from meshlib.model.match import PathMatch, RouteMatch, StringOp
 from meshlib.model.route import DirectResponse, Redirect, Route, RouteConfiguration, VirtualHost
 from meshlib.model.snapshot import Snapshot, Style

@@ -6,7 +6,7 @@ import pytest
 import tenacity
 
 from meshlib.model.cluster import RetryBudget, Thresholds
-from meshlib.model.endpoint import Endpoint
+from meshlib.model.endpoint import Endpoint, HealthStatus
 from meshlib.model.match import HeaderMatch, StringMatch, StringOp
 from meshlib.model.traffic import RateLimitedBackOff, ResetHeader
 from meshlib.policy.effects import Discard, ErrorKind, Outcome, ReplyKind, Respond
@@ -94,15 +94,24 @@ def test_the_retry_slot_is_free_once_the_retry_has_its_response():
     assert [len(run.attempts) for run in runs] == [2] * 5
 
 
+def test_a_streamed_body_is_sent_again_as_far_as_it_was_kept():
+    test = lab(retry("5xx", num_retries=3))
+    run = test.run(Met(503, sent=b"x" * 1024), 200, view=request("/", method="POST", replayable=False))
+    assert (run.status, len(run.attempts), run.record.retry_skipped) == (200, 2, "")
+    assert test.call.kept.parts == [b"x" * 1024, b""]
+
+
 def test_a_body_that_cannot_be_sent_again():
     test = lab(retry("5xx", num_retries=3))
-    run = test.run(503, 200, view=request("/", method="POST", replayable=False))
+    too_much = Met(503, sent=b"x" * (1024 * 1024 + 1))
+    run = test.run(too_much, 200, view=request("/", method="POST", replayable=False))
     assert (run.status, len(run.attempts)) == (503, 1)
-    assert run.record.retry_skipped == "body not replayable"
+    assert run.record.retry_skipped == "body not replayable: over the buffer limit of 1048576"
     assert "URX" not in run.flags
-    failed = test.run(ErrorKind.RESET, 200, view=request("/", method="POST", replayable=False))
+    reset = Met(error=ErrorKind.RESET, sent=too_much.sent)
+    failed = test.run(reset, 200, view=request("/", method="POST", replayable=False))
     assert (failed.status, failed.reply.kind) == (503, ReplyKind.RESET)
-    assert failed.record.retry_skipped == "body not replayable"
+    assert failed.record.retry_skipped.startswith("body not replayable")
     test.assert_idle()
 
 
@@ -310,3 +319,51 @@ def test_hosts_that_retries_omit(fields, left):
         assert {second for _, second in pairs} == left
     else:
         assert {second for first, second in pairs if first not in left} == left
+
+
+class TestPreviousPriorities:
+    def hosts(self, *groups, frequency=1, retries=4):
+        policy = retry(
+            "5xx", num_retries=retries, previous_priorities=frequency, base_interval=0.001, max_interval=0.001
+        )
+        test = Lab(snapshot(cluster(*groups), routes=[forward(retry=policy)]))
+        run = test.run(503)
+        test.assert_idle()
+        return [address.rpartition(".")[2] for address in run.hosts]
+
+    def group(self, number, **fields):
+        return (Endpoint(f"10.0.0.{number}", 80, **fields),)
+
+    def test_each_retry_goes_on_to_the_next(self):
+        assert self.hosts(self.group(0), self.group(1), self.group(2)) == ["0", "1", "2", "0", "1"]
+
+    def test_only_so_often(self):
+        found = self.hosts(self.group(0), self.group(1), self.group(2), frequency=2, retries=7)
+        assert found == ["0", "0", "1", "1", "2", "2", "0", "0"]
+
+    def test_an_unhealthy_priority_is_no_choice(self):
+        sick = self.group(1, health=HealthStatus.UNHEALTHY)
+        assert self.hosts(self.group(0), sick, self.group(2)) == ["0", "2", "0", "2", "0"]
+
+    def test_one_priority_alone_is_tried_again(self):
+        assert self.hosts(self.group(0)) == ["0"] * 5
+
+
+def test_the_high_priority_has_thresholds_of_its_own():
+    high = [forward(retry=retry("5xx"), high_priority=True)]
+    test = Lab(snapshot(cluster(endpoints(1), high_thresholds=Thresholds(max_requests=0)), routes=high))
+    run = test.run(200)
+    assert (run.flags, run.reply.message) == ("UO", "cluster 'c' is at its circuit-breaker threshold max_requests=0")
+    test.update(snapshot(cluster(endpoints(1), thresholds=Thresholds(max_requests=0)), routes=high))
+    assert test.run(200).status == 200
+
+
+def test_connections_per_host():
+    test = lab(retry("5xx"), hosts=2, thresholds=Thresholds(max_connections_per_host=1, max_pending_requests=0))
+    calls = [test.start() for _ in range(6)]
+    effects = [next(policy) for _, policy in calls]
+    by_host = [effect.endpoint.address for effect in effects if hasattr(effect, "endpoint")]
+    assert len(by_host) == len(set(by_host)) <= 2
+    for _, policy in calls:
+        policy.close()
+    test.assert_idle()

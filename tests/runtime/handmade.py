@@ -65,10 +65,11 @@ def runtime(
     observer: Observer | None = None,
     plan_for: PlanFor = plan_for,
     breaker: Any = None,
+    **keywords: Any,
 ) -> Runtime:
     source = snapshot if isinstance(snapshot, HandmadeSource) else HandmadeSource(snapshot)
     state = MeshState(time.monotonic, random.Random(), breaker)
-    return Runtime(source, state, observer or NullObserver(), plan_for, name="the mesh")
+    return Runtime(source, state, observer or NullObserver(), plan_for, name="the mesh", **keywords)
 
 
 def assert_idle(mesh: Runtime) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from meshlib.model.cluster import Cluster, Discovery, ServiceRef
+from meshlib.model.cluster import Cluster, ServiceRef
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import Endpoint, Workload
 from meshlib.model.request import RequestView
 from meshlib.policy.events import Observer

@@ -12,7 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from meshlib.model.cluster import Cluster, Discovery
+from meshlib.model.cluster import Cluster
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import Endpoint
 from meshlib.policy import flags
 from meshlib.settings import Identity

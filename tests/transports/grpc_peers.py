@@ -44,11 +44,15 @@ class Peer:
     name: str
     behaviour: Behaviour | None = None
     seen: list[Seen] = field(default_factory=list)
+    credentials: grpc.ServerCredentials | None = None
 
     def start(self) -> None:
         self._server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((_Handler(self),))
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        if self.credentials is None:
+            self.port = self._server.add_insecure_port("127.0.0.1:0")
+        else:
+            self.port = self._server.add_secure_port("127.0.0.1:0", self.credentials)
         self._server.start()
 
     def stop(self) -> None:

@@ -112,7 +112,7 @@ class Server:
         self._server: asyncio.Server | None = None
         self._changed = threading.Condition()
         self._bind((address, port))
-        self.address, self.port = self._socket.getsockname()
+        self.address, self.port = self._socket.getsockname()[:2]
 
     @property
     def endpoint(self) -> Endpoint:
@@ -125,7 +125,8 @@ class Server:
 
     def _bind(self, address: tuple[str, int]) -> None:
         # With its protocol named, asyncio turns Nagle's algorithm off.
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(address)
 

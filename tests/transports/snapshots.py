@@ -6,7 +6,8 @@ import random
 import time
 from collections.abc import Callable, Iterable
 
-from meshlib.model.cluster import Cluster, Discovery
+from meshlib.model.cluster import Cluster
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, LocalityEndpoints
 from meshlib.model.filter_chain import FilterChain, HttpConnectionManager
 from meshlib.model.listener import Listener

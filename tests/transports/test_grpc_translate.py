@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from meshlib.model.endpoint import Endpoint
+from meshlib.model.request import RequestView
 from meshlib.policy.effects import Attempt, ErrorKind
 from meshlib.transports.grpc_pool import ChannelPool
 from meshlib.transports.grpc_translate import (
@@ -24,6 +25,9 @@ from transports.snapshots import static_cluster
 HERE = Endpoint("10.0.0.1", 50051)
 NAMED = Endpoint("catalog.internal", 50051)
 NO_BOUND = Bound(None, False, 0.0)
+VIEW = RequestView(
+    method="POST", scheme="http", host="catalog", port=50051, authority="catalog", target="/", headers=[]
+)
 
 
 def attempt(endpoint: Endpoint = HERE, headers=(), authority: str = "catalog:50051", cluster: str = "c") -> Attempt:
@@ -166,15 +170,21 @@ def test_whose_deadline_it_was(application, kind):
 class Plain:
     """A channel that is only counted."""
 
-    def __init__(self, target, options) -> None:
+    def __init__(self, target, options, credentials) -> None:
+        assert credentials is None
         self.target = target
         self.authority = dict(options)["grpc.default_authority"]
 
 
 def test_one_channel_per_cluster_endpoint_and_authority():
     pool = ChannelPool(Plain, [])
-    leases = [pool.take(attempt()), pool.take(attempt()), pool.take(attempt(authority="x")), pool.take(attempt(NAMED))]
-    leases.append(pool.take(attempt(cluster="d")))
+    leases = [
+        pool.take(attempt(), VIEW),
+        pool.take(attempt(), VIEW),
+        pool.take(attempt(authority="x"), VIEW),
+        pool.take(attempt(NAMED), VIEW),
+    ]
+    leases.append(pool.take(attempt(cluster="d"), VIEW))
     assert leases[0] is leases[1]
     assert len({id(lease.channel) for lease in leases}) == 4
     assert leases[2].channel.authority == "x"
@@ -182,8 +192,8 @@ def test_one_channel_per_cluster_endpoint_and_authority():
 
 def test_a_retired_channel_is_unused_once_its_last_use_ends():
     pool = ChannelPool(Plain, [])
-    lease = pool.take(attempt())
-    pool.take(attempt())
+    lease = pool.take(attempt(), VIEW)
+    pool.take(attempt(), VIEW)
     pool.retire(lambda _cluster, _address: False)
     assert pool.unused() == []
     pool.give_back(lease)
@@ -191,15 +201,15 @@ def test_a_retired_channel_is_unused_once_its_last_use_ends():
     pool.give_back(lease)
     assert pool.unused() == [lease.channel]
     assert pool.unused() == []
-    assert pool.take(attempt()) is not lease
+    assert pool.take(attempt(), VIEW) is not lease
 
 
 def test_a_broken_channel_is_not_offered_again():
     pool = ChannelPool(Plain, [])
-    lease = pool.take(attempt())
-    assert pool.take(attempt()) is lease
+    lease = pool.take(attempt(), VIEW)
+    assert pool.take(attempt(), VIEW) is lease
     pool.give_back(lease, broken=True)
-    assert pool.take(attempt()) is not lease
+    assert pool.take(attempt(), VIEW) is not lease
     assert pool.unused() == []
     pool.give_back(lease, broken=True)
     assert pool.unused() == [lease.channel]
@@ -207,7 +217,7 @@ def test_a_broken_channel_is_not_offered_again():
 
 def test_a_forked_child_keeps_inherited_channels_unclosed():
     pool = ChannelPool(Plain, [])
-    lease = pool.take(attempt())
+    lease = pool.take(attempt(), VIEW)
     pool.forget()
     assert pool.empty() == []
-    assert pool.take(attempt()).channel is not lease.channel
+    assert pool.take(attempt(), VIEW).channel is not lease.channel

@@ -50,19 +50,39 @@ class TestStreamedUploads:
         record = response.extensions["meshlib"]
         assert (record.retry_skipped, record.bytes_sent) == ("", 6)
 
-    def test_are_not_sent_again_after_a_response(self, caller, upstreams):
-        server = upstreams.serve(Behaviour(status=503, body=b"the first answer"), OK)
+    def test_are_sent_again_as_they_were_kept(self, caller, upstreams):
+        server = upstreams.serve(Behaviour(status=503), Behaviour(abort="before_headers"), OK)
         call = caller(mesh_over(server, routes=[forward(retry=RETRIES)]))
-        response = call.request("POST", content=call.body([b"once"]))
+        response = call.request("POST", content=call.body([b"one", b"two"]))
+        assert (response.status_code, [seen.body for seen in server.seen]) == (200, [b"onetwo"] * 3)
+        assert response.extensions["meshlib"].retry_skipped == ""
+
+    def test_go_on_where_an_early_answer_stopped_them(self, caller, upstreams):
+        server = upstreams.serve(Behaviour(status=503, early=True, conn_close=True), OK)
+        call = caller(mesh_over(server, routes=[forward(retry=RETRIES)]))
+
+        def slowly():
+            for part in (b"one", b"two", b"three"):
+                time.sleep(0.1)
+                yield part
+
+        response = call.request("POST", content=call.body(slowly()))
+        assert (response.status_code, server.seen[-1].body) == (200, b"onetwothree")
+
+    def test_are_not_sent_again_over_the_limit(self, caller, upstreams):
+        server = upstreams.serve(Behaviour(status=503, body=b"the first answer"), OK)
+        call = caller(mesh_over(server, routes=[forward(retry=RETRIES, body_limit=6)]))
+        response = call.request("POST", content=call.body([b"once", b"more"]))
         assert (response.status_code, response.text, len(server.seen)) == (503, "the first answer", 1)
-        assert response.extensions["meshlib"].retry_skipped == "body not replayable"
+        skipped = response.extensions["meshlib"].retry_skipped
+        assert skipped == "body not replayable: over the buffer limit of 6"
 
     def test_are_not_sent_again_after_an_error(self, caller, upstreams):
         server = upstreams.serve(Behaviour(abort="before_headers"), OK)
-        call = caller(mesh_over(server, routes=[forward(retry=RETRIES)]))
+        call = caller(mesh_over(server, routes=[forward(retry=RETRIES, body_limit=3)]))
         with pytest.raises(mesh_httpx.UpstreamReset) as caught:
             call.request("POST", content=call.body([b"once"]))
-        assert caught.value.record.retry_skipped == "body not replayable"
+        assert caught.value.record.retry_skipped.startswith("body not replayable")
         assert len(server.seen) == 1
 
     def test_that_break_are_the_applications_own_affair(self, caller, upstreams):

@@ -125,6 +125,28 @@ def test_a_name_twice_in_one_response_is_a_fault(parse):
     assert list(offered.names) == ["a"]
 
 
+def test_no_resource_is_called_what_stands_for_all(parse):
+    assembly = Assembly(Style.SIDECAR)
+    named = [pack(CLUSTER, parse(CLUSTER, {"name": name, "type": "STATIC"})) for name in ("*", "a")]
+    offered = assembly.offer(CLUSTER, "1", named)
+    assert [str(fault) for fault in offered.faults] == ["CDS *: stands for all resources and cannot be the name of one"]
+    assert list(assembly.snapshot().clusters) == ["a"]
+
+
+@pytest.mark.parametrize("order", ["abcdef", "fedcba", "acdefb", "bcdef", "azbcdef"])
+def test_what_is_known_is_not_looked_at_again_in_whatever_order_it_comes(parse, order):
+    assembly = Assembly(Style.SIDECAR)
+
+    def packed(names):
+        return [pack(CLUSTER, parse(CLUSTER, {"name": name, "type": "STATIC"})) for name in names]
+
+    assembly.offer(CLUSTER, "1", packed("abcdef"))
+    offered = assembly.offer(CLUSTER, "2", packed(order))
+    assert list(offered.names) == list(order)
+    assert [resource.name for resource in offered.fresh] == (["z"] if "z" in order else [])
+    assert assembly.cache.entry(CLUSTER, "c").version == "2"
+
+
 def test_every_resource_gives_the_gil_a_chance(parse):
     turns = []
     assembly = Assembly(Style.SIDECAR, pause=lambda: turns.append(1))

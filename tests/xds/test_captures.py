@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from meshlib.model.balancing import LbPolicy
-from meshlib.model.cluster import Discovery
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import Workload
 from meshlib.model.request import RequestView
 from meshlib.model.route import DirectResponse
@@ -166,10 +166,13 @@ def test_a_retry_policy(replay):
 def test_notes_name_what_a_sidecar_gets_and_meshlib_does_not_do(replay):
     assembly, _ = replay(DATA / "default-sidecar-webapp.pb")
     kinds = {(short(note.type_url), re.sub(r"\[.*?\]", "", note.field_path), note.status) for note in assembly.notes}
+    common = "transport_socket_matches.transport_socket.typed_config.common_tls_context"
+    source = "sds_config.api_config_source"
     assert kinds == {
         ("LDS", "traffic_direction", Status.NOT_HONOURED),
         ("CDS", "upstream_bind_config", Status.NOT_HONOURED),
-        ("CDS", "transport_socket_matches.transport_socket.typed_config", Status.REFUSED),
+        ("CDS", f"{common}.tls_certificate_sds_secret_configs.{source}", Status.REFUSED),
+        ("CDS", f"{common}.combined_validation_context.validation_context_sds_secret_config.{source}", Status.REFUSED),
     }
 
 

@@ -4,14 +4,15 @@ import pytest
 from google.protobuf import any_pb2, json_format, wrappers_pb2
 
 from meshlib.model.balancing import ConsistentHashing, HashFunction, LbPolicy
-from meshlib.model.cluster import OutlierDetection, RetryBudget
+from meshlib.model.cluster import NO_BOUNDS, UINT32_MAX, ConnectionLife, OutlierDetection, RetryBudget
 from meshlib.model.endpoint import HealthStatus, Workload
-from meshlib.model.headers import AppendAction
+from meshlib.model.headers import AppendAction, FilterMutations
 from meshlib.model.match import HeaderMatch, QueryMatch, StringMatch, StringOp
 from meshlib.model.rewrite import RegexRewrite
-from meshlib.model.route import DirectResponse, Redirect, WeightedCluster
+from meshlib.model.route import DirectResponse, Redirect, StreamDuration, WeightedCluster
 from meshlib.model.template import Template
 from meshlib.model.traffic import (
+    CookieToMake,
     FaultAbort,
     FaultDelay,
     FaultInjection,
@@ -21,6 +22,8 @@ from meshlib.model.traffic import (
     ResetHeader,
     RetryPolicy,
 )
+from meshlib.xds.assembly import pack
+from meshlib.xds.config_source import elsewhere, in_file
 from meshlib.xds.documents import import_types
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.resource_type import RESOURCE_TYPES
@@ -115,12 +118,23 @@ def test_query_matchers(matcher, expected):
     assert first(table(route(match=match))).match.query == (expected,)
 
 
-@pytest.mark.parametrize("field", ["connect_matcher", "tls_context"])
-def test_a_route_no_call_can_meet_is_left_out_and_noted(field):
-    match = {field: {}} if field == "connect_matcher" else {"prefix": "/", field: {"presented": True}}
-    data = table(route(match=match, name="never"), route(name="next"))
-    assert [r.name for r in value(ROUTE, data).virtual_hosts[0].routes] == ["next"]
-    assert list(noted(ROUTE, data)) == [f"virtual_hosts[0].routes[0].match.{field}"]
+METADATA = {"filter": "f", "path": [{"key": "k"}], "value": {"string_match": {"exact": "v"}}}
+
+
+@pytest.mark.parametrize(
+    ("field", "match", "names"),
+    [
+        ("connect_matcher", {"connect_matcher": {}}, ["next"]),
+        ("", {"prefix": "/", "tls_context": {"presented": True}}, ["next"]),
+        ("", {"prefix": "/", "tls_context": {"presented": False}}, ["first", "next"]),
+        ("dynamic_metadata", {"prefix": "/", "dynamic_metadata": [METADATA]}, ["next"]),
+        ("dynamic_metadata", {"prefix": "/", "dynamic_metadata": [{**METADATA, "invert": True}]}, ["first", "next"]),
+    ],
+)
+def test_a_route_no_call_can_meet_is_left_out(field, match, names):
+    data = table(route(match=match, name="first"), route(name="next"))
+    assert [r.name for r in value(ROUTE, data).virtual_hosts[0].routes] == names
+    assert list(noted(ROUTE, data)) == ([f"virtual_hosts[0].routes[0].match.{field}"] if field else [])
 
 
 @pytest.mark.parametrize(
@@ -131,7 +145,7 @@ def test_a_route_no_call_can_meet_is_left_out_and_noted(field):
     ],
 )
 def test_an_action_that_is_not_done_leads_nowhere_rather_than_elsewhere(action, name):
-    data = table({"match": {"prefix": "/"}, **action})
+    data = table({"match": {"prefix": "/"}, **action}, cluster_specifier_plugins=[{"extension": {"name": "p"}}])
     assert [target.name for target in first(data).action.clusters] == [name]
     assert list(noted(ROUTE, data).values()) == ["leads nowhere: a call that matches meets NC"]
 
@@ -225,7 +239,14 @@ def test_a_retry_policy_in_full():
                 },
             },
         ],
-        "retry_priority": {"name": "p"},
+        "retry_priority": {
+            "name": "p",
+            "typed_config": {
+                "@type": EXT + "retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+                "update_frequency": 2,
+            },
+        },
+        "per_try_idle_timeout": "3s",
     }
     data = table(route(route={"cluster": "a", "retry_policy": policy}))
     assert first(data).action.retry == RetryPolicy(
@@ -242,10 +263,11 @@ def test_a_retry_policy_in_full():
         omit_canary_hosts=True,
         omit_host_metadata=((("arch", "arm"), ("stage", "old")),),
         host_selection_max_attempts=5,
+        previous_priorities=2,
+        per_try_idle_timeout=3.0,
     )
     place = "virtual_hosts[0].routes[0].route.retry_policy."
     assert noted(ROUTE, data) == {
-        place + "retry_priority": "retries stay at the priority that is drawn",
         place + "retry_on": "'bogus' is no condition Envoy knows; it never holds",
     }
 
@@ -298,10 +320,9 @@ def test_faults_by_header():
     }
     data = table(route(typed_per_filter_config={"envoy.filters.http.fault": config}))
     assert first(data).fault == FaultInjection(
-        FaultDelay(0.0, 0.5, by_header=True, unit=0.01), FaultAbort(50.0, by_header=True, unit=1.0)
+        FaultDelay(0.0, 0.5, by_header=True, unit=0.01), FaultAbort(50.0, by_header=True, unit=1.0), max_active=3
     )
-    place = "virtual_hosts[0].routes[0].typed_per_filter_config[envoy.filters.http.fault]"
-    assert set(noted(ROUTE, data)) == {f"{place}.max_active_faults"}
+    assert noted(ROUTE, data) == {}
 
 
 def test_drop_overloads():
@@ -339,17 +360,59 @@ def test_a_route_says_what_of_it_is_not_honoured_and_where_it_comes_from():
     assert found.source == "vs.yaml:7"
 
 
-def test_istio_s_zero_or_repeated_max_stream_duration_is_no_news():
-    def with_duration(seconds):
-        return table(
-            route(route={"cluster": "a", "timeout": "2s", "max_stream_duration": {"max_stream_duration": seconds}})
-        )
+@pytest.mark.parametrize(
+    ("fields", "timeout", "limit"),
+    [
+        ({"max_stream_duration": "3s"}, 0.0, StreamDuration(3.0)),
+        ({"max_stream_duration": "0s"}, 0.0, StreamDuration(0.0)),
+        (
+            {"grpc_timeout_header_max": "4s", "grpc_timeout_header_offset": "1s"},
+            0.0,
+            StreamDuration(None, 4.0, 1.0),
+        ),
+    ],
+)
+def test_max_stream_duration_does_away_with_the_timeout(fields, timeout, limit):
+    data = table(
+        route(route={"cluster": "a", "timeout": "2s", "max_grpc_timeout": "1s", "max_stream_duration": fields})
+    )
+    action = first(data).action
+    assert (action.timeout, action.stream_duration, action.grpc_timeout) == (timeout, limit, None)
+    assert noted(ROUTE, data) == {}
 
-    assert noted(ROUTE, with_duration("0s")) == noted(ROUTE, with_duration("2s")) == {}
-    assert len(noted(ROUTE, with_duration("3s"))) == 1
+
+@pytest.mark.parametrize(
+    ("host", "of_route", "limits"),
+    [
+        ({}, {}, (None, None)),
+        ({"request_body_buffer_limit": 9}, {"per_request_buffer_limit_bytes": 5}, (9, 5)),
+        ({"per_request_buffer_limit_bytes": 9}, {"per_request_buffer_limit_bytes": 0}, (None, 0)),
+        ({"request_body_buffer_limit": 9}, {"request_body_buffer_limit": 7}, (7, None)),
+    ],
+)
+def test_buffer_limits_are_inherited_each_by_itself(host, of_route, limits):
+    data = table(route(**of_route))
+    data["virtual_hosts"][0].update(host)
+    action = first(data).action
+    assert (action.body_limit, action.body_limit_min) == limits
+
+
+@pytest.mark.parametrize(
+    ("host", "of_route", "hedges"),
+    [({}, None, False), (True, None, True), (True, {}, False), ({}, {"hedge_on_per_try_timeout": True}, True)],
+)
+def test_a_route_s_hedge_policy_replaces_the_host_s(host, of_route, hedges):
+    action = {"cluster": "a"} if of_route is None else {"cluster": "a", "hedge_policy": of_route}
+    data = table(route(route=action))
+    if host:
+        data["virtual_hosts"][0]["hedge_policy"] = {"hedge_on_per_try_timeout": True}
+    assert first(data).action.hedge is hedges
 
 
 # Clusters and endpoints
+
+
+CA = {"trusted_ca": {"filename": "/ca.pem"}}
 
 
 def cluster(**fields):
@@ -361,22 +424,23 @@ def cluster(**fields):
     [
         ({"name": "envoy.transport_sockets.raw_buffer"}, False, ""),
         ({"name": "x", "typed_config": {"@type": EXT + "transport_sockets.raw_buffer.v3.RawBuffer"}}, False, ""),
-        ({"name": "tls"}, True, "tls is not supported"),
+        ({"name": "tls"}, True, "tls"),
         (
             {"name": "x", "typed_config": {"@type": EXT + "transport_sockets.tls.v3.UpstreamTlsContext", "sni": "s"}},
             True,
-            "TLS, SNI s",
+            "TLS, SNI s, the server's certificate not verified",
         ),
         (
             {"name": "x", "typed_config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "?"}},
             True,
-            "google.protobuf.StringValue is not supported",
+            "google.protobuf.StringValue",
         ),
     ],
 )
 def test_only_a_raw_buffer_is_plaintext(socket, secure, detail):
     found = value(CLUSTER, cluster(transport_socket=socket)).transport_socket
     assert (found.secure, found.detail) == (secure, detail)
+    assert bool(found.refusal) is (secure and found.tls is None)
 
 
 @pytest.mark.parametrize(
@@ -396,16 +460,28 @@ def test_http2_by_prior_knowledge(fields, http2):
 
 
 @pytest.mark.parametrize(
-    ("options", "fields"),
+    ("options", "life"),
     [
-        ({"idle_timeout": "300s"}, set()),
-        ({"idle_timeout": "0s"}, set()),
-        ({"idle_timeout": "5s", "max_requests_per_connection": 3}, {"idle_timeout", "max_requests_per_connection"}),
+        ({"idle_timeout": "300s"}, ConnectionLife(idle_timeout=300.0)),
+        ({"idle_timeout": "0s"}, NO_BOUNDS),
+        ({"max_connection_duration": "9s", "max_requests_per_connection": 3}, ConnectionLife(longest=9.0, requests=3)),
     ],
 )
-def test_connection_limits_that_show_are_noted(options, fields):
-    found = noted(CLUSTER, cluster(common_http_protocol_options=options))
-    assert set(found) == {f"common_http_protocol_options.{field}" for field in fields}
+def test_how_long_connections_are_kept(options, life):
+    data = cluster(common_http_protocol_options=options)
+    assert value(CLUSTER, data).connections == life
+    assert noted(CLUSTER, data) == {}
+
+
+def test_thresholds_by_priority_and_per_host():
+    breakers = {
+        "thresholds": [{"max_requests": 1}, {"priority": "HIGH", "max_requests": 2}, {"max_requests": 3}],
+        "per_host_thresholds": [{"max_connections": 4}],
+    }
+    found = value(CLUSTER, cluster(circuit_breakers=breakers))
+    assert (found.thresholds.max_requests, found.high_thresholds.max_requests) == (1, 2)
+    assert found.thresholds.max_connections_per_host == 4
+    assert found.high_thresholds.max_connections_per_host == UINT32_MAX
 
 
 def policies(*kinds):
@@ -486,8 +562,8 @@ def test_consistent_hashing(fields, hashing):
         ({"cookie": {"name": "Sid", "path": "/"}}, HashPolicy(HashOn.COOKIE, "Sid"), {}),
         (
             {"cookie": {"name": "sid", "ttl": "60s"}},
-            HashPolicy(HashOn.COOKIE, "sid"),
-            {"cookie.ttl": "no cookie is made: a request without it goes to an endpoint at random"},
+            HashPolicy(HashOn.COOKIE, "sid", cookie=CookieToMake(60)),
+            {},
         ),
         (
             {"connection_properties": {"source_ip": True}},
@@ -565,12 +641,31 @@ def test_an_eds_cluster_asks_under_its_service_name():
     assert value(CLUSTER, {"name": "a", "type": "EDS", "eds_cluster_config": eds}).eds_name == "s"
 
 
-@pytest.mark.parametrize("source", [{"path": "/x"}, {"api_config_source": {}}])
+@pytest.mark.parametrize("source", [{"api_config_source": {}}])
 def test_other_sources_than_ads_are_refused(source):
     data = {"name": "a", "type": "EDS", "eds_cluster_config": {"eds_config": source}}
     kind = RESOURCE_TYPES[CLUSTER]
     (fault,) = kind.decode("a", json_format.ParseDict(data, kind.message())).faults
-    assert fault.message == f"{next(iter(source))} is not supported: expected ads"
+    assert fault.message == f"{next(iter(source))} is not supported: expected ads or path_config_source"
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ({"path": "/x"}, "path:/x#a"),
+        ({"path_config_source": {"path": "/x"}}, "path:/x#a"),
+        ({"path_config_source": {"path": "/x", "watched_directory": {"path": "/y"}}}, "path:/x|/y#a"),
+    ],
+)
+def test_endpoints_in_a_file_are_asked_for_there(source, name):
+    data = {"name": "a", "type": "EDS", "eds_cluster_config": {"eds_config": source}}
+    assert value(CLUSTER, data).eds_name == name
+    message = json_format.ParseDict(data, RESOURCE_TYPES[CLUSTER].message())
+    for _ in range(2):  # decoded whole, and by its shape
+        examined = RESOURCE_TYPES[CLUSTER].examine(pack(CLUSTER, message))
+        assert examined.resource.references == ((ENDPOINT, name),)
+    where = elsewhere(name)
+    assert in_file(where.path, where.watched_directory, where.name) == name
 
 
 # Listeners
@@ -668,20 +763,70 @@ def test_a_filter_configuration_in_its_wrapper():
     assert made.notes == ()
     assert made.value.virtual_hosts[0].routes[0].filter_mutations
     disabled = decoded_route(disabled=True)
-    assert disabled.value.virtual_hosts[0].routes[0].filter_mutations == ()
-    assert [note.field_path.rpartition(".")[2] for note in disabled.notes] == ["disabled"]
+    assert disabled.value.virtual_hosts[0].routes[0].filter_mutations == (FilterMutations(disabled=True),)
+    assert disabled.notes == ()
+
+
+def tls_of(**context):
+    kind = EXT + "transport_sockets.tls.v3.UpstreamTlsContext"
+    return {"name": "tls", "typed_config": {"@type": kind, **context}}
+
+
+ANY = {"name": "x", "typed_config": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("common", "field"),
+    [
+        ({"custom_handshaker": ANY}, "custom_handshaker"),
+        ({"custom_tls_certificate_selector": ANY}, "custom_tls_certificate_selector"),
+        ({"tls_params": {"signature_algorithms": ["x"]}}, "tls_params.signature_algorithms"),
+        ({"tls_params": {"compliance_policies": ["FIPS_202205"]}}, "tls_params.compliance_policies"),
+        ({"tls_params": {"ecdh_curves": ["X25519", "P-256"]}}, "tls_params.ecdh_curves"),
+        ({"validation_context": {**CA, "custom_validator_config": ANY}}, "validation_context.custom_validator_config"),
+        ({"validation_context": {**CA, "max_verify_depth": 3}}, "validation_context.max_verify_depth"),
+        ({"tls_certificates": [{"pkcs12": {"filename": "/x"}}]}, "tls_certificates[0].pkcs12"),
+        (
+            {
+                "validation_context": {
+                    **CA,
+                    "match_typed_subject_alt_names": [{"san_type": "OTHER_NAME", "matcher": {"exact": "x"}}],
+                }
+            },
+            "validation_context.match_typed_subject_alt_names[0].san_type",
+        ),
+    ],
+)
+def test_tls_that_cannot_be_honoured_refuses_the_connection_and_says_the_field(common, field):
+    made = decoded(CLUSTER, cluster(transport_socket=tls_of(common_tls_context=common)))
+    refusal = made.value.transport_socket.refusal
+    assert refusal.startswith(f"transport_socket.typed_config.common_tls_context.{field}: ")
+    assert f"transport_socket.typed_config.common_tls_context.{field}" in [note.field_path for note in made.notes]
+
+
+def test_a_socket_picked_by_a_matcher_is_refused():
+    raw = {"name": "x", "typed_config": {"@type": EXT + "transport_sockets.raw_buffer.v3.RawBuffer"}}
+    found = value(CLUSTER, cluster(transport_socket=raw, transport_socket_matcher={}))
+    assert found.transport_socket.refusal == "a socket picked by a matcher cannot be spoken"
+
+
+def test_a_tls_key_of_the_environment(monkeypatch):
+    monkeypatch.setenv("TLS_KEY", "k")
+    own = {"certificate_chain": {"filename": "/c"}, "private_key": {"environment_variable": "TLS_KEY"}}
+    made = value(CLUSTER, cluster(transport_socket=tls_of(common_tls_context={"tls_certificates": [own]})))
+    assert made.transport_socket.tls.certificate.key.inline == b"k"
 
 
 @pytest.mark.parametrize(
     ("validation", "words"),
     [
         ({"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": "spiffe://a"}}]}, "spiffe://a"),
-        ({"match_subject_alt_names": [{"prefix": "spiffe://b"}]}, 'prefix: "spiffe://b"'),
+        ({"match_subject_alt_names": [{"prefix": "spiffe://b"}]}, "prefix 'spiffe://b'"),
     ],
 )
 def test_what_a_tls_socket_asks_for_is_told(validation, words):
     kind = EXT + "transport_sockets.tls.v3.UpstreamTlsContext"
-    context = {"@type": kind, "sni": "s", "common_tls_context": {"validation_context": validation}}
+    context = {"@type": kind, "sni": "s", "common_tls_context": {"validation_context": {**CA, **validation}}}
     found = value(CLUSTER, cluster(transport_socket={"name": "tls", "typed_config": context}))
     assert found.transport_socket.secure
     assert found.transport_socket.detail == f"TLS, SNI s, server identity {words}"

@@ -100,6 +100,39 @@ def test_clusters_sleep_until_they_are_woken(harness, parse):
     assert "b" in snapshot.dormant
 
 
+def aggregate(parse, name, *members):
+    config = {"@type": "type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig", "clusters": members}
+    custom = {"name": "envoy.clusters.aggregate", "typed_config": config}
+    return parse(CLUSTER, {"name": name, "lb_policy": "CLUSTER_PROVIDED", "cluster_type": custom})
+
+
+def test_an_aggregate_wakes_its_members_and_waits_for_them(harness, parse):
+    given = resources(parse, "a", "b", "c")
+    given[CLUSTER]["all"] = aggregate(parse, "all", "a", "b", "no such cluster")
+    harness.give(given, CLUSTER, LISTENER, ROUTE)
+    assert harness.dependencies.wake("all")
+    harness.ask()
+    assert harness.asked[ENDPOINT] == {"a", "b"}
+    assert "all" in harness.endpoints("a").dormant
+    snapshot = harness.endpoints("b")
+    assert sorted(snapshot.clusters) == ["a", "all", "b"]
+    given[CLUSTER]["all"] = aggregate(parse, "all", "c")
+    harness.give(given, CLUSTER)
+    assert harness.asked[ENDPOINT] == {"a", "b", "c"}, "and those that an update brings"
+
+
+@pytest.mark.parametrize("wildcards", [{LISTENER, CLUSTER}, {LISTENER}])
+def test_aggregates_that_name_each_other_wait_for_nothing(parse, wildcards):
+    assembly = Assembly(Style.SIDECAR, wildcards=wildcards)
+    for name, members in (("x", ("y", "x")), ("y", ("z",)), ("z", ("x",))):
+        if CLUSTER not in wildcards:
+            assembly.dependencies.root(CLUSTER, name)
+        assembly.offer(CLUSTER, "1", [pack(CLUSTER, aggregate(parse, name, *members))])
+    if CLUSTER in wildcards:
+        assembly.complete(CLUSTER)
+    assert sorted(assembly.snapshot().clusters) == ["x", "y", "z"]
+
+
 def test_a_cluster_that_sleeps_again_gives_its_endpoints_up(harness, parse):
     harness.give(resources(parse, "a"), CLUSTER, LISTENER, ROUTE)
     harness.dependencies.wake("a")

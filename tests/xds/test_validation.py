@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import json_format
 
+from honesty.discovery_cases import CASES as DISCOVERY_CASES
 from meshlib.xds.bootstrap import load
 from meshlib.xds.resource_type import RESOURCE_TYPES
 from meshlib.xds.type_urls import CLUSTER, LISTENER, ROUTE
@@ -373,6 +374,7 @@ CASES = {
     ),
 }
 
+CASES.update(DISCOVERY_CASES)
 
 ONLY_BY_EDS = {"locality-weights-over"}  # Envoy looks at it in EDS responses, which a bootstrap has none of
 

@@ -13,6 +13,8 @@ from envoy.config.listener.v3 import listener_components_pb2
 from meshlib.controlplane.protobuf import duration, metadata
 
 HTTP_ALPN = ("http/1.1", "h2c")
+ISTIO_HTTP_ALPN = ("istio-http/1.0", "istio-http/1.1", "istio-h2")  # HTTP within the mesh's mTLS
+ISTIO_ALPN = ("istio", "istio-peer-exchange", *ISTIO_HTTP_ALPN)  # anything within it
 _HANDSHAKE = 15.0  # seconds
 
 
@@ -29,6 +31,7 @@ class Chain:
         socket: how TLS is ended here, None for not at all.
         port: the original port that it takes, 0 for any.
         name: its own, perhaps empty.
+        guarded: whether a handshake may not take long.
     """
 
     filters: tuple[Any, ...]
@@ -40,6 +43,7 @@ class Chain:
     socket: Any | None = None
     port: int = 0
     name: str = ""
+    guarded: bool = True
 
     @property
     def takes_all(self) -> bool:
@@ -58,7 +62,8 @@ class Chain:
     def message(self) -> Any:
         """Return the FilterChain."""
         chain = listener_components_pb2.FilterChain(name=self.name, filters=self.filters)
-        chain.transport_socket_connect_timeout.CopyFrom(duration(_HANDSHAKE))
+        if self.guarded:
+            chain.transport_socket_connect_timeout.CopyFrom(duration(_HANDSHAKE))
         if not self.takes_all:
             self._match(chain.filter_chain_match)
         if self.source:

@@ -26,11 +26,10 @@ from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.precedence import Rule
 from meshlib.controlplane.protobuf import ads, bare_ads, duration, metadata, pack
 from meshlib.controlplane.routes import config_path
-from meshlib.controlplane.services import Port, Protocol, Resolution, Service, cluster_name
+from meshlib.controlplane.services import Port, Protocol, Resolution, Service, cluster_name, sni_name
 from meshlib.controlplane.view import View
 
 UNLIMITED = 2**32 - 1
-CONNECT_TIMEOUT = 10.0  # meshConfig.connectTimeout
 BLACK_HOLE = "BlackHoleCluster"
 PASSTHROUGH = "PassthroughCluster"
 
@@ -58,10 +57,10 @@ def targets(services: Iterable[tuple[Service, Rule | None]]) -> Iterator[tuple[S
                     yield service, port, rule, subset
 
 
-def cluster(service: Service, port: Port, rule: Rule | None, subset: str, view: View) -> Any:
-    """Return the Cluster of a sidecar or a gateway."""
+def cluster(service: Service, port: Port, rule: Rule | None, subset: str, view: View, *, passed: bool = False) -> Any:
+    """Return the Cluster of a sidecar or a gateway; where TLS is ``passed`` on, one without TLS of its own."""
     policy = rule.policy_on(port.number, subset) if rule else None
-    name = cluster_name(service.host, port.number, subset)
+    name = (sni_name if passed else cluster_name)(service.host, port.number, subset)
     message = cluster_pb2.Cluster(name=name, alt_stat_name=f"{name};")
     message.connect_timeout.CopyFrom(duration(view.options.connect_timeout))
     message.circuit_breakers.thresholds.append(_unlimited())
@@ -73,7 +72,9 @@ def cluster(service: Service, port: Port, rule: Rule | None, subset: str, view: 
         _retry_budget(message.circuit_breakers.thresholds[0], policy.retry_budget)
     if policy and policy.outlier_detection:
         _outliers(message, policy.outlier_detection)
-    if policy and policy.tls:
+    if passed:
+        pass
+    elif policy and policy.tls:
         socket = transport_security.transport_socket(
             policy.tls, service, port.number, subset, view.options, http2=http2
         )
@@ -108,23 +109,31 @@ def proxyless_cluster(service: Service, port: Port, rule: Rule | None, subset: s
     return message
 
 
-def black_hole() -> Any:
+def black_hole(options: MeshOptions) -> Any:
     """Return the cluster that has no endpoint."""
     message = cluster_pb2.Cluster(name=BLACK_HOLE, alt_stat_name=f"{BLACK_HOLE};", type=cluster_pb2.Cluster.STATIC)
-    message.connect_timeout.CopyFrom(duration(CONNECT_TIMEOUT))
+    message.connect_timeout.CopyFrom(duration(options.connect_timeout))
     return message
 
 
-def passthrough(options: MeshOptions) -> Any:
+def receive(message: Any, port: Port, policy: TrafficPolicy | None, view: View) -> None:
+    """Give a cluster that leads to the workload itself its limits and its protocol."""
+    message.circuit_breakers.thresholds.append(_unlimited())
+    _connections(message, port, policy, view, inbound=True)
+
+
+def passthrough(options: MeshOptions, name: str = PASSTHROUGH) -> Any:
     """Return the cluster that goes wherever the client wanted to go."""
     message = cluster_pb2.Cluster(
-        name=PASSTHROUGH,
+        name=name,
         alt_stat_name=f"{PASSTHROUGH};",
         type=cluster_pb2.Cluster.ORIGINAL_DST,
         lb_policy=cluster_pb2.Cluster.CLUSTER_PROVIDED,
     )
-    message.connect_timeout.CopyFrom(duration(CONNECT_TIMEOUT))
+    message.connect_timeout.CopyFrom(duration(options.connect_timeout))
     message.circuit_breakers.thresholds.append(_unlimited())
+    if options.mesh and options.mesh.tcp_keepalive:
+        _keepalive(message.upstream_connection_options.tcp_keepalive, options.mesh.tcp_keepalive)
     http = http_protocol_options_pb2.HttpProtocolOptions()
     http.common_http_protocol_options.idle_timeout.CopyFrom(duration(300))
     _use_downstream(http)
@@ -229,7 +238,7 @@ def _unlimited() -> Any:
     return thresholds
 
 
-def _connections(message: Any, port: Port, policy: TrafficPolicy | None, view: View) -> bool:
+def _connections(message: Any, port: Port, policy: TrafficPolicy | None, view: View, *, inbound: bool = False) -> bool:
     """Set what connections have; tell whether HTTP/2 is spoken on each of them."""
     pool = policy.connection_pool if policy else None
     tcp, http = (pool.tcp, pool.http) if pool else (None, None)
@@ -247,7 +256,7 @@ def _connections(message: Any, port: Port, policy: TrafficPolicy | None, view: V
         thresholds.max_requests.value = http.http2_max_requests
     if http and http.max_retries:
         thresholds.max_retries.value = http.max_retries
-    options = _http_options(port, policy, view)
+    options = _http_options(port, policy, view, inbound=inbound)
     if options is None:
         return False
     message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(options))
@@ -271,28 +280,32 @@ def _retry_budget(thresholds: Any, budget: RetryBudget) -> None:
     thresholds.retry_budget.min_retry_concurrency.value = budget.min_retry_concurrency or 3
 
 
-def _http_options(port: Port, policy: TrafficPolicy | None, view: View) -> Any | None:
+def _http_options(port: Port, policy: TrafficPolicy | None, view: View, *, inbound: bool = False) -> Any | None:
     """Return HttpProtocolOptions, or None where there is nothing to say beyond plain HTTP/1.1."""
     pool = policy.connection_pool if policy else None
     tcp, http = (pool.tcp, pool.http) if pool else (None, None)
     options = http_protocol_options_pb2.HttpProtocolOptions()
     common = options.common_http_protocol_options
-    if port.protocol.is_http or port.protocol is Protocol.SNIFFED:
-        idle = (http and http.idle_timeout) or (tcp and tcp.idle_timeout)
-        if idle:
-            common.idle_timeout.CopyFrom(duration(idle))
-        if http and http.max_requests_per_connection:
-            common.max_requests_per_connection.value = http.max_requests_per_connection
-        if tcp and tcp.max_connection_duration:
-            common.max_connection_duration.CopyFrom(duration(tcp.max_connection_duration))
-    if transport_security.derives_sni(policy.tls if policy else None):
+    idle = (http and http.idle_timeout) or (tcp and tcp.idle_timeout)
+    if idle:
+        common.idle_timeout.CopyFrom(duration(idle))
+    if http and http.max_requests_per_connection:
+        common.max_requests_per_connection.value = http.max_requests_per_connection
+    if tcp and tcp.max_connection_duration:
+        common.max_connection_duration.CopyFrom(duration(tcp.max_connection_duration))
+    if http and http.max_concurrent_streams:
+        common.SetInParent()
+    tls = policy.tls if policy else None
+    if not inbound and transport_security.derives_sni(tls):
         options.upstream_http_protocol_options.auto_sni = True
-        options.upstream_http_protocol_options.auto_san_validation = True
+        # As istiod: names that are given, or no wish to verify, go before the request's own host.
+        if tls is not None and not tls.subject_alt_names and not tls.insecure_skip_verify:
+            options.upstream_http_protocol_options.auto_san_validation = True
     plain = not options.ListFields()
     sniffed = port.protocol is Protocol.SNIFFED and view.node.kind is NodeKind.SIDECAR
     if (http and http.use_client_protocol and port.protocol.is_http) or sniffed:
         _use_downstream(options)
-    elif _speaks_http2(port, pool, view.options):
+    elif port.protocol.is_http2 or (not inbound and _speaks_http2(port, pool, view.options)):
         http2 = options.explicit_http_config.http2_protocol_options
         http2.SetInParent()
         if http and http.max_concurrent_streams:

@@ -12,6 +12,14 @@ from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.protobuf import pack
 from meshlib.controlplane.transport_security import agent, impatient_ads
 
+_CIPHERS = (
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "AES256-GCM-SHA384",
+    "AES128-GCM-SHA256",
+)
 _VERSIONS = {
     "TLSV1_0": common_pb2.TlsParameters.TLSv1_0,
     "TLSV1_1": common_pb2.TlsParameters.TLSv1_1,
@@ -40,6 +48,25 @@ def transport_socket(server: Server, tls: ServerTls, options: MeshOptions) -> An
         _files(common, tls, validates=validates)
     if not mutual:
         _parameters(common, tls)
+    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
+
+
+def mesh_socket(options: MeshOptions, *, tcp: bool) -> Any:
+    """Return how a sidecar ends the mesh's mTLS: with clients of the trust domain alone."""
+    context = tls_pb2.DownstreamTlsContext()
+    context.require_client_certificate.value = True
+    common = context.common_tls_context
+    common.tls_params.tls_minimum_protocol_version = common_pb2.TlsParameters.TLSv1_2
+    common.tls_params.tls_maximum_protocol_version = common_pb2.TlsParameters.TLSv1_3
+    common.tls_params.cipher_suites.extend(_CIPHERS)
+    common.alpn_protocols.extend(["istio-peer-exchange", "h2", "http/1.1"] if tcp else ["h2", "http/1.1"])
+    _sds(common, "default", agent())
+    combined = common.combined_validation_context
+    aliases = options.mesh.trust_domain_aliases if options.mesh else ()
+    for domain in dict.fromkeys((options.trust_domain, *aliases)):
+        combined.default_validation_context.match_subject_alt_names.add(prefix=f"spiffe://{domain}/")
+    combined.validation_context_sds_secret_config.name = "ROOTCA"
+    combined.validation_context_sds_secret_config.sds_config.CopyFrom(agent())
     return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 
 

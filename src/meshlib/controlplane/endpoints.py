@@ -22,40 +22,45 @@ _HEALTH = {
 }
 
 
-def assignment(service: Service, port: Port, rule: Rule | None, subset: str, view: View) -> Any:
+def assignment(service: Service, port: Port, rule: Rule | None, subset: str, view: View, name: str = "") -> Any:
     """Return the endpoints of a cluster, one group a locality; the name alone where there are none."""
-    message = endpoint_pb2.ClusterLoadAssignment(cluster_name=cluster_name(service.host, port.number, subset))
+    own = cluster_name(service.host, port.number, subset)
+    message = endpoint_pb2.ClusterLoadAssignment(cluster_name=name or own)
+    passed = bool(name) and name != own  # TLS that passes through must reach somebody who ends it
     labels = rule.subsets[subset].labels if rule and subset else {}
     policy = rule.policy_on(port.number, subset) if rule else None
+    plain = policy is not None and policy.tls is not None and policy.tls.mode != "ISTIO_MUTUAL"  # no mTLS of the mesh
     outliers = policy.outlier_detection if policy else None
     # Where a panic threshold may send calls to unhealthy endpoints, those that are not ready are left out.
     ready_only = outliers is not None and outliers.min_health_percent > 0
     chosen = [
         endpoint
         for endpoint in port.endpoints
-        if selects(labels, endpoint.labels) and not (ready_only and endpoint.healthy is False)
+        if selects(labels, endpoint.labels)
+        and not (ready_only and endpoint.healthy is False)
+        and not (passed and endpoint.tls_mode != "istio")
     ]
     for group in grouped(chosen, preference(service, policy, view), view):
-        message.endpoints.append(_group(group, view.options))
+        message.endpoints.append(_group(group, view.options, plain=plain))
     return message
 
 
-def _group(group: Group, options: MeshOptions) -> Any:
+def _group(group: Group, options: MeshOptions, *, plain: bool) -> Any:
     region, zone, sub_zone = [*group.locality.split("/"), "", "", ""][:3]
     message = endpoint_components_pb2.LocalityLbEndpoints(
         locality=base_pb2.Locality(region=region, zone=zone, sub_zone=sub_zone),
-        lb_endpoints=[_endpoint(endpoint, options) for endpoint in group.endpoints],
+        lb_endpoints=[_endpoint(endpoint, options, plain=plain) for endpoint in group.endpoints],
         priority=group.priority,
     )
     message.load_balancing_weight.value = group.weight
     return message
 
 
-def _endpoint(endpoint: Endpoint, options: MeshOptions) -> Any:
+def _endpoint(endpoint: Endpoint, options: MeshOptions, *, plain: bool) -> Any:
     message = endpoint_components_pb2.LbEndpoint(
         metadata=metadata(istio={"workload": endpoint.workload}), health_status=_HEALTH[endpoint.healthy]
     )
-    if options.enable_auto_mtls and endpoint.tls_mode not in ("", "disabled"):
+    if options.enable_auto_mtls and not plain and endpoint.tls_mode not in ("", "disabled"):
         message.metadata.filter_metadata["envoy.transport_socket_match"].update({"tlsMode": endpoint.tls_mode})
     message.endpoint.address.CopyFrom(socket_address(endpoint.address, endpoint.port))
     message.load_balancing_weight.value = endpoint.weight

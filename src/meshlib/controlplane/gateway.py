@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from meshlib.controlplane import clusters, hosts, listeners, managers, network, tracing
-from meshlib.controlplane.chains import Chain
+from meshlib.controlplane import clusters, hosts, istio_filters, listeners, managers, network, tracing
+from meshlib.controlplane.chains import ISTIO_ALPN, Chain
 from meshlib.controlplane.downstream_tls import transport_socket
 from meshlib.controlplane.endpoints import assignment
 from meshlib.controlplane.gateway_routes import virtual_hosts
@@ -19,23 +20,41 @@ from meshlib.controlplane.sidecar import table
 from meshlib.controlplane.telemetry import GATEWAY
 from meshlib.controlplane.view import View
 
-_MTLS = ("istio-peer-exchange", "istio", "istio-http/1.0", "istio-http/1.1", "istio-h2")  # ALPN within the mesh
-
 
 def resources(view: View) -> Resources:
     """Return the resources of a gateway: none but clusters while no Gateway selects the node."""
-    made = [(*target, clusters.cluster(*target, view)) for target in clusters.targets(view.concrete())]
     servers = servers_of(view)
+    made = [(*target, clusters.cluster(*target, view)) for target in clusters.targets(view.concrete())]
+    made += _by_server_name_clusters(view, servers)
+    kind = view.node.kind
+    patches = replace(view.patches, ports=_service_ports(servers))
+    every = [*(message for *_, message in made), clusters.black_hole(view.options), *tracing.clusters(view.options)]
     return Resources.build(
-        listeners=_listeners(view, servers),
-        routes=_tables(view, servers),
-        clusters=[*(message for *_, message in made), clusters.black_hole(), *tracing.clusters(view.options)],
+        listeners=patches.listeners(_listeners(view, servers), kind),
+        routes=patches.tables(_tables(view, servers), kind),
+        clusters=patches.clusters(every, kind),
         endpoints=[
-            assignment(service, port, rule, subset, view)
+            assignment(service, port, rule, subset, view, str(message.name))
             for service, port, rule, subset, message in made
             if message.HasField("eds_cluster_config")
         ],
     )
+
+
+def _by_server_name_clusters(view: View, servers: list[Bound]) -> list[Any]:
+    """Return the clusters that TLS passes to by Istio's server names (AUTO_PASSTHROUGH); none without such a server."""
+    if not any(item.server.tls and item.server.tls.mode == "AUTO_PASSTHROUGH" for item in servers):
+        return []
+    inside = (target for target in clusters.targets(view.concrete()) if not target[0].external)
+    return [(*target, clusters.cluster(*target, view, passed=True)) for target in inside]
+
+
+def _service_ports(servers: list[Bound]) -> dict[int, frozenset[int]]:
+    """Return the ports of Gateways behind each port that is listened on: EnvoyFilters name those."""
+    found: dict[int, set[int]] = {}
+    for item in servers:
+        found.setdefault(item.port, set()).add(item.server.port.number)
+    return {port: frozenset(numbers) for port, numbers in found.items()}
 
 
 def _tables(view: View, servers: list[Bound]) -> Iterator[Any]:
@@ -80,6 +99,8 @@ def _chains(view: View, item: Bound, before: list[Chain]) -> list[Chain]:
     if not filters:
         return []
     socket = None if tls is None else transport_socket(server, tls, view.options)
+    if tls is not None and tls.mode == "ISTIO_MUTUAL":
+        filters = (*istio_filters.tcp_exchange(view.options), *filters)
     return [Chain(filters, server_names=item.names if tls else (), socket=socket)]
 
 
@@ -120,5 +141,5 @@ def _by_cluster(view: View, item: Bound) -> list[Chain]:
         if not service.external and any(hosts.matches(name, service.host) for name in item.names):
             name = sni_name(service.host, port.number, subset)
             filters = network.to_cluster(view, name, port.protocol, rule, subset, reporter=GATEWAY)
-            made.append(Chain(filters, server_names=(name,), application_protocols=_MTLS))
+            made.append(Chain(filters, server_names=(name,), application_protocols=ISTIO_ALPN))
     return made

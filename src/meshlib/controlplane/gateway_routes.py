@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2 as route_pb2
@@ -34,7 +34,7 @@ def virtual_hosts(view: View, servers: list[Bound]) -> list[Any]:
 def _add(view: View, item: Bound, found: dict[str, _Host]) -> None:
     number, tls = item.server.port.number, item.server.tls
     redirects = tls is not None and tls.https_redirect
-    scope = view.scope(frozenset({item.gateway.qualified_name}), number)
+    scope = replace(view.scope(frozenset({item.gateway.qualified_name}), number), tls=tls is not None)
     for document, common in bound_virtual_services(view, item):
         made = routes(document, scope)
         for host in common if made else ():

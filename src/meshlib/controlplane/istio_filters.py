@@ -39,12 +39,21 @@ def cluster_filters(options: MeshOptions) -> list[Any]:
     return [filter_pb2.Filter(name="istio.metadata_exchange", typed_config=config)]
 
 
-def first_http_filters(options: MeshOptions, *, grpc_web: bool = False) -> list[Any]:
+def tcp_exchange(options: MeshOptions) -> list[Any]:
+    """Return the network filter of an inbound chain that tells who is at the other end."""
+    return [
+        listener_components_pb2.Filter(name=item.name, typed_config=item.typed_config)
+        for item in cluster_filters(options)
+    ]
+
+
+def first_http_filters(options: MeshOptions, *, grpc_web: bool = False, inbound: bool = False) -> list[Any]:
     """Return what stands before the filters that everybody has."""
     filters = []
     if options.enable_auto_mtls:
         known: list[dict[str, Any]] = [{"istio_headers": {}}, {"workload_discovery": {}}]
-        peers = {"upstream_discovery": known, "upstream_propagation": [{"istio_headers": {}}]}
+        side = "downstream" if inbound else "upstream"
+        peers = {f"{side}_discovery": known, f"{side}_propagation": [{"istio_headers": {}}]}
         filters.append(_http("istio.metadata_exchange", _struct("io.istio.http.peer_metadata.Config", peers)))
     if options.managed and grpc_web:
         filters.append(_http("envoy.filters.http.grpc_web", pack(grpc_web_pb2.GrpcWeb())))
@@ -52,7 +61,7 @@ def first_http_filters(options: MeshOptions, *, grpc_web: bool = False) -> list[
         stats = grpc_stats_pb2.FilterConfig(emit_filter_state=True)
         stats.stats_for_all_methods.value = False
         filters.append(_http("envoy.filters.http.grpc_stats", pack(stats)))
-    if options.enable_auto_mtls:
+    if options.enable_auto_mtls and not inbound:
         filters.append(_http("istio.alpn", pack(_alpn())))
     return filters
 
@@ -83,7 +92,7 @@ def _stats(view: View, reporter: Reporter) -> Any | None:
         return None
     config = StatsConfig(disable_host_header_fallback=reporter is not OUTBOUND)
     if interval is not None:
-        config.tcp_reporting_duration.CopyFrom(duration(interval))
+        config.tcp_reporting_duration.ParseFromString(duration(interval).SerializeToString())  # of a pool of its own
     for change in changes:
         metric = config.metrics.add(name=change.name, drop=change.dropped, tags_to_remove=change.removed)
         metric.dimensions.update(change.dimensions)

@@ -16,7 +16,7 @@ from meshlib.controlplane.network import network_filter
 from meshlib.controlplane.protobuf import ads, bare_ads, duration, pack
 from meshlib.controlplane.routes import FAULT_FILTER
 from meshlib.controlplane.services import Protocol
-from meshlib.controlplane.telemetry import GATEWAY, OUTBOUND, Reporter
+from meshlib.controlplane.telemetry import GATEWAY, INBOUND, OUTBOUND, Reporter
 from meshlib.controlplane.view import View
 
 HTTP_CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
@@ -34,9 +34,9 @@ def sidecar(view: View, listener: str, route_name: str, protocol: Protocol) -> A
     return network_filter(HTTP_CONNECTION_MANAGER, message)
 
 
-def gateway(view: View, listener: str, route_name: str, protocol: Protocol, filters: Sequence[Any] = ()) -> Any:
+def gateway(view: View, listener: str, route_name: str, protocol: Protocol) -> Any:
     """Return the network filter of a gateway: it faces clients that it does not trust."""
-    message = base(view, listener, GATEWAY, _filters(view, GATEWAY, protocol, filters))
+    message = base(view, listener, GATEWAY, _filters(view, GATEWAY, protocol, view.security.http_filters(gateway=True)))
     message.rds.CopyFrom(hcm_pb2.Rds(config_source=ads(), route_config_name=route_name))
     message.use_remote_address.value = True
     message.server_name = "istio-envoy"
@@ -45,6 +45,21 @@ def gateway(view: View, listener: str, route_name: str, protocol: Protocol, filt
     details.subject.value = True
     details.cert = details.dns = details.uri = True
     message.http_protocol_options.SetInParent()
+    return network_filter(HTTP_CONNECTION_MANAGER, message)
+
+
+def inbound(view: View, name: str, table: Any, protocol: Protocol) -> Any:
+    """Return the network filter of a sidecar's inbound chain, whose routes are its own."""
+    message = base(view, name, INBOUND, _filters(view, INBOUND, protocol, view.security.http_filters(gateway=False)))
+    message.route_config.CopyFrom(table)
+    message.use_remote_address.value = False
+    message.server_name = "istio-envoy"
+    message.forward_client_cert_details = hcm_pb2.HttpConnectionManager.APPEND_FORWARD
+    details = message.set_current_client_cert_details
+    details.subject.value = True
+    details.dns = details.uri = True
+    if protocol.is_http2:
+        message.http2_protocol_options.SetInParent()
     return network_filter(HTTP_CONNECTION_MANAGER, message)
 
 
@@ -76,7 +91,9 @@ def base(view: View, name: str, reporter: Reporter, filters: Sequence[Any]) -> A
 
 def _filters(view: View, reporter: Reporter, protocol: Protocol, security: Sequence[Any] = ()) -> list[Any]:
     options = view.options
-    first = istio_filters.first_http_filters(options, grpc_web=protocol is Protocol.GRPC_WEB)
+    first = istio_filters.first_http_filters(
+        options, grpc_web=protocol is Protocol.GRPC_WEB, inbound=reporter is INBOUND
+    )
     exchange = [item for item in first if item.name == "istio.metadata_exchange"]
     crosses = options.managed or any(http.cors_policy for item in view.virtual_services for http in item.spec.http)
     return [

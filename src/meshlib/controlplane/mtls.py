@@ -28,6 +28,13 @@ class MutualTls:
         """Return the mode of a namespace: its own, else the mesh's, else PERMISSIVE."""
         return self._namespaces.get(namespace, self._mesh)
 
+    def ports(self, namespace: str, labels: Mapping[str, str]) -> list[int]:
+        """Return the ports of a workload that have a mode of their own."""
+        for policy in self._workloads.get(namespace, ()):
+            if all(labels.get(key) == value for key, value in policy.labels_chosen.items()):
+                return [int(port) for port in policy.spec.port_level_mtls] if policy.spec else []
+        return []
+
     def workload(self, namespace: str, labels: Mapping[str, str], port: int) -> str:
         """Return the mode of one port of a workload."""
         for policy in self._workloads.get(namespace, ()):

@@ -21,12 +21,12 @@ from meshlib.controlplane.view import View
 
 def to_cluster(
     view: View, cluster: str, protocol: Protocol = Protocol.TCP, rule: Rule | None = None, subset: str = "",
-    *, reporter: Reporter = OUTBOUND, logs: bool = True,
+    *, reporter: Reporter = OUTBOUND, logs: bool = True, secured: bool = True,
 ) -> tuple[Any, ...]:  # fmt: skip
     """Return the filters of a chain that leads to one cluster."""
     proxy = tcp_proxy_pb2.TcpProxy(stat_prefix=cluster, cluster=cluster)
     _settings(proxy, rule, subset)
-    return _filters(view, proxy, protocol, cluster, reporter, logs=logs)
+    return _filters(view, proxy, protocol, cluster, reporter, logs=logs, secured=secured)
 
 
 def to_service(
@@ -70,11 +70,19 @@ def _settings(proxy: Any, rule: Rule | None, subset: str) -> None:
 
 
 def _filters(
-    view: View, proxy: Any, protocol: Protocol, prefix: str, reporter: Reporter, *, logs: bool = True
+    view: View,
+    proxy: Any,
+    protocol: Protocol,
+    prefix: str,
+    reporter: Reporter,
+    *,
+    logs: bool = True,
+    secured: bool = True,
 ) -> tuple[Any, ...]:
     if logs:
         view.telemetry.log_tcp(proxy, reporter)
-    filters = [*istio_filters.tcp_stats(view, reporter)]
+    security = view.security.tcp_filters() if secured and reporter is not OUTBOUND else []
+    filters = [*security, *istio_filters.tcp_stats(view, reporter)]
     if protocol is Protocol.MONGO and view.options.managed:
         mongo = mongo_proxy_pb2.MongoProxy(stat_prefix=prefix)
         filters.append(network_filter("envoy.filters.network.mongo_proxy", mongo))

@@ -49,7 +49,7 @@ class MeshOptions:
     istio_metrics: bool = False
     system_ca: str = field(default_factory=_system_ca)
     otlp: str | None = None
-    mesh: MeshConfig | None = None
+    mesh: MeshConfig | None = field(default=None, compare=False)  # told by the documents that it came with
 
     def under(self, mesh: MeshConfig | None) -> MeshOptions:
         """Return these with a ConfigMap's settings over them, Istio's defaults included."""
@@ -67,6 +67,12 @@ class MeshOptions:
             connect_timeout=mesh.connect_timeout or self.connect_timeout,
             istio_metrics=providers is not None and "prometheus" in providers.metrics,
         )
+
+    @property
+    def trust_domains(self) -> tuple[str, ...]:
+        """The trust domain and its aliases."""
+        aliases = self.mesh.trust_domain_aliases if self.mesh else ()
+        return tuple(dict.fromkeys((self.trust_domain, *aliases)))
 
     @property
     def default_retries(self) -> Retries | None:

@@ -13,6 +13,7 @@ from envoy.config.route.v3 import route_pb2 as table_pb2
 
 from meshlib.controlplane import clusters, hosts, listeners
 from meshlib.controlplane.endpoints import assignment
+from meshlib.controlplane.inbound import server_listeners
 from meshlib.controlplane.resources import Resources
 from meshlib.controlplane.routes import virtual_host
 from meshlib.controlplane.scoping import Egress
@@ -25,7 +26,7 @@ def resources(view: View) -> Resources:
     """Return the resources of a gRPC client."""
     made = list(clusters.targets(view.concrete()))
     return Resources.build(
-        listeners=_listeners(view),
+        listeners=[*_listeners(view), *server_listeners(view)],
         routes=_tables(view),
         clusters=[clusters.proxyless_cluster(*target, view) for target in made],
         endpoints=[assignment(*_reachable(target), view) for target in made],
@@ -77,7 +78,7 @@ def _virtual_host(view: View, egress: Egress, service: Service, port: Port) -> A
     forms = hosts.answered(
         service.host, service.aliases, view.node.namespace, view.options.domain, headless=service.headless
     )
-    names = [name for form in (*forms, *service.addresses[:1]) for name in (form, f"{form}:{port.number}")]
+    names = [name for form in (*forms, *service.asked_by) for name in (form, f"{form}:{port.number}")]
     return virtual_host(f"{service.host}:{port.number}", names, made)
 
 

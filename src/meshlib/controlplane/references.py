@@ -12,10 +12,12 @@ from meshlib.controlplane import hosts
 from meshlib.controlplane.documents import Documents
 from meshlib.controlplane.documents.destination_rule import ClientTls, DestinationRule
 from meshlib.controlplane.documents.destinations import Destination
+from meshlib.controlplane.documents.envoy_filter import APPLIED, EnvoyFilter
 from meshlib.controlplane.documents.gateway import Gateway
 from meshlib.controlplane.documents.place import Place
 from meshlib.controlplane.documents.sidecar import Sidecar
 from meshlib.controlplane.documents.virtual_service import MESH, VirtualService
+from meshlib.controlplane.envoy_messages import KINDS, NotEnvoys, value_of
 from meshlib.controlplane.faults import ERROR, WARNING, Fault, Severity, suggestion
 from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.precedence import Rules
@@ -34,6 +36,8 @@ def check(documents: Documents, registry: Registry, options: MeshOptions) -> Ite
         yield from _tls(rule)
     for gateway in documents.gateways:
         yield from _credentials(gateway)
+    for item in documents.envoy_filters:
+        yield from _patches(item)
     for sidecar in documents.sidecars:
         yield from checker.sidecar(sidecar)
 
@@ -163,3 +167,14 @@ def _credentials(gateway: Gateway) -> Iterator[Fault]:
         if server.tls and (server.tls.credential_name or server.tls.credential_names):
             message = "the embedded control plane serves no secrets: the port stays closed; name files instead"
             yield server.tls.at.child("credentialName").fault(WARNING, message, applies=True)
+
+
+def _patches(document: EnvoyFilter) -> Iterator[Fault]:
+    for item in document.spec.config_patches:
+        if item.apply_to not in APPLIED or item.patch.operation == "REMOVE":
+            continue
+        try:
+            value_of(item)
+        except NotEnvoys as error:
+            message = f"is no {KINDS[item.apply_to].DESCRIPTOR.name} of Envoy's, so nothing is changed: {error}"
+            yield item.patch.at.child("value").fault(ERROR, message, applies=True)

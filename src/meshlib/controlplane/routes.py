@@ -57,6 +57,7 @@ class Scope:
         rules: the DestinationRules in force, by host.
         gateways: names the node answers to: ``mesh``, or gateways as ``namespace/name``.
         port: the port of the listener, or of the Gateway's server.
+        tls: whether clients come with TLS.
         layer4: whether it is for bytes; then a service's only port counts, whatever the listener's.
     """
 
@@ -67,6 +68,7 @@ class Scope:
     gateways: frozenset[str]
     port: int
     layer4: bool = False
+    tls: bool = False
 
 
 def default_route(service: Service, port: int, rule: Rule | None, default: Retries | None = None) -> Any:
@@ -113,7 +115,7 @@ def _route(document: VirtualService, http: HTTPRoute, match: HTTPMatch | None, s
     authority = headers.mutate(message, http.headers)
     called = f"{document.name}:{scope.port}"  # the operation's name, unless there is one destination
     if http.redirect is not None:
-        _redirect(message.redirect, http.redirect, scope.port)
+        _redirect(message.redirect, http.redirect, scope.port, tls=scope.tls)
     elif http.direct_response is not None:
         message.direct_response.status = http.direct_response.status
         if http.direct_response.body is not None:
@@ -132,7 +134,9 @@ def _route(document: VirtualService, http: HTTPRoute, match: HTTPMatch | None, s
 
 def config_path(document: Any) -> str:
     """Return the path by which Istio's metadata names a resource."""
-    kind = {"VirtualService": "virtual-service", "DestinationRule": "destination-rule"}[document.at.origin.kind]
+    kind = {"VirtualService": "virtual-service", "DestinationRule": "destination-rule", "Sidecar": "sidecar"}[
+        document.at.origin.kind
+    ]
     return f"/apis/networking.istio.io/v1/namespaces/{document.namespace}/{kind}/{document.name}"
 
 
@@ -240,16 +244,17 @@ def address(item: Destination, namespace: str, scope: Scope) -> tuple[str, int]:
     return host, port
 
 
-def _redirect(action: Any, redirect: Redirect, port: int) -> None:
+def _redirect(action: Any, redirect: Redirect, port: int, *, tls: bool) -> None:
     action.response_code = _REDIRECT_CODES[redirect.redirect_code]
     action.host_redirect = redirect.authority
     action.path_redirect = redirect.uri
     if redirect.scheme:
         action.scheme_redirect = redirect.scheme
-    if redirect.derive_port == "FROM_REQUEST_PORT":
-        action.port_redirect = port  # Envoy cannot derive it; routes are made for one port each
-    elif redirect.port is not None:
-        action.port_redirect = redirect.port
+    # Envoy cannot derive the request's port; routes are made for one port each.
+    wanted = port if redirect.derive_port == "FROM_REQUEST_PORT" else redirect.port
+    scheme = redirect.scheme or ("https" if tls else "http")
+    if wanted is not None and wanted != {"http": 80, "https": 443}[scheme]:
+        action.port_redirect = wanted
 
 
 def _fault(fault: FaultInjection) -> Any:

@@ -14,6 +14,7 @@ class Protocol(Enum):
 
     HTTP = "HTTP"
     HTTP2 = "HTTP2"
+    GRPC = "gRPC"
     GRPC_WEB = "gRPC-Web"
     TCP = "TCP"
     MONGO = "Mongo"
@@ -26,17 +27,17 @@ class Protocol(Enum):
     @property
     def is_http(self) -> bool:
         """Whether HTTP routing applies without looking at the bytes."""
-        return self in (Protocol.HTTP, Protocol.HTTP2, Protocol.GRPC_WEB)
+        return self is Protocol.HTTP or self.is_http2
 
     @property
     def is_http2(self) -> bool:
         """Whether it is HTTP/2 in any dress."""
-        return self in (Protocol.HTTP2, Protocol.GRPC_WEB)
+        return self is Protocol.HTTP2 or self.is_grpc
 
     @property
-    def is_tcp(self) -> bool:
-        """Whether its bytes are passed on unread."""
-        return self in (Protocol.TCP, Protocol.MONGO, Protocol.MYSQL, Protocol.REDIS, Protocol.TLS)
+    def is_grpc(self) -> bool:
+        """Whether it is gRPC."""
+        return self in (Protocol.GRPC, Protocol.GRPC_WEB)
 
     @property
     def may_be_http(self) -> bool:
@@ -49,7 +50,7 @@ _PROTOCOLS = {
     "http-proxy": Protocol.HTTP,
     "kubernetes.io/ws": Protocol.HTTP,
     "http2": Protocol.HTTP2,
-    "grpc": Protocol.HTTP2,
+    "grpc": Protocol.GRPC,
     "grpc-web": Protocol.GRPC_WEB,
     "kubernetes.io/h2c": Protocol.HTTP2,
     "tcp": Protocol.TCP,
@@ -184,6 +185,16 @@ class Service:
     def vip(self) -> str:
         """The address that a listener is named after; a CIDR block is none."""
         return next((address for address in self.addresses if "/" not in address), "")
+
+    @property
+    def asked_by(self) -> tuple[str, ...]:
+        """The address by which HTTP clients may ask for it: of several, to istiod services of their own, the last."""
+        return tuple(sorted(self.addresses)[-1:])
+
+    @property
+    def shares(self) -> bool:
+        """Whether a listener of its own cannot tell all of its calls: it has no address, or a CIDR block."""
+        return not self.addresses or any("/" in address for address in self.addresses)
 
     def port(self, number: int) -> Port | None:
         """Return the port of that number, or None."""

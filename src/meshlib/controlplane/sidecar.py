@@ -1,6 +1,6 @@
-"""What a sidecar node is served: outbound listeners, route tables by port, clusters, endpoints.
+"""What a sidecar node is served: listeners, route tables by port, clusters, endpoints.
 
-The inbound half (``virtualInbound``) is not served: no workload of a mesh without sidecars is
+The inbound half (``virtualInbound``) is served to Istio's proxies alone: no workload of a mesh without them is
 behind one.
 """
 
@@ -15,6 +15,8 @@ from envoy.config.route.v3 import route_pb2 as table_pb2
 from meshlib.controlplane import clusters, hosts, listeners, precedence, tracing
 from meshlib.controlplane.documents.virtual_service import MESH
 from meshlib.controlplane.endpoints import assignment
+from meshlib.controlplane.inbound import inbound_listeners
+from meshlib.controlplane.inbound_clusters import inbound_clusters
 from meshlib.controlplane.name_table import name_table
 from meshlib.controlplane.outbound import outbound_listeners
 from meshlib.controlplane.protobuf import duration
@@ -28,15 +30,23 @@ from meshlib.controlplane.view import View
 def resources(view: View) -> Resources:
     """Return the resources of a sidecar."""
     made = [(*target, clusters.cluster(*target, view)) for target in clusters.targets(view.concrete())]
+    kind, patches = view.node.kind, view.patches
+    served = [*outbound_listeners(view), *([] if view.node.binds else [listeners.virtual_outbound(view)])]
+    inward: list[Any] = []
+    if view.options.managed:  # nothing redirects connections to other clients than Istio's proxies
+        served += inbound_listeners(view)
+        inward = inbound_clusters(view)
+    every = [
+        *(message for *_, message in made),
+        clusters.black_hole(view.options),
+        clusters.passthrough(view.options),
+        *inward,
+        *tracing.clusters(view.options),
+    ]
     return Resources.build(
-        listeners=[*outbound_listeners(view), *([] if view.node.binds else [listeners.virtual_outbound(view)])],
-        routes=_tables(view),
-        clusters=[
-            *(message for *_, message in made),
-            clusters.black_hole(),
-            clusters.passthrough(view.options),
-            *tracing.clusters(view.options),
-        ],
+        listeners=patches.listeners(served, kind),
+        routes=patches.tables(_tables(view), kind),
+        clusters=patches.clusters(every, kind),
         endpoints=[
             assignment(service, port, rule, subset, view)
             for service, port, rule, subset, message in made
@@ -82,7 +92,7 @@ def _http_ports(view: View) -> list[int]:
         egress.port or port.number
         for egress in view.egress
         for service, port in _ports(egress)
-        if port.protocol.is_http or (port.protocol is Protocol.SNIFFED and not service.vip)
+        if port.protocol.is_http or (port.protocol is Protocol.SNIFFED and service.shares)
     }
     return sorted(shared)
 
@@ -95,7 +105,7 @@ def virtual_hosts(view: View, egress: Egress, number: int) -> Iterator[Any]:
         if port.number == number and port.protocol.may_be_http and service.host not in found:
             made = routes_of(view, egress, service, port)
             forms = hosts.answered(service.host, service.aliases, namespace, options.domain, headless=service.headless)
-            found[service.host] = virtual_host(f"{service.host}:{number}", [*forms, *service.addresses[:1]], made)
+            found[service.host] = virtual_host(f"{service.host}:{number}", [*forms, *service.asked_by], made)
     if number == 80:
         found |= _unknown_hosts(view, egress, found)
     for host in sorted(found):

@@ -72,7 +72,11 @@ def service_accounts(service: Service, options: MeshOptions) -> list[str]:
         for endpoint in port.endpoints
         if endpoint.service_account
     }
-    return sorted(f"spiffe://{options.trust_domain}/ns/{namespace}/sa/{name}" for namespace, name in accounts)
+    return sorted(
+        f"spiffe://{domain}/ns/{namespace}/sa/{name}"
+        for namespace, name in accounts
+        for domain in options.trust_domains
+    )
 
 
 def derives_sni(tls: ClientTls | None) -> bool:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from meshlib.controlplane import precedence, scoping
+from meshlib.controlplane.authorization import Security
 from meshlib.controlplane.documents import Documents
 from meshlib.controlplane.documents.sidecar import Sidecar
 from meshlib.controlplane.documents.virtual_service import VirtualService
+from meshlib.controlplane.envoy_filters import Patches
 from meshlib.controlplane.node import Node, NodeKind
 from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.precedence import Rule
@@ -28,6 +30,8 @@ class View:
         services: the services visible to it, each with the rule in force for it.
         rules: those rules by host.
         telemetry: what it logs and counts.
+        security: who may call it.
+        patches: what EnvoyFilters change of its resources.
         sidecar: the Sidecar in force for it, if there is one.
         egress: what it calls, by listener; of a gateway none.
     """
@@ -40,6 +44,8 @@ class View:
     services: tuple[tuple[Service, Rule | None], ...]
     rules: Mapping[str, Rule | None]
     telemetry: NodeTelemetry
+    security: Security
+    patches: Patches
     sidecar: Sidecar | None = None
     egress: tuple[Egress, ...] = ()
 
@@ -54,7 +60,8 @@ class View:
     ) -> View:
         """Return the view of ``node``."""
         rules = precedence.Rules(documents.destination_rules, node.namespace, options, node.labels)
-        sidecar, egress = None, ()
+        sidecar: Sidecar | None = None
+        egress: tuple[Egress, ...] = ()
         if node.kind is NodeKind.ROUTER:
             services = tuple(item for item in registry.services.values() if scoping.sees(item, node, options))
         else:
@@ -64,7 +71,22 @@ class View:
         ruled = tuple((service, rules.of(service)) for service in services)
         by_host = {service.host: rule for service, rule in ruled}
         telemetry = NodeTelemetry.of(documents, node, options)
-        return cls(documents, registry, node, options, virtual_services, ruled, by_host, telemetry, sidecar, egress)
+        security = Security.of(documents, node, options)
+        patches = Patches.of(documents, node, options)
+        return cls(
+            documents,
+            registry,
+            node,
+            options,
+            virtual_services,
+            ruled,
+            by_host,
+            telemetry,
+            security,
+            patches,
+            sidecar,
+            egress,
+        )
 
     @property
     def registry_only(self) -> bool:

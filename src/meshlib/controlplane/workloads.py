@@ -79,7 +79,7 @@ class Workloads:
     def of(cls, documents: Documents) -> Workloads:
         """Return the workloads of ``documents``."""
         localities = {node.name: node.locality for node in documents.nodes}
-        pods = {(pod.namespace, pod.name): made for pod in documents.pods if (made := _pod(pod, localities))}
+        pods = {(pod.namespace, pod.name): one for pod in documents.pods if (one := _pod(pod, localities))}
         slices: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
         for item in sorted(documents.endpoint_slices, key=lambda item: item.name):
             slices[item.namespace, item.service].append(item)

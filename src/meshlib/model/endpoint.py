@@ -42,6 +42,23 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointCheck:
+    """``Endpoint.HealthCheckConfig``: what checks of one endpoint go by.
+
+    Attributes:
+        disabled: whether it is not checked, and counts as healthy.
+        port: the port to check, 0 for the check's or the endpoint's own.
+        host: the Host header or authority, empty for the check's.
+        address: the address to check, None for the endpoint's own.
+    """
+
+    disabled: bool = False
+    port: int = 0
+    host: str = ""
+    address: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """One ``LbEndpoint``.
 
@@ -53,6 +70,9 @@ class Endpoint:
         hostname: ``Endpoint.hostname``, for auto_host_rewrite.
         metadata: ``filter_metadata`` as plain dicts.
         workload: who answers there, for metrics and spans.
+        check: what active health checks of it go by.
+        resolved: the address to dial where ``address`` is a name that stands for its endpoint
+            (LOGICAL_DNS); empty: ``address`` is dialled.
     """
 
     address: str
@@ -62,6 +82,13 @@ class Endpoint:
     hostname: str = ""
     metadata: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     workload: Workload = Workload()
+    check: EndpointCheck = EndpointCheck()
+    resolved: str = ""
+
+    @property
+    def host(self) -> str:
+        """The address to dial."""
+        return self.resolved or self.address
 
     @property
     def key(self) -> tuple[str, int]:
@@ -69,8 +96,8 @@ class Endpoint:
         return (self.address, self.port)
 
     def __str__(self) -> str:
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{host}:{self.port}" if self.port else self.address
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" if self.port else self.host
 
 
 @dataclass(frozen=True, slots=True)

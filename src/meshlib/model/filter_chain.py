@@ -15,11 +15,14 @@ from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
+from meshlib.model.filters import Filters
 from meshlib.model.headers import FilterMutations
 from meshlib.model.route import RouteConfiguration, WeightedCluster
 from meshlib.model.traffic import FaultInjection
 
 Network = IPv4Network | IPv6Network
+
+DEFAULT_BODY_LIMIT = 1024 * 1024  # Listener.per_connection_buffer_limit_bytes: "an implementation defined default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,11 @@ class HttpConnectionManager:
         fault_filter: whether the fault filter is in the chain; per-route faults need it.
         fault: the filter's own fault, for routes that set none.
         header_mutation: the header_mutation filter, None where it is not in the chain.
+        filters: the chain of filters that may answer; empty where the fault filter is the only one.
+        stream_idle_timeout: seconds that a stream may be silent, 0.0 = off.
+        max_stream_duration: seconds of a call, for routes that say nothing; 0.0 = off.
+        respect_expected_timeout: whether a request's own ``x-envoy-expected-rq-timeout-ms`` is its route timeout.
+        body_limit: bytes of a request that are kept for a retry (``per_connection_buffer_limit_bytes``).
     """
 
     route_name: str = ""
@@ -39,6 +47,11 @@ class HttpConnectionManager:
     fault_filter: bool = False
     fault: FaultInjection | None = None
     header_mutation: FilterMutations | None = None
+    filters: Filters = ()
+    stream_idle_timeout: float = 0.0
+    max_stream_duration: float = 0.0
+    respect_expected_timeout: bool = False
+    body_limit: int = DEFAULT_BODY_LIMIT
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from urllib.parse import quote
 
+from meshlib.model.match import StringMatch
 from meshlib.model.template import Facts, Template
 
 Pair = tuple[str, str]
@@ -40,17 +42,22 @@ class HeaderToAdd:
 class MutationStep:
     """The mutations of one level: first all removals, then what is added.
 
+    ``remove_matching`` removes headers by name (``remove_on_match``), as the header_mutation filter can.
     All values are worked out before any is written, as Envoy does: ``%REQ(a)%`` sees what the
     level before left, and overwriting comes before appending.
     """
 
     remove: frozenset[str] = frozenset()
     add: tuple[HeaderToAdd, ...] = ()
+    remove_matching: StringMatch | None = None
 
     def apply(self, headers: list[Pair], facts: Facts) -> None:
         """Change ``headers`` (lower-case names) in place."""
         if self.remove:
             _drop(headers, self.remove)
+        if self.remove_matching is not None:
+            test = self.remove_matching.compile()
+            _drop(headers, [name for name, _ in headers if test(name) and name != "host"])
         overwritten: dict[str, str] = {}
         appended: list[Pair] = []
         present = {name for name, _ in headers}
@@ -81,7 +88,7 @@ class HeaderMutations:
     """Mutations of one direction, level by level in the order in which they apply; false when there are none.
 
     Attributes:
-        names: every header that they may change.
+        names: every header that they may change, but for those removed by a pattern.
     """
 
     steps: tuple[MutationStep, ...] = ()
@@ -109,13 +116,59 @@ NO_MUTATIONS = HeaderMutations()
 
 
 @dataclass(frozen=True, slots=True)
+class QueryMutation:
+    """``KeyValueMutation`` of query parameters.
+
+    Attributes:
+        name: of the parameter.
+        value: with commands in it; None removes the parameter.
+        action: how it is added.
+    """
+
+    name: str
+    value: Template | None = None
+    action: AppendAction = AppendAction.APPEND_IF_EXISTS_OR_ADD
+
+    def apply(self, parameters: dict[str, list[str]], facts: Facts) -> None:
+        """Change parameters, as they stand in the URL, in place."""
+        before = parameters.get(self.name)
+        if self.value is None:
+            parameters.pop(self.name, None)
+            return
+        made = quote(self.value.format(facts), safe="-._~")
+        if self.action is AppendAction.APPEND_IF_EXISTS_OR_ADD:
+            parameters[self.name] = [*(before or ()), made]
+        elif self.action is AppendAction.ADD_IF_ABSENT:
+            parameters.setdefault(self.name, [made])
+        elif before is not None or self.action is AppendAction.OVERWRITE_IF_EXISTS_OR_ADD:
+            parameters[self.name] = [made]
+
+
+def mutated_query(target: str, mutations: Sequence[QueryMutation], facts: Facts) -> str:
+    """Return a path and query with its parameters mutated; they come out in the order of their names, as in Envoy."""
+    path, _, query = target.partition("?")
+    parameters: dict[str, list[str]] = {}
+    for pair in query.split("&") if query else ():
+        name, _, value = pair.partition("=")
+        parameters.setdefault(name, []).append(value)
+    for mutation in mutations:
+        mutation.apply(parameters, facts)
+    made = "&".join(f"{name}={value}" for name in sorted(parameters) for value in parameters[name])
+    return f"{path}?{made}" if made else path
+
+
+@dataclass(frozen=True, slots=True)
 class FilterMutations:
     """``header_mutation.v3.Mutations``: what the header_mutation filter does to either direction.
 
     Attributes:
+        query: made to the query parameters of the request.
+        disabled: on a route: the filter is left out.
         most_specific_wins: on the filter itself: route-level mutations come last, not first.
     """
 
     request: HeaderMutations = NO_MUTATIONS
     response: HeaderMutations = NO_MUTATIONS
     most_specific_wins: bool = False
+    query: tuple[QueryMutation, ...] = ()
+    disabled: bool = False

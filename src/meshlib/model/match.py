@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import re2
 
 from meshlib.model.request import RequestView
+from meshlib.model.uri_template import UriTemplate
 
 
 class HeaderValues(Protocol):
@@ -86,13 +87,15 @@ def full_match(pattern: str) -> Test:
 class PathMatch:
     """The path specifier of ``RouteMatch``: exactly one way to look at the path.
 
-    ``separated`` is ``path_separated_prefix``. The query never takes part.
+    ``separated`` is ``path_separated_prefix``. ``template`` is the URI template (``path_match_policy``)
+    that a regular expression was made of. The query never takes part.
     """
 
     op: StringOp
     value: str
     case_sensitive: bool = True
     separated: bool = False
+    template: UriTemplate | None = None
 
     def compile(self) -> Test:
         """Return the closure over the path without query."""
@@ -102,7 +105,20 @@ class PathMatch:
         length = len(self.value)
         return lambda path: test(path) and (len(path) == length or path[length] == "/")
 
+    def compile_view(self) -> Predicate:
+        """Return the closure over a request: one call for what most routes ask."""
+        value = self.value
+        if self.case_sensitive and not self.separated:
+            if self.op is StringOp.PREFIX:
+                return lambda view: view.path.startswith(value)
+            if self.op is StringOp.EXACT:
+                return lambda view: view.path == value
+        test = self.compile()
+        return lambda view: test(view.path)
+
     def __str__(self) -> str:
+        if self.template is not None:
+            return f"path_match_policy {self.template}"
         kind = "path_separated_prefix" if self.separated else {"exact": "path"}.get(self.op.value, self.op.value)
         return f"{kind} {self.value}" + ("" if self.case_sensitive else " (ignoring case)")
 
@@ -137,6 +153,8 @@ class HeaderMatch:
                 if not empty:
                     return False
                 values = [""]
+            if len(values) == 1:
+                return test(values[0]) is not invert
             return any(map(test, values)) is not invert
 
         return matches
@@ -196,8 +214,30 @@ class QueryMatch:
 
 
 @dataclass(frozen=True, slots=True)
+class CookieMatch:
+    """``CookieMatcher``: looks at the first cookie of the name; one that is missing matches only inverted."""
+
+    name: str
+    string: StringMatch
+    invert: bool = False
+
+    def compile(self) -> Predicate:
+        """Return the closure over the request."""
+        name, invert, test = self.name, self.invert, self.string.compile()
+
+        def matches(view: RequestView) -> bool:
+            value = view.cookie(name)
+            return (value is not None and test(value)) is not invert
+
+        return matches
+
+    def __str__(self) -> str:
+        return f"{self.name} {'not ' if self.invert else ''}{self.string}"
+
+
+@dataclass(frozen=True, slots=True)
 class RouteMatch:
-    """``envoy.config.route.v3.RouteMatch``: path and headers and query, all of them.
+    """``envoy.config.route.v3.RouteMatch``: path, headers, query and cookies, all of them.
 
     Attributes:
         grpc: only gRPC requests (content-type ``application/grpc``).
@@ -207,23 +247,37 @@ class RouteMatch:
     path: PathMatch
     headers: tuple[HeaderMatch, ...] = ()
     query: tuple[QueryMatch, ...] = ()
+    cookies: tuple[CookieMatch, ...] = ()
     grpc: bool = False
     runtime_fraction: float | None = None
 
     def compile(self) -> Predicate:
         """Return one closure for all but ``runtime_fraction``, which needs a draw."""
-        path = self.path.compile()
+        path = self.path.compile_view()
         checks: list[Predicate] = [m.compile() for m in self.headers]
         checks += [m.compile() for m in self.query]
+        checks += [m.compile() for m in self.cookies]
         if self.grpc:
             checks.append(is_grpc)
         if not checks:
-            return lambda view: path(view.path)
-        rest = tuple(checks)
-        return lambda view: path(view.path) and all(check(view) for check in rest)
+            return path
+        first, rest = checks[0], tuple(checks[1:])
+        if not rest:
+            return lambda view: path(view) and first(view)
+
+        def matches(view: RequestView) -> bool:
+            if not path(view) or not first(view):
+                return False
+            for check in rest:  # noqa: SIM110  a generator costs more than most checks
+                if not check(view):
+                    return False
+            return True
+
+        return matches
 
     def __str__(self) -> str:
         parts = [str(self.path), *(f"header {m}" for m in self.headers), *(f"query {m}" for m in self.query)]
+        parts += [f"cookie {m}" for m in self.cookies]
         return " and ".join([*parts, *(["gRPC"] if self.grpc else [])])
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Protocol, cast
 
+from meshlib.model.body_format import BodyFormat
+from meshlib.model.filters import RouteLimits, Settings
 from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations
 from meshlib.model.match import Predicate, RouteMatch
 from meshlib.model.metadata import Criteria
 from meshlib.model.request import RequestView
 from meshlib.model.rewrite import RegexRewrite
-from meshlib.model.template import Template
-from meshlib.model.traffic import FaultInjection, HashPolicy, RetryPolicy
+from meshlib.model.template import Metadata, Template
+from meshlib.model.traffic import FaultInjection, HashPolicy, InternalRedirects, MirrorPolicy, RetryPolicy
 
 DEFAULT_ROUTE_TIMEOUT = 15.0  # RouteAction.timeout: "If not specified, the default is 15s."
 
@@ -27,6 +31,7 @@ class WeightedCluster:
         host_rewrite: the authority when this target is drawn, before the route's own rewrites.
         request_headers, response_headers: applied before the route's.
         filter_mutations: for the header_mutation filter, when this target is drawn.
+        filters: what is said to other filters, when this target is drawn.
         subset: what is asked of its endpoints (``metadata_match``): the route's, and its own before that.
     """
 
@@ -38,7 +43,38 @@ class WeightedCluster:
     request_headers: HeaderMutations = NO_MUTATIONS
     response_headers: HeaderMutations = NO_MUTATIONS
     filter_mutations: FilterMutations | None = None
+    filters: Settings = ()
     subset: Criteria = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamDuration:
+    """``RouteAction.MaxStreamDuration``; seconds, 0.0 = off.
+
+    Attributes:
+        longest: of a call, None leaves it to the connection manager.
+        grpc_header_max: the longest that ``grpc-timeout`` may ask for, None = it is not looked at.
+        grpc_header_offset: taken off what it asks for.
+    """
+
+    longest: float | None = None
+    grpc_header_max: float | None = None
+    grpc_header_offset: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcTimeout:
+    """``max_grpc_timeout`` and ``grpc_timeout_offset``, the older way; seconds.
+
+    Attributes:
+        longest: the longest that ``grpc-timeout`` may ask for, 0.0 = no bound.
+        offset: taken off what it asks for.
+        overruled: whether the request's own timeout header counts in its place.
+    """
+
+    longest: float
+    offset: float = 0.0
+    overruled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +92,25 @@ class RouteAction:
         host_rewrite_header: the request header whose value replaces the authority, when it is there.
         host_rewrite_path_regex: makes the authority out of the path.
         auto_host_rewrite: the authority is the endpoint's host name, where it has one.
+        append_forwarded_host: whether a rewrite of the authority keeps what it was in ``x-forwarded-host``.
         cluster_not_found_code: status when the cluster does not exist.
         timeout_status: status when the timeout passes; only a request asks for another than 504.
         hash_policies: what of the request finds its endpoint, for RING_HASH and MAGLEV clusters.
         weights_by_hash: ``use_hash_policy``: that hash, where there is one, draws the cluster as well.
+        internal_redirects: which redirects are followed here, None = none.
+        mirrors: copies of requests that are sent elsewhere (the route's, else the virtual host's, else the table's).
+        hedge: ``hedge_on_per_try_timeout``: an attempt goes on when its per-try timeout passes, beside the next.
+        idle_timeout: seconds that the stream may be silent, 0 = off; None leaves it to the connection manager.
+        stream_duration: ``max_stream_duration``, None where it is not set; else ``timeout`` is 0.
+        grpc_timeout: for gRPC requests in place of ``timeout``, None where it is not set.
+        upstream_duration: seconds of each attempt to the end of its response; only a request sets it, None leaves
+            it to the cluster.
+        high_priority: whether the thresholds of the HIGH priority count.
+        body_limit: bytes of a request that are kept for a retry (``request_body_buffer_limit``), None leaves it
+            to the listener.
+        body_limit_min: the same by ``per_request_buffer_limit_bytes``, which can only lower the listener's.
+        clocked: whether it has a timeout besides ``timeout`` and ``per_try_timeout``.
+        sums: the weights, each added to those before it.
     """
 
     clusters: tuple[WeightedCluster, ...]
@@ -73,17 +124,37 @@ class RouteAction:
     host_rewrite_header: str = ""
     host_rewrite_path_regex: RegexRewrite | None = None
     auto_host_rewrite: bool = False
+    append_forwarded_host: bool = False
     timeout_status: int = 504
     hash_policies: tuple[HashPolicy, ...] = ()
     weights_by_hash: bool = False
+    internal_redirects: InternalRedirects | None = None
+    mirrors: tuple[MirrorPolicy, ...] = ()
+    hedge: bool = False
+    idle_timeout: float | None = None
+    stream_duration: StreamDuration | None = None
+    grpc_timeout: GrpcTimeout | None = None
+    upstream_duration: float | None = None
+    high_priority: bool = False
+    body_limit: int | None = None
+    body_limit_min: int | None = None
+    clocked: bool = field(init=False, compare=False, repr=False)
+    sums: tuple[int, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        rare = (self.idle_timeout, self.stream_duration, self.grpc_timeout, self.upstream_duration)
+        idle = self.retry is not None and self.retry.per_try_idle_timeout
+        object.__setattr__(self, "sums", tuple(accumulate(target.weight for target in self.clusters)))
+        object.__setattr__(self, "clocked", bool(idle) or any(each is not None for each in rare))
 
 
 @dataclass(frozen=True, slots=True)
 class DirectResponse:
-    """``DirectResponseAction``: the configuration itself answers."""
+    """``DirectResponseAction``: the configuration itself answers; ``format`` makes something of the body."""
 
     status: int
     body: str = ""
+    format: BodyFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +185,9 @@ class Route:
         fault: fault injection in force here (route, else virtual host, else filter).
         request_headers, response_headers: of route, virtual host and table, in the order they apply.
         filter_mutations: for the header_mutation filter: the route's, the virtual host's, the table's.
+        filters: what is said to other filters here (route, else virtual host, else table).
+        metadata: of the route, for commands in headers.
+        limits: its ``rate_limits`` and the virtual host's, None where there are none.
         source: where it was configured (``catalog-vs.yaml:7``).
         unsupported: fields received that meshlib does not honour, for the capability report.
         matches: the compiled ``match``.
@@ -129,6 +203,9 @@ class Route:
     request_headers: HeaderMutations = NO_MUTATIONS
     response_headers: HeaderMutations = NO_MUTATIONS
     filter_mutations: tuple[FilterMutations, ...] = ()
+    filters: Settings = ()
+    limits: RouteLimits | None = None
+    metadata: Metadata = field(default_factory=dict, hash=False)
     matches: Predicate = field(init=False, compare=False, repr=False)
     rewrites: bool = field(init=False, compare=False, repr=False)
 
@@ -153,14 +230,34 @@ class VirtualHost:
     Attributes:
         routes: in order; of a large table they may be decoded when they are first read.
         attempt_count: ``include_request_attempt_count``: send ``x-envoy-attempt-count``.
+        attempt_count_in_response: ``include_attempt_count_in_response``: say it in the response as well.
+        timeout_retry: ``include_is_timeout_retry_header``: send ``x-envoy-is-timeout-retry`` with retries.
         require_tls: "", "ALL" or "EXTERNAL_ONLY".
+        metadata: of the virtual host, for commands in headers.
+        by_tree: whether a matcher tree finds the routes for a request; they are :class:`Routes` then.
     """
 
     name: str
     domains: tuple[str, ...]
     routes: Sequence[Route] = ()
     attempt_count: bool = False
+    attempt_count_in_response: bool = False
+    timeout_retry: bool = False
     require_tls: str = ""
+    by_tree: bool = False
+    metadata: Metadata = field(default_factory=dict, hash=False)
+
+    def candidates(self, view: RequestView) -> Sequence[Route]:
+        """Return the routes that may take a request, in order."""
+        return cast("Routes", self.routes).of(view) if self.by_tree else self.routes
+
+
+class Routes(Protocol):
+    """Routes that a matcher tree leads to."""
+
+    def of(self, view: RequestView) -> Sequence[Route]:
+        """Return those for a request, in order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,9 @@ class Bindings:
         return found or self.original_dst or names.get(("127.0.0.1", port)) or names.get(("::1", port)) or ""
 
 
+_DESTINATIONS_KEPT = 4096  # hosts that a wildcard takes may be without number
+
+
 @dataclass(frozen=True, slots=True)
 class Home:
     """Where this process is, by its node.
@@ -139,6 +142,10 @@ class Snapshot:
     dormant: Container[str] = ()
     home: Home = Home()
     changed: tuple[frozenset[str], frozenset[str]] | None = field(default=None, compare=False, repr=False)
+    # Where (host, port, TLS, HTTP/2) led before: a value of the snapshot, found by look-up.
+    _destinations: dict[tuple[str, int, bool, bool], Destination] = field(
+        init=False, compare=False, repr=False, default_factory=dict
+    )
 
     def resolve(self, host: str) -> tuple[str, ...]:
         """Return the addresses a lower-case host stands for: the host itself where nothing says."""
@@ -181,10 +188,23 @@ class Snapshot:
             chance: draws one address where the host has several (headless services), as DNS
                 clients do; without it the first counts.
         """
+        known = self._destinations.get((host, port, tls, http2))
+        if known is not None:
+            return known
         addresses = self.resolve(host)
         address = addresses[0]
-        if chance is not None and len(addresses) > 1:
-            address = addresses[int(chance.random() * len(addresses))]
+        if len(addresses) > 1:
+            if chance is not None:
+                address = addresses[int(chance.random() * len(addresses))]
+            return self._destination(address, host, port, tls, http2)
+        found = self._destination(address, host, port, tls, http2)
+        if found is not None:
+            if len(self._destinations) >= _DESTINATIONS_KEPT:
+                self._destinations.clear()
+            self._destinations[host, port, tls, http2] = found
+        return found
+
+    def _destination(self, address: str, host: str, port: int, tls: bool, http2: bool) -> Destination | None:
         listener = self.find_listener(address, port)
         if listener is None:
             return None

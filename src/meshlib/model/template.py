@@ -6,6 +6,7 @@ nothing, so that a header of which nothing is left is not sent (Envoy's ``omit_e
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -22,28 +23,38 @@ class Facts(Protocol):
     def response_header(self, name: str) -> str | None:
         """Return the first value of a response header (lower case), None before there is one."""
 
+    def metadata(self, of: str) -> Metadata | None:
+        """Return metadata of ``CLUSTER``, ``ROUTE``, ``VIRTUAL_HOST`` or ``UPSTREAM_HOST``, or ``DYNAMIC``."""
+
     def fact(self, command: str) -> str | None:
         """Return the value of a command without arguments, None where it is not known."""
 
 
+Metadata = Mapping[str, Mapping[str, object]]
 Value = Callable[[Facts], str | None]
 
 # Commands without arguments whose value a client in the process knows.
 KNOWN = frozenset(
     {
+        "ACCESS_LOG_TYPE",
         "BYTES_RECEIVED",
         "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
         "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT",
         "HOSTNAME",
+        "LISTENER_NAME",
+        "LOCAL_REPLY_BODY",
         "PROTOCOL",
+        "QUERY_PARAMS",
         "RESPONSE_CODE",
         "RESPONSE_CODE_DETAILS",
         "RESPONSE_FLAGS",
+        "RESPONSE_FLAGS_LONG",
         "ROUTE_NAME",
         "UPSTREAM_CLUSTER",
         "UPSTREAM_CLUSTER_RAW",
         "UPSTREAM_HOST",
         "UPSTREAM_HOST_NAME",
+        "UPSTREAM_PROTOCOL",
         "UPSTREAM_REMOTE_ADDRESS",
         "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
         "UPSTREAM_REMOTE_PORT",
@@ -55,7 +66,7 @@ KNOWN = frozenset(
 # and times of a proxy.
 _FOREIGN = frozenset(
     """
-    ACCESS_LOG_TYPE BYTES_RETRANSMITTED BYTES_SENT CLUSTER_METADATA COMMON_DURATION CONNECTION_ID
+    BYTES_RETRANSMITTED BYTES_SENT COMMON_DURATION CONNECTION_ID
     CONNECTION_TERMINATION_DETAILS CUSTOM_FLAGS DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED
     DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT DOWNSTREAM_DETECTED_CLOSE_TYPE DOWNSTREAM_DIRECT_LOCAL_ADDRESS
     DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT
@@ -71,10 +82,10 @@ _FOREIGN = frozenset(
     DOWNSTREAM_PEER_SUBJECT DOWNSTREAM_PEER_URI_SAN DOWNSTREAM_REMOTE_ADDRESS DOWNSTREAM_REMOTE_PORT
     DOWNSTREAM_TLS_CIPHER DOWNSTREAM_TLS_GROUP DOWNSTREAM_TLS_SESSION_ID DOWNSTREAM_TLS_VERSION
     DOWNSTREAM_TRANSPORT_FAILURE_REASON DOWNSTREAM_WIRE_BYTES_RECEIVED DOWNSTREAM_WIRE_BYTES_SENT DURATION
-    DYNAMIC_METADATA EMIT_TIME EMIT_TIME_LOCAL FILTER_CHAIN_NAME FILTER_STATE GRPC_STATUS GRPC_STATUS_NUMBER
-    LISTENER_NAME LOCAL_REPLY_BODY METADATA PACKETS_RETRANSMITTED PER_REQUEST_STATE QUERY_PARAMS
+    EMIT_TIME EMIT_TIME_LOCAL FILTER_CHAIN_NAME FILTER_STATE GRPC_STATUS GRPC_STATUS_NUMBER
+    PACKETS_RETRANSMITTED PER_REQUEST_STATE
     REQUESTED_SERVER_NAME REQUEST_DURATION REQUEST_HEADERS_BYTES REQUEST_TX_DURATION RESPONSE_DURATION
-    RESPONSE_FLAGS_LONG RESPONSE_HEADERS_BYTES RESPONSE_TRAILER RESPONSE_TRAILERS_BYTES
+    RESPONSE_HEADERS_BYTES RESPONSE_TRAILER RESPONSE_TRAILERS_BYTES
     RESPONSE_TX_DURATION ROUNDTRIP_DURATION
     SPAN_ID START_TIME START_TIME_LOCAL STREAM_ID TLS_JA3_FINGERPRINT TLS_JA4_FINGERPRINT TRACE_ID TRAILER UNIQUE_ID
     UPSTREAM_CONNECTION_ID UPSTREAM_CONNECTION_IDS_ATTEMPTED UPSTREAM_CONNECTION_POOL_READY_DURATION
@@ -83,9 +94,9 @@ _FOREIGN = frozenset(
     UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT UPSTREAM_HOST_NAMES_ATTEMPTED UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT
     UPSTREAM_HOST_NAME_WITHOUT_PORT UPSTREAM_LOCAL_ADDRESS UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT
     UPSTREAM_LOCAL_CLOSE_REASON UPSTREAM_LOCAL_DNS_SAN UPSTREAM_LOCAL_IP_SAN UPSTREAM_LOCAL_PORT
-    UPSTREAM_LOCAL_URI_SAN UPSTREAM_METADATA UPSTREAM_PEER_CERT UPSTREAM_PEER_CERT_V_END UPSTREAM_PEER_CERT_V_START
+    UPSTREAM_LOCAL_URI_SAN UPSTREAM_PEER_CERT UPSTREAM_PEER_CERT_V_END UPSTREAM_PEER_CERT_V_START
     UPSTREAM_PEER_DNS_SAN UPSTREAM_PEER_IP_SAN UPSTREAM_PEER_ISSUER UPSTREAM_PEER_SUBJECT UPSTREAM_PEER_URI_SAN
-    UPSTREAM_PROTOCOL UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID UPSTREAM_SERVER_NAME UPSTREAM_TLS_CIPHER
+    UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID UPSTREAM_SERVER_NAME UPSTREAM_TLS_CIPHER
     UPSTREAM_TLS_GROUP UPSTREAM_TLS_SESSION_ID UPSTREAM_TLS_VERSION UPSTREAM_TRANSPORT_FAILURE_REASON
     UPSTREAM_WIRE_BYTES_RECEIVED UPSTREAM_WIRE_BYTES_SENT VIRTUAL_CLUSTER_NAME
     """.split()  # noqa: SIM905  a list of a hundred strings would be two pages
@@ -100,31 +111,42 @@ class Template:
 
     Attributes:
         text: as configured.
+        missing: stands for a command without a value.
         foreign: commands that Envoy knows and that have no value in a client.
         format: the compiled text.
+        alone: the value of the one command that the text is, None for any other text.
 
     Raises:
         ValueError: on what Envoy refuses: an unknown command, a lone ``%``, a missing argument.
     """
 
     text: str
+    missing: str = ""
     foreign: tuple[str, ...] = field(init=False, compare=False, repr=False)
     format: Callable[[Facts], str] = field(init=False, compare=False, repr=False)
+    alone: Value | None = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         parts, foreign = _parse(self.text)
+        lone = [part for part in parts if part]
+        object.__setattr__(self, "alone", lone[0] if len(lone) == 1 and callable(lone[0]) else None)
         object.__setattr__(self, "foreign", foreign)
-        object.__setattr__(self, "format", _compiled(parts))
+        object.__setattr__(self, "format", _compiled(parts, self.missing))
 
     def __str__(self) -> str:
         return self.text
 
 
-def _compiled(parts: list[str | Value]) -> Callable[[Facts], str]:
+def _compiled(parts: list[str | Value], missing: str) -> Callable[[Facts], str]:
     if all(isinstance(part, str) for part in parts):
         text = "".join(part for part in parts if isinstance(part, str))
         return lambda _facts: text
-    return lambda facts: "".join(part if isinstance(part, str) else part(facts) or "" for part in parts)
+
+    def text_of(part: str | Value, facts: Facts) -> str:
+        value = part if isinstance(part, str) else part(facts)
+        return missing if value is None else value
+
+    return lambda facts: "".join(text_of(part, facts) for part in parts)
 
 
 def _parse(text: str) -> tuple[list[str | Value], tuple[str, ...]]:
@@ -236,6 +258,34 @@ def _path(argument: str) -> Value:
     return value
 
 
+def _metadata(of: str) -> Callable[[str], Value]:
+    """``%CLUSTER_METADATA(namespace:key:key)%``: the value there, as JSON where it is no text."""
+
+    def make(argument: str) -> Value:
+        namespace, *keys = argument.split(":")
+
+        def value(facts: Facts) -> str | None:
+            found: object = (facts.metadata(of) or {}).get(namespace)
+            for key in keys:
+                found = found.get(key) if isinstance(found, Mapping) else None
+            if found is None or isinstance(found, str):
+                return found
+            whole = int(found) if isinstance(found, float) and found.is_integer() else found
+            return json.dumps(whole, sort_keys=True, separators=(",", ":"))
+
+        return value
+
+    return make
+
+
+def _typed_metadata(argument: str) -> Value:
+    """``%METADATA(TYPE:namespace:key)%``; a call from the process has no listener's."""
+    of, _, rest = argument.partition(":")
+    if of not in ("CLUSTER", "DYNAMIC", "LISTENER", "LISTENER_FILTER_CHAIN", "ROUTE", "UPSTREAM_HOST", "VIRTUAL_HOST"):
+        raise ValueError(f"%METADATA({argument})% names no kind of metadata that Envoy knows")
+    return _metadata(of)(rest)
+
+
 _MAKERS: Mapping[str, Callable[[str], Value]] = {
     "REQ": _request,
     "REQUEST_HEADER": _request,
@@ -243,4 +293,8 @@ _MAKERS: Mapping[str, Callable[[str], Value]] = {
     "RESPONSE_HEADER": _response,
     "ENVIRONMENT": _environment,
     "QUERY_PARAM": _query_parameter,
+    "CLUSTER_METADATA": _metadata("CLUSTER"),
+    "UPSTREAM_METADATA": _metadata("UPSTREAM_HOST"),
+    "DYNAMIC_METADATA": _metadata("DYNAMIC"),
+    "METADATA": _typed_metadata,
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from meshlib.clock import Clock, Randomness
 from meshlib.model.balancing import HASHING, LbPolicy, PeakEwma
-from meshlib.model.cluster import Cluster, Discovery, TransportSocket
+from meshlib.model.cluster import Cluster, TransportSocket
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import NOWHERE, ClusterLoadAssignment, Endpoint, HealthStatus, Locality
 from meshlib.model.metadata import Criteria
 from meshlib.policy.balancing import latency, orca
@@ -21,10 +22,15 @@ from meshlib.policy.balancing.subsets import SubsetBalancer
 from meshlib.policy.balancing.view import BalancingView, view_of
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.effects import HeaderLookup, Outcome
-from meshlib.policy.limits import Limits
+from meshlib.policy.limits import Limits, mutex
+from meshlib.policy.names import Answers, resolved
 from meshlib.policy.outlier import OutlierDetector, Tally, Verdict
+from meshlib.policy.safety import RetryRate
+from meshlib.policy.upkeep import Keeping, Upkeep, no_upkeep
 
 _DOWN = frozenset({HealthStatus.UNHEALTHY, HealthStatus.DRAINING, HealthStatus.TIMEOUT})
+_PASSING = frozenset({HealthStatus.HEALTHY, HealthStatus.DEGRADED})
+_DYNAMIC = (Discovery.EDS, Discovery.STRICT_DNS)
 _UNPROVEN = frozenset({HealthStatus.UNKNOWN, HealthStatus.UNHEALTHY})
 
 
@@ -32,7 +38,9 @@ class EndpointState:
     """What is known of one endpoint now. Written under its cluster's lock.
 
     Attributes:
+        cluster: whose it is.
         endpoint: its configuration; replaced by updates that keep its address.
+        key: its address.
         active: attempts in flight.
         connections: attempts that hold or were granted a connection.
         ejected: whether outlier detection has taken it out.
@@ -52,6 +60,7 @@ class EndpointState:
     __slots__ = (
         "active",
         "answers",
+        "cluster",
         "connections",
         "connects",
         "consecutive_5xx",
@@ -62,6 +71,7 @@ class EndpointState:
         "ejection_jitter",
         "endpoint",
         "excluded",
+        "key",
         "latency",
         "probe",
         "reported",
@@ -70,8 +80,11 @@ class EndpointState:
         "weight",
     )
 
+    cluster: ClusterState  # set by it
+
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self.key = endpoint.key
         self.active = 0
         self.connections = 0
         self.ejected = False
@@ -122,29 +135,41 @@ class ClusterState:
 
     Attributes:
         config: the cluster as last configured.
-        limits: thresholds and counts; its lock guards everything here.
+        limits: thresholds and counts of the DEFAULT priority; its lock guards everything here.
+        high: those of the HIGH priority, for routes that ask for it.
         outliers: the outlier detector.
         breaker: the opt-in pybreaker gate, None unless asked for.
+        retry_rate: the budget of ``retry_safety="strict"``.
         endpoints: by address.
         touched: whether an endpoint was picked since :meth:`MeshState.used` was last asked.
+        upkeep: what looks names up and checks endpoints, None where nothing has to.
+        assignment: the endpoints, with names looked up; None while EDS has not answered.
     """
 
     __slots__ = (
+        "_answers",
         "_balancer",
         "_builds",
         "_chance",
         "_clock",
+        "_keeping",
+        "_kept",
         "_memory",
         "_newest",
         "_next_weights",
         "_originals",
+        "_placing",
         "_surroundings",
+        "assignment",
         "breaker",
         "config",
         "endpoints",
+        "high",
         "limits",
         "outliers",
+        "retry_rate",
         "touched",
+        "upkeep",
     )
 
     def __init__(
@@ -155,11 +180,14 @@ class ClusterState:
         *,
         clock: Clock,
         surroundings: Surroundings = ALONE,
+        keeping: Keeping = no_upkeep,
     ) -> None:
         self.config = config
         self.limits = Limits(config.thresholds)
+        self.high = Limits(config.high_thresholds, self.limits.lock)
         self.outliers = OutlierDetector(config.outlier)
         self.breaker = breaker
+        self.retry_rate = RetryRate()
         self.endpoints: dict[tuple[str, int], EndpointState] = {}
         self._originals: dict[tuple[str, int], EndpointState] = {}
         self._chance = chance
@@ -170,6 +198,14 @@ class ClusterState:
         self._next_weights = self._newest + config.balancing.reports.weight_update_period
         self._builds = 0
         self.touched = True
+        self._placing = mutex()  # one at a time gives the cluster other endpoints
+        self._answers: Answers = {}
+        self._kept: frozenset[tuple[str, int]] = frozenset()
+        self.assignment: ClusterLoadAssignment | None = None
+        self._keeping = keeping
+        self.upkeep: Upkeep | None = None
+        self._keep(config)
+        self.assignment = resolved(config, self._answers)
         self.endpoints = self._states(config, {})
         self._balancer = self._build(config, self._sets(config, self.endpoints), self._newest)
 
@@ -180,8 +216,27 @@ class ClusterState:
         """
         if config is self.config:
             return
+        with self._placing:
+            if config.discovery is not self.config.discovery:
+                self._answers = {}
+            self._keep(config)
+            self._place(config)
+        self.limits.configure(config.thresholds)
+        self.high.configure(config.high_thresholds)
+        if self.upkeep is not None:
+            self.upkeep.configured()
+
+    def resolve(self, answers: Answers) -> None:
+        """Take the addresses that names were found to have; counts and ejections of those that stay are kept."""
+        with self._placing:
+            self._answers = answers
+            self._place(self.config)
+
+    def _place(self, config: Cluster) -> None:
         now = self._clock()
         builds, before = self._builds, self.endpoints
+        found = resolved(config, self._answers)
+        self.assignment = self._with_kept(config, found) if found is not None else None
         endpoints = self._states(config, before)
         fresh = self._build(config, self._sets(config, endpoints), now)
         fresh.warm(self._balancer, now)
@@ -196,7 +251,69 @@ class ClusterState:
             self._balancer = fresh
             if self._builds != builds or unejected:  # health changed meanwhile
                 self._rebuild(now)
-        self.limits.configure(config.thresholds)
+
+    def _keep(self, config: Cluster) -> None:
+        """Have the cluster kept up if its configuration needs that, and not if it does not."""
+        needed = config.discovery.by_name or bool(config.health_checks)
+        if needed and self.upkeep is None:
+            self.upkeep = self._keeping(self)
+        elif not needed and self.upkeep is not None:
+            self.upkeep.close()
+            self.upkeep = None
+
+    def _with_kept(self, config: Cluster, assignment: ClusterLoadAssignment) -> ClusterLoadAssignment:
+        """Add the endpoints that discovery took away, and that checks still find healthy.
+
+        Envoy trusts checks over discovery, which is only eventually consistent; an endpoint that is
+        gone leaves when a check of it fails, or at once with ``ignore_health_on_host_removal``.
+        """
+        self._kept = frozenset()
+        if self.assignment is None or config.discovery not in _DYNAMIC or config.ignore_health_on_removal:
+            return assignment
+        there = {endpoint.key for locality in assignment.localities for endpoint in locality.endpoints}
+        kept = []
+        for locality in self.assignment.localities:
+            stay = tuple(e for e in locality.endpoints if e.key not in there and self._stays(config, e))
+            if stay:
+                kept.append(replace(locality, endpoints=stay))
+        self._kept = frozenset(endpoint.key for locality in kept for endpoint in locality.endpoints)
+        return replace(assignment, localities=(*assignment.localities, *kept)) if kept else assignment
+
+    def _stays(self, config: Cluster, endpoint: Endpoint) -> bool:
+        state = self.endpoints.get(endpoint.key)
+        passes = state is not None and state.probe in _PASSING
+        return passes and self._checked(config, endpoint) and endpoint.health not in _DOWN
+
+    def _checked(self, config: Cluster, endpoint: Endpoint) -> bool:
+        return self.upkeep is not None and bool(config.health_checks) and not endpoint.check.disabled
+
+    def checks(self, state: EndpointState) -> bool:
+        """Tell whether active health checks decide on an endpoint."""
+        return self._checked(self.config, state.endpoint)
+
+    def probed(self, state: EndpointState, health: HealthStatus, *, excluded: bool, success: bool) -> bool:
+        """Take what active health checks make of an endpoint; tells whether that calls for :meth:`refresh`.
+
+        Args:
+            state: the endpoint.
+            health: HEALTHY, DEGRADED or UNHEALTHY.
+            excluded: whether it counts as if it were not there.
+            success: whether the last check was one.
+        """
+        key = state.endpoint.key
+        with self.limits.lock:
+            if self.endpoints.get(key) is not state:
+                return False
+            changed = health is not state.probe or excluded is not state.excluded
+            state.probe, state.excluded = health, excluded
+            config = self.outliers.config
+            if success and config is not None and config.unejected_by_check and state.ejected:
+                self.outliers.forget(state)
+                changed = True
+        if key in self._kept and health not in _PASSING:
+            with self._placing:
+                self._place(self.config)
+        return changed
 
     def refresh(self) -> None:
         """Balance anew: health that is not of this state's own making has changed (probes, the local cluster)."""
@@ -209,21 +326,30 @@ class ClusterState:
         """Return the state of each endpoint of ``config``: that from before, where its address stays."""
         reported = config.balancing.policy is LbPolicy.CLIENT_SIDE_WEIGHTED_ROUND_ROBIN
         found: dict[tuple[str, int], EndpointState] = {}
-        for locality in (config.assignment or ClusterLoadAssignment(config.name)).localities:
+        for locality in (self.assignment or ClusterLoadAssignment(config.name)).localities:
             for endpoint in locality.endpoints:
                 key = endpoint.key
                 if key in found:
                     continue
-                state = found[key] = before.get(key) or EndpointState(endpoint)
+                state = before.get(key)
+                if state is None:
+                    state = EndpointState(endpoint)
+                    state.cluster = self
+                    state.probe = HealthStatus.UNKNOWN if self.upkeep is not None else HealthStatus.HEALTHY
+                found[key] = state
                 if state.endpoint is not endpoint:
                     state.endpoint = endpoint
+                if self.upkeep is None or not self._checked(config, endpoint):
+                    state.probe, state.excluded = HealthStatus.HEALTHY, False
+                elif state.probe is HealthStatus.UNKNOWN:
+                    state.excluded = config.ignore_new_hosts
                 if not reported:
                     state.weight = endpoint.weight
         return found
 
     def _sets(self, config: Cluster, endpoints: dict[tuple[str, int], EndpointState]) -> tuple[HostSet, ...]:
         return host_sets(
-            config.assignment or ClusterLoadAssignment(config.name),
+            self.assignment or ClusterLoadAssignment(config.name),
             endpoints,
             self._surroundings.locality,
             dedupe=config.discovery is not Discovery.STATIC,
@@ -377,15 +503,22 @@ class ClusterState:
             if state is None:
                 self._originals = {k: s for k, s in self._originals.items() if s.active or s.connections}
                 state = self._originals[key] = EndpointState(Endpoint(host, port))
+                state.cluster = self
             return state
 
     def offers(self, state: EndpointState) -> bool:
         """Tell whether an endpoint picked earlier is still one of the cluster's."""
-        return self.config.discovery is Discovery.ORIGINAL_DST or self.endpoints.get(state.endpoint.key) is state
+        return self.config.discovery is Discovery.ORIGINAL_DST or self.endpoints.get(state.key) is state
 
-    def begin(self, state: EndpointState) -> bool:
-        """Count an attempt in; False when ``max_requests`` are in flight. :meth:`end` counts it out."""
-        limits = self.limits
+    def begin(self, state: EndpointState, limits: Limits | None = None) -> bool:
+        """Count an attempt in; False when ``max_requests`` are in flight. :meth:`end` counts it out.
+
+        Args:
+            state: the endpoint.
+            limits: :attr:`limits` or :attr:`high`; None is the former.
+        """
+        if limits is None:
+            limits = self.limits
         with limits.lock:
             if limits.requests >= limits.thresholds.max_requests:
                 return False
@@ -393,18 +526,36 @@ class ClusterState:
             state.active += 1
             return True
 
-    def end(self, state: EndpointState) -> None:
+    def end(self, state: EndpointState, limits: Limits | None = None) -> None:
         """Count an attempt out."""
-        with self.limits.lock:
-            self.limits.requests -= 1
+        if limits is None:
+            limits = self.limits
+        with limits.lock:
+            limits.requests -= 1
             state.active -= 1
+
+    def deposit(self, now: float) -> None:
+        """Count a call into the budget of strict retries."""
+        with self.limits.lock:
+            self.retry_rate.deposit(now)
+
+    def withdraw(self, now: float) -> bool:
+        """Take a retry from the budget of strict retries; False when it is spent."""
+        with self.limits.lock:
+            return self.retry_rate.withdraw(now)
+
+    def priorities(self) -> Sequence[tuple[HostSet, Availability]]:
+        """Return each priority's endpoints and what they could take, for ``previous_priorities``."""
+        with self.limits.lock:
+            balancer = self._balancer
+            return list(zip(balancer.sets, balancer.loads.availability, strict=True))
 
     def observe(self, state: EndpointState, verdict: Verdict, now: float) -> bool:
         """Tell outlier detection what an attempt met; returns whether it ejected the endpoint."""
         if self.outliers.config is None:
             return False
         with self.limits.lock:
-            if self.endpoints.get(state.endpoint.key) is not state:
+            if self.endpoints.get(state.key) is not state:
                 return False  # it left the cluster meanwhile
             ejected = self.outliers.observe(state, verdict, len(self.endpoints), now, self._chance)
             if ejected:
@@ -427,15 +578,19 @@ class ClusterState:
         by_latency = self._surroundings.peak_ewma is not None and self.config.lb_policy not in HASHING
         return replace(view, policy="PEAK_EWMA") if by_latency else view
 
-    def transport_socket(self, endpoint: Endpoint) -> TransportSocket | None:
+    def transport_socket(
+        self, endpoint: Endpoint, criteria: Mapping[str, object] | None = None
+    ) -> TransportSocket | None:
         """Return the transport socket in force for ``endpoint``, None for plaintext.
+
+        ``criteria`` stand in for its metadata (``transport_socket_match_criteria`` of health checks).
 
         ``transport_socket_matches``: the first whose criteria all equal the endpoint's
         ``envoy.transport_socket_match`` metadata, else the cluster's own socket.
         """
         config = self.config
         if config.transport_socket_matches:
-            metadata = endpoint.metadata.get("envoy.transport_socket_match", {})
+            metadata = endpoint.metadata.get("envoy.transport_socket_match", {}) if criteria is None else criteria
             for match in config.transport_socket_matches:
                 if all(metadata.get(key) == value for key, value in match.criteria):
                     return match.socket

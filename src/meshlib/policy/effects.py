@@ -7,11 +7,14 @@ below; a driver of about 25 lines, one sync and one async, performs them:
 effect         the driver                                                 sends back
 =============  =========================================================  ==================
 Attempt        dials ``endpoint``, sends the request, waits for the head  Outcome
+Race           makes attempts side by side, waits for the first to end    Raced or None
 Sleep          sleeps                                                     None
 Await          waits until ``cluster`` is there; puts the newest        None
                snapshot into ``Call.live``, or ends the call
 Park           waits until ``ticket`` is granted or ``deadline`` passes   None
 Discard        closes the response of an outcome that will be retried     None
+Restart        closes it as well and goes on with another request         None
+Mirror         has another call made beside this one, and never waits     None
 Respond        returns the response; the stream wrapper keeps the         BodyEnd, when the
                generator and reports the end of the body                  body ends or breaks
 Reply          returns a reply made here, or raises, by ``local_replies``  nothing: last effect
@@ -26,10 +29,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from meshlib.model.cluster import Cluster, TransportSocket
 from meshlib.model.endpoint import Endpoint
+from meshlib.model.request import RequestView
+
+if TYPE_CHECKING:
+    from meshlib.model.route import RouteAction
+    from meshlib.policy.call import Call
 
 
 class ErrorKind(Enum):
@@ -47,7 +55,10 @@ class ErrorKind(Enum):
 
 
 class HeaderLookup(Protocol):
-    """Response headers as policy reads them; ``httpx.Headers`` and ``dict`` satisfy it."""
+    """Response headers as policy reads them; ``httpx.Headers`` and ``dict`` satisfy it.
+
+    ``httpx.Headers`` also has ``get_list``, for headers that come more than once.
+    """
 
     def get(self, key: str, /) -> str | None:
         """Return the value of a header by lower-case name, or None."""
@@ -79,6 +90,14 @@ class Outcome(NamedTuple):
     grpc_status: int | None = None
     written: bool = True
     upload: float = 0.0
+
+    def values(self, name: str) -> list[str]:
+        """Return every value of the response header ``name`` (lower case), in order."""
+        several = getattr(self.headers, "get_list", None)
+        if several is not None:
+            return list(several(name))
+        value = self.headers.get(name)
+        return [] if value is None else [value]
 
 
 @dataclass(slots=True)
@@ -123,11 +142,43 @@ class Await:
     cluster: str
 
 
+@dataclass(slots=True)
+class Race:
+    """Go on with several attempts at once, until one has its response head or error.
+
+    A driver may only be asked for races where :attr:`~meshlib.policy.call.Call.races` says so. What
+    still runs when policy asks for anything else has lost: the driver ends it.
+
+    Attributes:
+        launch: an attempt to begin beside those under way, None for none.
+        drop: numbers of attempts to end, or of answered ones whose responses to close.
+        ticket: a connection slot whose grant ends the wait too, None for none.
+        timeout: seconds to wait for the first answer, None = no bound.
+    """
+
+    launch: Attempt | None
+    drop: Sequence[int]
+    ticket: Ticket | None
+    timeout: float | None
+
+
+class Raced(NamedTuple):
+    """One of several attempts has ended, or sent its request in full.
+
+    Attributes:
+        number: of the attempt.
+        outcome: what it met; None when its streamed body has gone out.
+    """
+
+    number: int
+    outcome: Outcome | None
+
+
 class Ticket(Protocol):
-    """A place in the queue for a connection slot; see ``policy.limits``."""
+    """Something to wait for: a connection slot (``policy.limits``), a cluster's first look-up (``policy.upkeep``)."""
 
     def on_grant(self, wake: WakeUp) -> None:
-        """Call ``wake()``, from any thread, once the slot is granted; at once if it already is."""
+        """Call ``wake()``, from any thread, once it is granted; at once if it already is."""
         ...
 
 
@@ -141,10 +192,17 @@ class WakeUp(Protocol):
 
 @dataclass(slots=True)
 class Park:
-    """Wait for a connection slot, at most ``timeout`` seconds (None = no bound)."""
+    """Wait for ``ticket``, at most ``timeout`` seconds (None = no bound).
+
+    Attributes:
+        ticket: tells when the wait is over.
+        timeout: seconds.
+        pooled: whether it is a connection slot, so that the application's pool timeout counts.
+    """
 
     ticket: Ticket
     timeout: float | None
+    pooled: bool = True
 
 
 @dataclass(slots=True)
@@ -155,19 +213,51 @@ class Discard:
 
 
 @dataclass(slots=True)
+class Restart:
+    """Close the response of ``outcome`` and go on with another request: an internal redirect.
+
+    Attributes:
+        outcome: the response that redirects.
+        view: the request to go on with; its headers are all there are.
+        body: whether it has the body of the first.
+    """
+
+    outcome: Outcome
+    view: RequestView
+    body: bool
+
+
+@dataclass(slots=True)
+class Mirror:
+    """Have a copy of the request sent, by ``policy.stack.mirrored``; nobody waits for its outcome.
+
+    Attributes:
+        call: the copy; its view has all of its headers.
+        action: where it goes.
+    """
+
+    call: Call
+    action: RouteAction
+
+
+@dataclass(slots=True)
 class Respond:
     """Return ``outcome`` to the application (its response, or its exception).
 
     Attributes:
         outcome: the final outcome; always a response.
         timeout: seconds left for the body to end (route timeout), None = no bound.
+        gap: seconds that each wait for a part of it may last (idle timeouts), None = no bound.
         edit: takes the response's headers (lower-case names) and returns what the application is
             to see in their place; None leaves them alone. gRPC metadata is left alone.
+        rate: bytes of the body a second (an injected fault), 0.0 = as it comes.
     """
 
     outcome: Outcome
     timeout: float | None
+    gap: float | None = None
     edit: Callable[[Sequence[tuple[str, str]]], list[tuple[str, str]]] | None = None
+    rate: float = 0.0
 
 
 class ReplyKind(Enum):
@@ -183,6 +273,7 @@ class ReplyKind(Enum):
     TLS_UNAVAILABLE = "transport security unavailable"
     RESET = "upstream reset"
     PER_TRY_TIMEOUT = "per-try timeout"
+    STREAM_TIMEOUT = "stream timeout"
     ROUTE_TIMEOUT = "route timeout"
     APPLICATION = "ended by the application"
 
@@ -225,5 +316,5 @@ class BodyEnd(NamedTuple):
     trailers: HeaderLookup = {}  # noqa: RUF012  a shared empty dict nobody writes to
 
 
-Effect = Attempt | Await | Sleep | Park | Discard | Respond | Reply
-Answer = Outcome | BodyEnd | None
+Effect = Attempt | Race | Await | Sleep | Park | Discard | Restart | Mirror | Respond | Reply
+Answer = Outcome | Raced | BodyEnd | None

@@ -1,4 +1,4 @@
-"""What the engine tells the observer: metrics, traces and the access log hang on these four."""
+"""What the engine tells the observer: metrics, traces and the access log hang on these five."""
 
 from __future__ import annotations
 
@@ -28,9 +28,17 @@ class Observer(Protocol):
     def call_ended(self, record: CallRecord) -> None:
         """The call is over: its body closed, or it failed. Called exactly once a call."""
 
+    def mirror_ended(self, record: CallRecord) -> None:
+        """A copy of a request is over (request mirroring), or was dropped: ``mirror_overflow`` in its detail.
+
+        Called on a thread or task of the mesh's own.
+        """
+
 
 class NullObserver:
     """Observes nothing."""
+
+    __slots__ = ()
 
     def call_started(self, record: CallRecord) -> None:
         """Do nothing."""
@@ -44,3 +52,23 @@ class NullObserver:
 
     def call_ended(self, record: CallRecord) -> None:
         """Do nothing."""
+
+    def mirror_ended(self, record: CallRecord) -> None:
+        """Do nothing."""
+
+
+class MirrorObserver(NullObserver):
+    """What a mirrored call tells: nothing but its end, and that apart from calls of the application.
+
+    Args:
+        observer: is told.
+    """
+
+    __slots__ = ("_observer",)
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def call_ended(self, record: CallRecord) -> None:
+        """Tell of the end of a copy."""
+        self._observer.mirror_ended(record)

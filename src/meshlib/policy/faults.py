@@ -8,6 +8,30 @@ from meshlib.clock import Randomness
 from meshlib.model.match import Predicate
 from meshlib.model.request import RequestView
 from meshlib.model.traffic import FaultAbort, FaultInjection
+from meshlib.policy.limits import mutex
+
+
+class ActiveFaults:
+    """Calls of a mesh with a fault injected, for ``max_active_faults``. Thread-safe."""
+
+    __slots__ = ("_active", "_lock")
+
+    def __init__(self) -> None:
+        self._active = 0
+        self._lock = mutex()
+
+    def enter(self, most: int | None) -> bool:
+        """Count a call in; False when ``most`` are under way (None = no limit)."""
+        with self._lock:
+            if most is not None and self._active >= most:
+                return False
+            self._active += 1
+            return True
+
+    def leave(self) -> None:
+        """Count a call out."""
+        with self._lock:
+            self._active -= 1
 
 
 @lru_cache(maxsize=256)
@@ -18,6 +42,8 @@ def _conditions(fault: FaultInjection) -> tuple[Predicate, ...]:
 def applies(fault: FaultInjection, view: RequestView, cluster: str) -> bool:
     """Tell whether the fault looks at this request at all."""
     if fault.upstream_cluster and fault.upstream_cluster != cluster:
+        return False
+    if fault.downstream_nodes and view.header("x-envoy-downstream-service-node") not in fault.downstream_nodes:
         return False
     return all(condition(view) for condition in _conditions(fault))
 
@@ -32,6 +58,18 @@ def draw_delay(fault: FaultInjection, view: RequestView, chance: Randomness) -> 
         seconds = (view.whole("x-envoy-fault-delay-request") or 0) / 1000
         percentage = _lowered(percentage, delay.unit, view, "x-envoy-fault-delay-request-percentage")
     return seconds if seconds and chance.random() * 100.0 < percentage else 0.0
+
+
+def draw_rate(fault: FaultInjection, view: RequestView, chance: Randomness) -> float:
+    """Return the bytes a second to which this request's response is slowed down, 0.0 for no slowing."""
+    rate = fault.rate
+    if rate is None:
+        return 0.0
+    kbps, percentage = rate.kbps, rate.percentage
+    if rate.by_header:
+        kbps = view.whole("x-envoy-fault-throughput-response") or 0
+        percentage = _lowered(percentage, rate.unit, view, "x-envoy-fault-throughput-response-percentage")
+    return 1024.0 * kbps if kbps and chance.random() * 100.0 < percentage else 0.0
 
 
 def draw_abort(fault: FaultInjection, view: RequestView, chance: Randomness) -> FaultAbort | None:

@@ -23,6 +23,8 @@ UPSTREAM_PROTOCOL_ERROR = 1 << 13
 DOWNSTREAM_CONNECTION_TERMINATION = 1 << 14
 DURATION_TIMEOUT = 1 << 15
 DROP_OVERLOAD = 1 << 16
+STREAM_IDLE_TIMEOUT = 1 << 17
+UPSTREAM_MAX_STREAM_DURATION_REACHED = 1 << 18
 
 # Envoy's short names. Envoy prints flags in the order in which a call gets them, which is this one
 # (measured: DI,FI and URX,UF and URX,UT).
@@ -41,10 +43,38 @@ SHORT_NAMES: tuple[tuple[int, str], ...] = (
     (UPSTREAM_PROTOCOL_ERROR, "UPE"),
     (LOCAL_RESET, "LR"),
     (UPSTREAM_REQUEST_TIMEOUT, "UT"),
+    (UPSTREAM_MAX_STREAM_DURATION_REACHED, "UMSDR"),
+    (STREAM_IDLE_TIMEOUT, "SI"),
     (DURATION_TIMEOUT, "DT"),
     (DROP_OVERLOAD, "UDO"),
     (DOWNSTREAM_CONNECTION_TERMINATION, "DC"),
 )
+
+
+_LONG_NAMES = {
+    "DI": "DelayInjected",
+    "FI": "FaultInjected",
+    "RL": "RateLimited",
+    "NR": "NoRouteFound",
+    "NC": "NoClusterFound",
+    "URX": "UpstreamRetryLimitExceeded",
+    "UH": "NoHealthyUpstream",
+    "UO": "UpstreamOverflow",
+    "UF": "UpstreamConnectionFailure",
+    "UC": "UpstreamConnectionTermination",
+    "UR": "UpstreamRemoteReset",
+    "LR": "LocalReset",
+    "UT": "UpstreamRequestTimeout",
+    "UPE": "UpstreamProtocolError",
+    "DT": "DurationTimeout",
+    "UDO": "UnconditionalDropOverload",
+    "DC": "DownstreamConnectionTermination",
+}
+
+
+def long_names(flags: int) -> str:
+    """Return Envoy's long names joined by commas, or ``-`` for none."""
+    return ",".join(_LONG_NAMES.get(name, name) for name in names(flags).split(","))
 
 
 def names(flags: int) -> str:

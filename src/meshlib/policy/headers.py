@@ -12,37 +12,49 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from meshlib.model.cluster import Cluster, Discovery
+from meshlib.model.cluster import Cluster
+from meshlib.model.discovery import Discovery
 from meshlib.model.endpoint import Endpoint
-from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations, Pair
+from meshlib.model.headers import NO_MUTATIONS, FilterMutations, HeaderMutations, Pair, mutated_query
+from meshlib.model.request import RequestView
 from meshlib.model.route import Route, RouteAction, WeightedCluster
-from meshlib.policy.effects import Reply
+from meshlib.model.template import Metadata
+from meshlib.policy import flags
+from meshlib.policy.effects import Attempt, Reply
 from meshlib.policy.record import CallRecord
 from meshlib.policy.routing import Choice, matched_length
 
 ORIGINAL_HOST = "x-envoy-original-host"
 ORIGINAL_PATH = "x-envoy-original-path"
+ATTEMPT_COUNT = "x-envoy-attempt-count"
+FORWARDED_HOST = "x-forwarded-host"
 
 
 class CallFacts:
     """What commands (``%REQ(..)%``) read of one call; :class:`meshlib.model.template.Facts`.
 
     Attributes:
+        choice: what routing found, for metadata.
+        dialled: whether the endpoint is known; as in Envoy it is not yet when a request's headers are written.
         headers: request headers as they stand, changed in place by mutations.
         authority, target: as they stand.
         response: headers of the response, lower-case names.
+        body: of a local reply, as it is without a format.
         status: of an upstream response; as in Envoy 0 before there is one, and for local replies.
     """
 
-    __slots__ = ("authority", "headers", "record", "response", "status", "target")
+    __slots__ = ("authority", "body", "choice", "dialled", "headers", "record", "response", "status", "target")
 
-    def __init__(self, record: CallRecord, headers: Sequence[Pair] | None = None) -> None:
+    def __init__(self, record: CallRecord, headers: Sequence[Pair] | None = None, choice: Choice | None = None) -> None:
         view = record.request
+        self.choice = choice
+        self.dialled = True
         self.record = record
         self.headers = list(view.headers if headers is None else headers)
         self.authority, self.target = view.authority, view.target
         self.response: Sequence[Pair] = ()
         self.status = 0
+        self.body: str | None = None
 
     def request_header(self, name: str) -> str | None:
         """Return the first value of a request header or pseudo-header."""
@@ -62,6 +74,19 @@ class CallFacts:
         """Return the first value of a response header."""
         return _first(self.response, name)
 
+    def metadata(self, of: str) -> Metadata | None:
+        """Return the metadata of a cluster, route, virtual host or upstream host, or what filters made."""
+        if of == "DYNAMIC":
+            return self.record.metadata
+        if of == "CLUSTER":
+            return self.record.cluster.metadata if self.record.cluster is not None else None
+        if of == "UPSTREAM_HOST":
+            endpoint = self.record.endpoint if self.dialled else None
+            return endpoint.metadata if endpoint is not None else None
+        choice = self.choice or Choice()
+        place = {"ROUTE": choice.route, "VIRTUAL_HOST": choice.virtual_host}.get(of)
+        return place.metadata if place is not None else None
+
     def fact(self, command: str) -> str | None:
         """Return the value of a command without arguments."""
         return _FACTS[command](self)
@@ -72,14 +97,27 @@ def _first(headers: Sequence[Pair], name: str) -> str | None:
 
 
 def _upstream(facts: CallFacts, part: Callable[[str, str, int], str]) -> str | None:
-    endpoint = facts.record.endpoint
-    return None if endpoint is None else part(str(endpoint), endpoint.address, endpoint.port)
+    endpoint = facts.record.endpoint if facts.dialled else None
+    return None if endpoint is None else part(str(endpoint), endpoint.host, endpoint.port)
+
+
+def _upstream_protocol(facts: CallFacts) -> str | None:
+    cluster = facts.record.cluster
+    if cluster is None or not facts.dialled or not facts.record.attempts:
+        return None
+    return "HTTP/2" if cluster.http2 or facts.record.protocol == "grpc" else "HTTP/1.1"
 
 
 _FACTS: dict[str, Callable[[CallFacts], str | None]] = {
+    "ACCESS_LOG_TYPE": lambda _facts: "NotSet",
     "BYTES_RECEIVED": lambda facts: str(facts.record.bytes_sent),
     "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": lambda _facts: "127.0.0.1",
     "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT": lambda _facts: "127.0.0.1",
+    "LISTENER_NAME": lambda facts: facts.record.listener or None,
+    "QUERY_PARAMS": lambda facts: facts.record.request.query or None,
+    "RESPONSE_FLAGS_LONG": lambda facts: flags.long_names(facts.record.flags),
+    "UPSTREAM_PROTOCOL": _upstream_protocol,
+    "LOCAL_REPLY_BODY": lambda facts: facts.body,
     "HOSTNAME": lambda _facts: socket.gethostname(),
     "PROTOCOL": lambda facts: "HTTP/2" if facts.record.protocol == "grpc" else "HTTP/1.1",
     "RESPONSE_CODE": lambda facts: str(facts.status),
@@ -152,20 +190,33 @@ def request_head(
     filtered = _filtered(choice)
     if route is None or not (route.rewrites or filtered):
         return RequestHead(view.authority, view.target)
-    mutations = _filter_mutations(choice, drawn, lambda each: each.request) if filtered else NO_MUTATIONS
-    mutations += drawn.request_headers
+    levels = _filter_levels(choice, drawn) if filtered else []
+    mutations = sum((level.request for level in levels), NO_MUTATIONS) + drawn.request_headers
     replaced = removed.union(name for pairs in set_ for name, _ in pairs)
     kept = [pair for pair in view.headers if pair[0] not in replaced]
-    facts = CallFacts(record, kept + [pair for pairs in set_ for pair in pairs])
+    facts = CallFacts(record, kept + [pair for pairs in set_ for pair in pairs], choice)
+    facts.dialled = False
+    before = {name for name, _ in facts.headers}
     mutations.apply(facts.headers, facts)
+    if query := [mutation for level in levels for mutation in level.query]:
+        facts.target = mutated_query(facts.target, query, facts)
     facts.authority = drawn.host_rewrite or facts.authority
     route.request_headers.apply(facts.headers, facts)
     _rewrite_host(facts, action)
     _rewrite_path(facts, route, action)
-    touched = mutations.names | route.request_headers.names | {ORIGINAL_HOST, ORIGINAL_PATH}
+    touched = mutations.names | route.request_headers.names | {ORIGINAL_HOST, ORIGINAL_PATH, FORWARDED_HOST}
+    touched |= before - {name for name, _ in facts.headers}  # removed by a pattern
     headers = [pair for pair in facts.headers if pair[0] in touched]
     gone = touched - {name for name, _ in headers}
     return RequestHead(facts.authority, facts.target, headers, gone, touched, facts)
+
+
+def plain(choice: Choice, drawn: WeightedCluster) -> bool:
+    """Tell whether neither the request nor the response of a call is changed on its way."""
+    route = choice.route
+    if route is None or route.rewrites or route.response_headers.steps or drawn.response_headers.steps:
+        return False
+    return not _filtered(choice)
 
 
 def _filtered(choice: Choice) -> bool:
@@ -174,25 +225,25 @@ def _filtered(choice: Choice) -> bool:
     return destination is not None and destination.http is not None and destination.http.header_mutation is not None
 
 
-def _filter_mutations(
-    choice: Choice, drawn: WeightedCluster | None, direction: Callable[[FilterMutations], HeaderMutations]
-) -> HeaderMutations:
-    """Return what the header_mutation filter does: its own mutations, then those of the levels."""
+def _filter_levels(choice: Choice, drawn: WeightedCluster | None) -> list[FilterMutations]:
+    """Return what the header_mutation filter does, in order: its own mutations, then those of the levels."""
     destination = choice.destination
     own = destination.http.header_mutation if destination is not None and destination.http is not None else None
     if own is None:
-        return NO_MUTATIONS
+        return []
     levels = [*(choice.route.filter_mutations if choice.route is not None else ())]
     if drawn is not None and drawn.filter_mutations is not None:
         levels.insert(0, drawn.filter_mutations)
+    if levels and levels[0].disabled:
+        return []
     if own.most_specific_wins:
         levels.reverse()
-    return sum(map(direction, levels), direction(own))
+    return [own, *levels]
 
 
 def filter_response_mutations(choice: Choice, drawn: WeightedCluster | None) -> HeaderMutations:
     """Return what the header_mutation filter does to responses, also to those the router never sees."""
-    return _filter_mutations(choice, drawn, lambda each: each.response)
+    return sum((level.response for level in _filter_levels(choice, drawn)), NO_MUTATIONS)
 
 
 def response_mutations(choice: Choice, drawn: WeightedCluster | None) -> HeaderMutations:
@@ -217,7 +268,16 @@ def _rewrite_host(facts: CallFacts, action: RouteAction) -> None:
         host = action.host_rewrite_path_regex.replace(facts.target.partition("?")[0])
     if host:
         _set(facts, ORIGINAL_HOST, facts.authority)
+        if action.append_forwarded_host:
+            _set(facts, FORWARDED_HOST, forwarded_host(facts.headers, facts.authority))
         facts.authority = host
+
+
+def forwarded_host(headers: Sequence[Pair], host: str) -> str:
+    """Return ``x-forwarded-host`` with ``host`` at its end."""
+    before = [value for name, value in headers if name == FORWARDED_HOST]
+    last = before[-1].rpartition(",")[2].strip() if before else ""
+    return ",".join(before if last == host else [*before, host])
 
 
 def _rewrite_path(facts: CallFacts, route: Route, action: RouteAction) -> None:
@@ -235,6 +295,17 @@ def _rewrite_path(facts: CallFacts, route: Route, action: RouteAction) -> None:
     facts.target = rewritten
 
 
+def merged(view: RequestView, set_: Sequence[Pair], removed: frozenset[str]) -> list[Pair]:
+    """Return all headers of a request but its Host, with those in place that an attempt sets."""
+    gone = removed.union({"host"}, (name for name, _ in set_))
+    return [*(pair for pair in view.headers if pair[0] not in gone), *set_]
+
+
+def sent_headers(view: RequestView, attempt: Attempt) -> list[Pair]:
+    """Return all headers that an attempt sent, but its Host."""
+    return merged(view, attempt.headers, attempt.removed)
+
+
 def endpoint_authority(cluster: Cluster, endpoint: Endpoint) -> str:
     """Return the host that ``auto_host_rewrite`` gives an attempt; empty where it gives none."""
     named = cluster.discovery in (Discovery.STRICT_DNS, Discovery.LOGICAL_DNS)
@@ -245,33 +316,49 @@ def endpoint_authority(cluster: Cluster, endpoint: Endpoint) -> str:
 _LATE = frozenset({"content-type", "grpc-status", "grpc-message"})
 
 
-def edit_reply(reply: Reply, mutations: HeaderMutations, facts: CallFacts) -> Reply:
-    """Mutate the headers of a local reply, in place; its content type stands in where none is set."""
-    if not mutations or not reply.status:
+def edit_reply(reply: Reply, mutations: HeaderMutations, facts: CallFacts, added: Sequence[Pair] = ()) -> Reply:
+    """Mutate the headers of a local reply, in place; its content type stands in where none is set.
+
+    Args:
+        reply: the reply.
+        mutations: what to do to its headers.
+        facts: what commands in them read.
+        added: headers to add at the end.
+    """
+    if not reply.status:
+        return reply
+    if not mutations:
+        reply.headers = (*reply.headers, *added)
         return reply
     headers = [pair for pair in reply.headers if pair[0] not in _LATE]
     late = [pair for pair in reply.headers if pair[0] in _LATE]
-    facts.response = headers
+    facts.response, facts.dialled = headers, True
     mutations.apply(headers, facts)
     given = {name for name, _ in headers}
     if any(name == "grpc-status" for name, _ in late):
         headers = [pair for pair in headers if pair[0] not in _LATE]
     else:
         late = [pair for pair in late if pair[0] not in given]
-    reply.headers = (*headers, *late)
+    reply.headers = (*headers, *late, *added)
     return reply
 
 
 Edit = Callable[[Sequence[Pair]], list[Pair]]
 
 
-def response_edit(mutations: HeaderMutations, facts: CallFacts, status: int) -> Edit:
-    """Return the function that mutates the headers (lower-case names) of the final response."""
+def response_edit(
+    mutations: HeaderMutations, facts: CallFacts, status: int, first: Sequence[Pair], added: Sequence[Pair]
+) -> Edit:
+    """Return the function that changes the headers (lower-case names) of the final response.
+
+    It sets ``first``, makes the mutations, and adds ``added``.
+    """
+    names = {name for name, _ in first} - {"set-cookie"}
 
     def edit(headers: Sequence[Pair]) -> list[Pair]:
-        edited = list(headers)
-        facts.response, facts.status = edited, status
+        edited = [*(pair for pair in headers if pair[0] not in names), *first]
+        facts.response, facts.status, facts.dialled = edited, status, True
         mutations.apply(edited, facts)
-        return edited
+        return [*edited, *added]
 
     return edit

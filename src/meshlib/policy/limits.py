@@ -1,4 +1,4 @@
-"""Circuit-breaker thresholds of one cluster: what may run, wait and retry at once.
+"""Circuit-breaker thresholds of one cluster and priority: what may run, wait and retry at once.
 
 Envoy's ``circuit_breakers`` are concurrency limits, not a state machine (that is ``breaker.py``)
 and not per-endpoint ejection (that is ``outlier.py``). The counts gate, so they are taken under
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from meshlib.model.cluster import UINT32_MAX, Thresholds
@@ -52,7 +53,11 @@ class ConnectionTicket:
 
 
 class Limits:
-    """Counts of one cluster against its thresholds; survives configuration swaps. Thread-safe.
+    """Counts of one cluster and priority against its thresholds; survives configuration swaps. Thread-safe.
+
+    Args:
+        thresholds: what is allowed.
+        lock: the cluster's, None makes it.
 
     Attributes:
         lock: the cluster's lock, re-entrant; also guards its endpoints' counts.
@@ -64,8 +69,8 @@ class Limits:
 
     __slots__ = ("connections", "lock", "pending", "requests", "retries", "thresholds")
 
-    def __init__(self, thresholds: Thresholds) -> None:
-        self.lock = mutex()
+    def __init__(self, thresholds: Thresholds, lock: threading.RLock | None = None) -> None:
+        self.lock = mutex() if lock is None else lock
         self.thresholds = thresholds
         self.requests = 0
         self.retries = 0
@@ -78,12 +83,13 @@ class Limits:
         To be asked while the failed attempt still counts as a request, as in Envoy.
         """
         with self.lock:
-            if self.retries >= self._retries_allowed():
+            if self.retries >= self.retries_allowed():
                 return False
             self.retries += 1
             return True
 
-    def _retries_allowed(self) -> int:
+    def retries_allowed(self) -> int:
+        """Return how many retries may run at once, now."""
         budget = self.thresholds.retry_budget
         if budget is None:
             return self.thresholds.max_retries
@@ -106,13 +112,45 @@ class Limits:
     @property
     def gates_connections(self) -> bool:
         """Whether ``max_connections`` is set at all; Istio's default is 2^32-1, no limit."""
-        return self.thresholds.max_connections < UINT32_MAX
+        thresholds = self.thresholds
+        return thresholds.max_connections < UINT32_MAX or thresholds.max_connections_per_host < UINT32_MAX
 
     def configure(self, thresholds: Thresholds) -> None:
         """Take new thresholds; waiters whom they let through are woken."""
         with self.lock:
             self.thresholds = thresholds
             wakes = self._grant_waiting()
+        for wake in wakes:
+            wake()
+
+    def admit(self, endpoint: EndpointState, *, gated: bool) -> bool:
+        """Take a connection slot, where they are ``gated``, and a request slot; False when either would need a wait.
+
+        What nearly every attempt does, under one lock; :meth:`leave` gives both back.
+        """
+        with self.lock:
+            if self.requests >= self.thresholds.max_requests:
+                return False
+            if gated:
+                if self.pending or not self._fits(endpoint):
+                    return False
+                self.connections += 1
+                endpoint.connections += 1
+            self.requests += 1
+            endpoint.active += 1
+            return True
+
+    def leave(self, endpoint: EndpointState, *, gated: bool) -> None:
+        """Give back what :meth:`admit` took; the oldest waiter gets the connection slot."""
+        wakes: Sequence[WakeUp] = ()
+        with self.lock:
+            self.requests -= 1
+            endpoint.active -= 1
+            if gated:
+                self.connections -= 1
+                endpoint.connections -= 1
+                if self.pending:
+                    wakes = self._grant_waiting()
         for wake in wakes:
             wake()
 
@@ -148,7 +186,10 @@ class Limits:
             wake()
 
     def _fits(self, endpoint: EndpointState) -> bool:
-        return self.connections < self.thresholds.max_connections or endpoint.connections == 0
+        thresholds, held = self.thresholds, endpoint.connections
+        return held == 0 or (
+            self.connections < thresholds.max_connections and held < thresholds.max_connections_per_host
+        )
 
     def _grant_waiting(self) -> list[WakeUp]:
         """Grant whom a slot has become free for, oldest first; returns whom to wake."""

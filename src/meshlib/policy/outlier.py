@@ -30,7 +30,11 @@ class Verdict(Enum):
     SUCCESS = "success"
     SERVER_ERROR = "5xx"
     GATEWAY_ERROR = "gateway"
-    LOCAL_ORIGIN = "local origin"  # connect failure, reset, per-try timeout: seen here, not said by the upstream
+    LOCAL_ORIGIN = "local origin"  # no connection: seen here, not said by the upstream
+    CUT = "local origin, connected"  # reset or timeout on a connection that was there
+
+
+_LOCAL = frozenset({Verdict.LOCAL_ORIGIN, Verdict.CUT})
 
 
 class Tally:
@@ -89,11 +93,12 @@ class OutlierDetector:
         if config.compares:
             _count(config, state, verdict)
         if verdict is not Verdict.LOCAL_ORIGIN:
+            # Measured: each connection that is had counts as a success of local origin, whatever becomes of it.
             state.consecutive_local = 0
         if verdict is Verdict.SUCCESS:
             state.consecutive_5xx = state.consecutive_gateway = 0
             return False
-        if verdict is Verdict.LOCAL_ORIGIN and config.split_external_local_origin_errors:
+        if verdict in _LOCAL and config.split_external_local_origin_errors:
             state.consecutive_local += 1
             limit, enforcing = (
                 config.consecutive_local_origin_failure,
@@ -243,10 +248,11 @@ class OutlierDetector:
 
 
 def _count(config: OutlierDetection, state: EndpointState, verdict: Verdict) -> None:
-    local = verdict is Verdict.LOCAL_ORIGIN
     if config.split_external_local_origin_errors:
-        state.connects.add(good=not local)
-        if local:
+        if verdict is not Verdict.LOCAL_ORIGIN:
+            state.connects.add(good=True)
+        if verdict in _LOCAL:
+            state.connects.add(good=False)
             return
     state.answers.add(good=verdict is Verdict.SUCCESS)
 

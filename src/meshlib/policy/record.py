@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import Endpoint
 from meshlib.model.request import RequestView
 from meshlib.policy import flags as flag
 from meshlib.policy.effects import ErrorKind
+
+if TYPE_CHECKING:
+    from meshlib.policy.trace import Trace
 
 
 class AttemptRecord:
@@ -60,6 +66,28 @@ class AttemptRecord:
         return f"<attempt {self.number} {self.endpoint} {outcome} {1000 * (self.ended - self.started):.1f}ms>"
 
 
+NO_METADATA: Mapping[str, Mapping[str, object]] = {}
+
+
+class RedirectRecord(NamedTuple):
+    """One internal redirect that was followed.
+
+    Attributes:
+        url: of the request that met it, as it was sent.
+        status: of the response.
+        route, cluster: where that request went.
+        target: the route that the redirect leads to.
+        attempts: of that request, in order.
+    """
+
+    url: str
+    status: int
+    route: str
+    cluster: str
+    target: str
+    attempts: list[AttemptRecord]
+
+
 class CallRecord:
     """One call: its route, its attempts, why it ended so.
 
@@ -72,7 +100,10 @@ class CallRecord:
         source: where the route was configured (``catalog-vs.yaml:7``).
         cluster: the cluster drawn, None before that.
         cluster_name: its name, also where the cluster does not exist.
-        attempts: every attempt, in order.
+        attempts: every attempt, in order; after an internal redirect those since the last.
+        redirects: the internal redirects that were followed, in order.
+        metadata: dynamic metadata by namespace, as filters made it.
+        mirrors: the clusters that copies of the request were made for.
         flags: response flags as an int; :attr:`response_flags` names them.
         status: HTTP status of the call, or of the reply an Envoy would have made.
         grpc_status: gRPC status, None where unknown.
@@ -80,6 +111,7 @@ class CallRecord:
         retry_skipped: why a wanted retry was not made; empty if none was wanted or all were.
         started, ended: clock seconds; ``ended`` is 0.0 until the body closes.
         bytes_sent, bytes_received: body bytes, as far as known.
+        trace: why it went so, where it was asked for or sampled; else None.
         context: room for the observer (a span); policy never reads it.
     """
 
@@ -95,7 +127,10 @@ class CallRecord:
         "flags",
         "grpc_status",
         "listener",
+        "metadata",
+        "mirrors",
         "protocol",
+        "redirects",
         "request",
         "retry_skipped",
         "route",
@@ -103,6 +138,7 @@ class CallRecord:
         "source",
         "started",
         "status",
+        "trace",
         "virtual_host",
     )
 
@@ -115,12 +151,16 @@ class CallRecord:
         self.cluster: Cluster | None = None
         self.cluster_name = ""
         self.attempts: list[AttemptRecord] = []
+        self.redirects: Sequence[RedirectRecord] = ()
+        self.mirrors: Sequence[str] = ()
+        self.metadata: Mapping[str, Mapping[str, object]] = NO_METADATA
         self.flags = 0
         self.status: int | None = None
         self.grpc_status: int | None = None
         self.detail = ""
         self.retry_skipped = ""
         self.bytes_sent = self.bytes_received = 0
+        self.trace: Trace | None = None
         self.context: object = None
 
     @property

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from meshlib.model.filters import LocalRateLimit
 from meshlib.model.match import is_grpc
 from meshlib.model.route import DirectResponse
 from meshlib.model.traffic import FaultAbort
 from meshlib.policy import flags
+from meshlib.policy.deadlines import Expiry
 from meshlib.policy.effects import ErrorKind, Outcome, Reply, ReplyKind
+from meshlib.policy.headers import CallFacts
 from meshlib.policy.record import CallRecord
 
 TEXT = (("content-type", "text/plain"),)
@@ -113,17 +116,60 @@ def breaker_open(record: CallRecord) -> Reply:
     return _finish(record, reply, flags.UPSTREAM_OVERFLOW, "cluster_breaker_open")
 
 
+# which timeout -> (reply, Envoy's text, flag, Envoy's response code detail)
+TIMEOUTS: dict[Expiry, tuple[ReplyKind, str, int, str]] = {
+    Expiry.ROUTE: (
+        ReplyKind.ROUTE_TIMEOUT,
+        "upstream request timeout",
+        flags.UPSTREAM_REQUEST_TIMEOUT,
+        "response_timeout",
+    ),
+    Expiry.PER_TRY: (
+        ReplyKind.PER_TRY_TIMEOUT,
+        "upstream request timeout",
+        flags.UPSTREAM_REQUEST_TIMEOUT,
+        "upstream_per_try_timeout",
+    ),
+    Expiry.PER_TRY_IDLE: (
+        ReplyKind.PER_TRY_TIMEOUT,
+        "upstream request timeout",
+        flags.UPSTREAM_REQUEST_TIMEOUT,
+        "upstream_per_try_idle_timeout",
+    ),
+    Expiry.UPSTREAM_DURATION: (
+        ReplyKind.STREAM_TIMEOUT,
+        "upstream max stream duration reached",
+        flags.UPSTREAM_MAX_STREAM_DURATION_REACHED,
+        "upstream_max_stream_duration_reached",
+    ),
+    # Measured: Envoy sets no flag.
+    Expiry.DURATION: (ReplyKind.STREAM_TIMEOUT, "downstream duration timeout", 0, "max_duration_timeout"),
+    Expiry.IDLE: (ReplyKind.STREAM_TIMEOUT, "stream timeout", flags.STREAM_IDLE_TIMEOUT, "stream_idle_timeout"),
+}
+_BY_ROUTER = frozenset({Expiry.ROUTE, Expiry.PER_TRY, Expiry.PER_TRY_IDLE})
+
+
 def timed_out(
-    record: CallRecord, *, route: bool, seconds: float, cause: BaseException | None, status: int = 504
+    record: CallRecord, expiry: Expiry, *, seconds: float, cause: BaseException | None = None, status: int = 504
 ) -> Reply:
-    """504 UT, or the status asked for: the route's timeout, or a per-try timeout with no retry left."""
-    kind = ReplyKind.ROUTE_TIMEOUT if route else ReplyKind.PER_TRY_TIMEOUT
-    name = "the route's timeout" if route else "per_try_timeout"
-    message = f"{name} of {seconds:g}s passed after {len(record.attempts)} attempt(s) to {record.cluster_name!r}"
-    body, headers = ("upstream request timeout", TEXT) if status == 504 else ("", ())
-    reply = Reply(kind, status, body, headers, message, cause, grpc_status=4)
-    detail = "response_timeout" if route else "upstream_per_try_timeout"
-    return _finish(record, reply, flags.UPSTREAM_REQUEST_TIMEOUT, detail)
+    """504, or the status asked for: a timeout with no retry left."""
+    kind, text, flag, detail = TIMEOUTS[expiry]
+    message = (
+        f"{expiry.value} of {seconds:g}s passed after {len(record.attempts)} attempt(s) to {record.cluster_name!r}"
+    )
+    if expiry not in _BY_ROUTER:
+        status = 504
+    body, headers = (text, TEXT) if status == 504 else ("", ())
+    reply = _finish(record, Reply(kind, status, body, headers, message, cause, grpc_status=4), flag, detail)
+    if expiry is Expiry.DURATION:
+        _end_with_deadline_exceeded(record, reply)
+    return reply
+
+
+def _end_with_deadline_exceeded(record: CallRecord, reply: Reply) -> None:
+    """Say DEADLINE_EXCEEDED to a gRPC caller over HTTP, where Envoy says UNAVAILABLE of other timeouts."""
+    reply.grpc_status = record.grpc_status = 4
+    reply.headers = tuple((name, "4" if name == "grpc-status" else value) for name, value in reply.headers)
 
 
 def attempt_failed(record: CallRecord, outcome: Outcome) -> Reply:
@@ -150,12 +196,33 @@ def fault_abort(record: CallRecord, abort: FaultAbort) -> Reply:
     return _finish(record, reply, flags.FAULT_INJECTED, "fault_filter_abort")
 
 
+def rate_limited(record: CallRecord, limit: LocalRateLimit) -> Reply:
+    """429 RL, or the status configured: the local rate limit is reached."""
+    where = f"route {record.route!r}" if record.route else "this listener"
+    reply = Reply(ReplyKind.CONFIGURED, limit.status, "local_rate_limited", TEXT, f"the local rate limit of {where}")
+    if is_grpc(record.request) and limit.resource_exhausted:
+        reply.grpc_status = 8
+    return _finish(record, reply, flags.RATE_LIMITED, "local_rate_limited")
+
+
+def too_large(record: CallRecord, limit: int) -> Reply:
+    """413: the request has more bytes than the buffer filter takes."""
+    message = f"the request has more than the {limit} bytes of the buffer filter's max_request_bytes"
+    reply = Reply(ReplyKind.CONFIGURED, 413, "Payload Too Large", TEXT, message)
+    return _finish(record, reply, 0, "request_payload_too_large")
+
+
 def direct(record: CallRecord, action: DirectResponse, location: str) -> Reply:
     """The response that the route itself gives; 201 and 3xx say where, as in Envoy."""
-    headers = TEXT if action.body else ()
+    body, content_type = action.body, "text/plain"
+    if action.format is not None:
+        facts = CallFacts(record)
+        facts.body = body
+        body, content_type = action.format.render(facts), action.format.content_type
+    headers: tuple[tuple[str, str], ...] = (("content-type", content_type),) if body else ()
     if action.status == 201 or 300 <= action.status < 400:
         headers = (("location", location), *headers)
-    reply = Reply(ReplyKind.CONFIGURED, action.status, action.body, headers, "direct response")
+    reply = Reply(ReplyKind.CONFIGURED, action.status, body, headers, "direct response")
     return _finish(record, reply, 0, "direct_response")
 
 
@@ -199,4 +266,9 @@ def percent_encoded(text: str) -> str:
 HTTP_TO_GRPC = {400: 13, 401: 16, 403: 7, 404: 12, 429: 14, 502: 14, 503: 14, 504: 14}
 
 # The same by kind of reply, but DEADLINE_EXCEEDED for timeouts, as a gRPC client expects of a deadline.
-GRPC_STATUS = {ReplyKind.NO_ROUTE: 12, ReplyKind.ROUTE_TIMEOUT: 4, ReplyKind.PER_TRY_TIMEOUT: 4}
+GRPC_STATUS = {
+    ReplyKind.NO_ROUTE: 12,
+    ReplyKind.ROUTE_TIMEOUT: 4,
+    ReplyKind.PER_TRY_TIMEOUT: 4,
+    ReplyKind.STREAM_TIMEOUT: 4,
+}

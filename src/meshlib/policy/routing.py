@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import accumulate
+from typing import NamedTuple
 
 from meshlib.clock import Randomness
 from meshlib.model.match import PathMatch, RouteMatch, StringOp, is_grpc
@@ -21,8 +20,7 @@ from meshlib.model.route import (
 from meshlib.model.snapshot import Destination, Snapshot
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """What routing found; fields stay None from where it found nothing.
 
     Attributes:
@@ -43,9 +41,7 @@ TO_TLS = Route(RouteMatch(path=PathMatch(StringOp.PREFIX, "")), Redirect(scheme=
 
 def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
     """Return the destination, virtual host and route of a request; first match wins."""
-    destination = snapshot.destination(
-        view.host, view.port, tls=view.scheme == "https", http2=is_grpc(view), chance=chance
-    )
+    destination = snapshot.destination(view.host, view.port, tls=view.tls, http2=is_grpc(view), chance=chance)
     if destination is None or destination.routes is None:
         return Choice(destination)
     host = destination.routes.virtual_host(view)
@@ -53,8 +49,8 @@ def choose(snapshot: Snapshot, view: RequestView, chance: Randomness) -> Choice:
         return Choice(destination)
     if host.require_tls == "ALL" and view.scheme != "https":
         return Choice(destination, host, TO_TLS)
-    for route in host.routes:
-        if route.matches(view) and _drawn(route, chance):
+    for route in host.candidates(view) if host.by_tree else host.routes:
+        if route.matches(view) and (route.match.runtime_fraction is None or _drawn(route, chance)):
             return Choice(destination, host, route)
     return Choice(destination, host)
 
@@ -72,7 +68,7 @@ def draw_cluster(action: RouteAction, chance: Randomness, key: int | None = None
     clusters = action.clusters
     if len(clusters) == 1:
         return clusters[0]
-    sums = list(accumulate(target.weight for target in clusters))
+    sums = action.sums
     if action.weights_by_hash and key is not None:
         return clusters[bisect_right(sums, key % sums[-1])]
     return clusters[bisect_right(sums, int(chance.random() * sums[-1]))]

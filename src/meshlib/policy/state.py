@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar, overload
 
 from meshlib.clock import Clock, Randomness
 from meshlib.model.balancing import PeakEwma
-from meshlib.model.cluster import Cluster, Discovery
-from meshlib.model.endpoint import ClusterLoadAssignment
+from meshlib.model.cluster import Cluster
+from meshlib.model.discovery import Discovery
+from meshlib.model.endpoint import ClusterLoadAssignment, HealthStatus
 from meshlib.model.snapshot import Snapshot
 from meshlib.policy.balancing.hosts import HostSet, host_sets
 from meshlib.policy.breaker import ClusterBreaker
 from meshlib.policy.cluster_state import ClusterState, EndpointState, Surroundings
+from meshlib.policy.faults import ActiveFaults
 from meshlib.policy.limits import mutex
+from meshlib.policy.ratelimit import RateLimits
+from meshlib.policy.upkeep import Keeping, no_upkeep
 
 _Default = TypeVar("_Default")
 
@@ -67,15 +71,23 @@ class LiveSnapshot:
     Attributes:
         snapshot: the configuration.
         clusters: live state by cluster name.
+        rate_limits: the token buckets of local rate limits.
+        faults: calls with a fault injected.
     """
 
     snapshot: Snapshot
     clusters: LiveClusters
+    rate_limits: RateLimits
+    faults: ActiveFaults = field(default_factory=ActiveFaults)
 
     def has_endpoint(self, cluster: str, address: tuple[str, int]) -> bool:
         """Tell whether connections to ``address`` for ``cluster`` still have a use."""
         state = self.clusters.peek(cluster)
-        return state is not None and (address in state.endpoints or state.config.discovery is Discovery.ORIGINAL_DST)
+        if state is None or state.config.discovery is Discovery.ORIGINAL_DST:
+            return state is not None
+        endpoint = state.endpoints.get(address)
+        # As Envoy, which closes the connections of an endpoint that fails its checks.
+        return endpoint is not None and endpoint.probe is not HealthStatus.UNHEALTHY
 
 
 class MeshState:
@@ -89,12 +101,15 @@ class MeshState:
         clock: Clock,
         chance: Randomness,
         breaker: Callable[[str], ClusterBreaker | None] | None = None,
+        keeping: Keeping = no_upkeep,
         *,
         peak_ewma: Callable[[str], PeakEwma | None] | None = None,
     ) -> None:
         self.clock = clock
         self.chance = chance
+        self._keeping = keeping
         self._breaker = breaker or (lambda _name: None)
+        self._rate_limits = RateLimits(clock)
         self._peak_ewma = peak_ewma or (lambda _name: None)
         self.forked()
 
@@ -102,8 +117,10 @@ class MeshState:
         """Forget all live state: in a forked child it counts the parent's calls, and may be locked by them."""
         # Guards the rest but for reading _states, which is one look-up.
         self._lock = mutex()
+        self._rate_limits.forked()
         self._states: dict[str, ClusterState] = {}
         self._by_assignment: dict[str, set[str]] = {}  # EDS name -> clusters that have state
+        self._faults = ActiveFaults()
         self._snapshot: Snapshot | None = None
         self._known_callers: tuple[ClusterLoadAssignment | None, HostSet | None] = None, None
 
@@ -118,13 +135,15 @@ class MeshState:
                 config = snapshot.clusters.get(name)
                 if config is None:
                     gone = self._states.pop(name)
+                    if gone.upkeep is not None:
+                        gone.upkeep.close()
                     self._by_assignment.get(gone.config.eds_name, set()).discard(name)
                 else:
                     self._states[name].configure(config)
             if before is not None and _local_cluster(before) is not _local_cluster(snapshot):
                 for state in self._states.values():
                     state.refresh()
-        return LiveSnapshot(snapshot, LiveClusters(snapshot, self, self._states))
+        return LiveSnapshot(snapshot, LiveClusters(snapshot, self, self._states), self._rate_limits, self._faults)
 
     def _affected(self, before: Snapshot | None, snapshot: Snapshot) -> list[str]:
         """Return the clusters with state whose configuration may have changed."""
@@ -155,7 +174,14 @@ class MeshState:
 
     def _made(self, config: Cluster, snapshot: Snapshot) -> ClusterState:
         around = Surroundings(snapshot.home.locality, self._callers, self._peak_ewma(config.name))
-        return ClusterState(config, self.chance, self._breaker(config.name), clock=self.clock, surroundings=around)
+        return ClusterState(
+            config,
+            self.chance,
+            self._breaker(config.name),
+            clock=self.clock,
+            surroundings=around,
+            keeping=self._keeping,
+        )
 
     def _callers(self) -> HostSet | None:
         """Return the first priority of the local cluster, None where there is none; as EDS tells of it."""
@@ -180,7 +206,7 @@ class MeshState:
         names = {snapshot.home.cluster} if snapshot is not None and snapshot.home.cluster else set()
         for name, state in states:
             with state.limits.lock:
-                if state.touched or state.limits.requests or state.limits.pending:
+                if state.touched or any(each.requests or each.pending for each in (state.limits, state.high)):
                     names.add(name)
                 state.touched = False
         return frozenset(names)

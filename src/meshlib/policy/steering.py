@@ -22,34 +22,47 @@ _HEADER_NAMES = "x-envoy-retriable-header-names"
 _PER_TRY_TIMEOUT = "x-envoy-upstream-rq-per-try-timeout-ms"
 _TIMEOUT = "x-envoy-upstream-rq-timeout-ms"
 _ALT_RESPONSE = "x-envoy-upstream-rq-timeout-alt-response"
+_HEDGE = "x-envoy-hedge-on-per-try-timeout"
+_STREAM_DURATION = "x-envoy-upstream-stream-duration-ms"
+EXPECTED_TIMEOUT = "x-envoy-expected-rq-timeout-ms"
 
 _RETRY_HEADERS = frozenset({_RETRY_ON, _RETRY_GRPC_ON, _MAX_RETRIES, _STATUS_CODES, _HEADER_NAMES, _PER_TRY_TIMEOUT})
 HEADERS = _RETRY_HEADERS | {
     _TIMEOUT,
     _ALT_RESPONSE,
+    _HEDGE,
+    _STREAM_DURATION,
     # Not obeyed, and not the upstream's business either.
-    "x-envoy-hedge-on-per-try-timeout",
     "x-envoy-upstream-alt-stat-name",
-    "x-envoy-upstream-stream-duration-ms",
 }
 _GRPC_WORDS = frozenset(GRPC_TOKENS.values())
 NOTHING: frozenset[str] = frozenset()
 
 
-def headers(view: RequestView) -> frozenset[str]:
-    """Return the names of the headers that steer this call, to be kept from the upstream; mostly none."""
-    for name, _ in view.headers:
-        if name in HEADERS:
-            return HEADERS.intersection(dict(view.headers))
-    return NOTHING
+def headers(view: RequestView, *, respects_expected: bool = False) -> frozenset[str]:
+    """Return the names of the headers that steer this call, to be kept from the upstream; mostly none.
+
+    Args:
+        view: the request.
+        respects_expected: ``respect_expected_rq_timeout``: where the request says what timeout is
+            expected, the other header about it is not looked at, and goes on (measured).
+    """
+    if HEADERS.isdisjoint(view.index):
+        return NOTHING
+    found = HEADERS.intersection(view.index)
+    return found - {_TIMEOUT} if respects_expected and view.header(EXPECTED_TIMEOUT) else found
 
 
 def obeyed(action: RouteAction, view: RequestView, names: frozenset[str]) -> RouteAction:
     """Return ``action`` with what the headers ``names`` of ``view`` change; an invalid value changes nothing."""
-    timeout = view.whole(_TIMEOUT)
+    timeout, duration = view.whole(_TIMEOUT) if _TIMEOUT in names else None, view.whole(_STREAM_DURATION)
+    grpc = action.grpc_timeout
     return replace(
         action,
         timeout=action.timeout if timeout is None else timeout / 1000,
+        grpc_timeout=grpc if grpc is None or timeout is None else replace(grpc, overruled=True),
+        upstream_duration=action.upstream_duration if duration is None else duration / 1000,
+        hedge={"true": True, "false": False}.get(view.header(_HEDGE) or "", action.hedge),
         timeout_status=204 if _ALT_RESPONSE in names else action.timeout_status,
         retry=_retry(action.retry or RetryPolicy(), view) if names & _RETRY_HEADERS else action.retry,
     )

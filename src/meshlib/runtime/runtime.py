@@ -18,8 +18,11 @@ from meshlib.policy.events import Observer
 from meshlib.policy.record import CallRecord
 from meshlib.policy.retrying import PlanFor
 from meshlib.policy.routing import Choice, dead_end, near_miss
+from meshlib.policy.safety import RetrySafety
 from meshlib.policy.state import LiveSnapshot, MeshState
+from meshlib.policy.trace import Trace
 from meshlib.runtime.store import SnapshotStore
+from meshlib.runtime.upkeep import Housekeeping
 from meshlib.runtime.waking import wait_until
 
 if TYPE_CHECKING:
@@ -77,14 +80,28 @@ class Runtime:
     """One mesh at work. Thread-safe; shared by all clients and event loops; survives fork."""
 
     def __init__(
-        self, source: Source, state: MeshState, observer: Observer, plan_for: PlanFor, *, name: str = "mesh"
+        self,
+        source: Source,
+        state: MeshState,
+        observer: Observer,
+        plan_for: PlanFor,
+        *,
+        name: str = "mesh",
+        housekeeping: Housekeeping | None = None,
+        safety: RetrySafety = RetrySafety.ENVOY,
+        trace_decisions: float = 0.0,
     ) -> None:
         self.store = SnapshotStore()
         self.state = state
         self.observer = observer
         self.plan_for = plan_for
         self.name = name
+        self._strict = safety is RetrySafety.STRICT
+        self._trace_decisions = trace_decisions
         self._source = source
+        self._housekeeping = housekeeping
+        if housekeeping is not None:
+            housekeeping.refresh = self.store.renew
         self._lock = threading.Lock()
         self._started = False
         self._closed = False
@@ -118,6 +135,8 @@ class Runtime:
             if not self._closed:
                 self._closed = True
                 self._source.close()
+                if self._housekeeping is not None:
+                    self._housekeeping.close()
         self.store.poke()
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -156,18 +175,52 @@ class Runtime:
         if cluster:
             self._source.wake(cluster)
 
-    def call(self, view: RequestView, live: LiveSnapshot, protocol: str = "http") -> Call:
-        """Return a call of ``view``, ready for ``policy.stack.execute``."""
-        clock = self.state.clock
+    def call(
+        self,
+        view: RequestView,
+        live: LiveSnapshot,
+        protocol: str = "http",
+        *,
+        deadline: float | None = None,
+        races: bool = False,
+        traced: bool = False,
+    ) -> Call:
+        """Return a call of ``view``, ready for ``policy.stack.execute``.
+
+        Args:
+            view: the request.
+            live: the configuration.
+            protocol: ``http`` or ``grpc``.
+            deadline: clock second of the application's own time limit, None = no bound.
+            races: whether the driver can make attempts side by side.
+            traced: whether it asks for its decision trace; others are sampled.
+        """
+        state = self.state
+        clock, chance = state.clock, state.chance
         record = CallRecord(view, clock(), protocol=protocol)
+        if traced or (self._trace_decisions and chance.random() < self._trace_decisions):
+            record.trace = Trace()
         return Call(
-            view, live, record, clock, self.state.chance, self.observer, plan_for=self.plan_for, hint=self._hint
+            view,
+            live,
+            record,
+            clock,
+            chance,
+            self.observer,
+            self.plan_for,
+            self._hint,
+            deadline=deadline,
+            strict=self._strict,
+            races=races,
+            trace=record.trace,
         )
 
     def forked(self) -> None:
         """Start over in a forked child: threads and counts did not survive; the configuration did."""
         self._lock = threading.Lock()
         self.state.forked()
+        if self._housekeeping is not None:
+            self._housekeeping.forked()
         if isinstance(self.chance, random.Random):
             self.chance.seed()  # or all children would draw alike
         self.store.forked()

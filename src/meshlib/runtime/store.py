@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from meshlib.policy.state import LiveSnapshot
 
@@ -24,8 +25,15 @@ class SnapshotStore:
 
     def publish(self, live: LiveSnapshot) -> None:
         """Make ``live`` current and wake everyone who waits."""
-        self.current = live
+        with self._changed:
+            self.current = live
         self.poke()
+
+    def renew(self) -> None:
+        """Make the current snapshot a new one of the same, so that transports look at their connections again."""
+        with self._changed:
+            if self.current is not None:
+                self.current = replace(self.current)
 
     def poke(self) -> None:
         """Wake everyone who waits, to look again."""

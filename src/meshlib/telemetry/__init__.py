@@ -76,6 +76,14 @@ class Telemetry:
             except Exception as error:  # noqa: BLE001  telemetry never fails a call; logged by _failure
                 self._failure(observer, "call_ended", error)
 
+    def mirror_ended(self, record: CallRecord) -> None:
+        """A copy of a request is over."""
+        for observer in self.observers:
+            try:
+                observer.mirror_ended(record)
+            except Exception as error:  # noqa: BLE001  telemetry never fails a call; logged by _failure
+                self._failure(observer, "mirror_ended", error)
+
     def _failure(self, observer: Observer, event: str, error: Exception) -> None:
         key = (type(observer).__qualname__, event)
         if key not in self._failed:

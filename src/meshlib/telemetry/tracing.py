@@ -166,7 +166,7 @@ def _request_attributes(record: CallRecord) -> Attributes:
 
 def _attempt_attributes(attempt: AttemptRecord) -> Attributes:
     attributes: Attributes = {
-        "network.peer.address": attempt.endpoint.address,
+        "network.peer.address": attempt.endpoint.host,
         "peer.address": str(attempt.endpoint),
     }
     if attempt.endpoint.port:

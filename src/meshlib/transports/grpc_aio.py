@@ -20,17 +20,19 @@ from meshlib.policy.effects import (
     BodyEnd,
     Effect,
     ErrorKind,
+    Mirror,
     Outcome,
     Park,
     Reply,
     Respond,
     Sleep,
 )
-from meshlib.policy.stack import execute
+from meshlib.policy.mirroring import dropped
+from meshlib.policy.stack import execute, mirrored
 from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
 from meshlib.runtime.waking import threadsafe, wait_until
-from meshlib.transports.driving import conclude, insecure
+from meshlib.transports.driving import conclude
 from meshlib.transports.grpc_aio_calls import (
     EOF,
     Answered,
@@ -46,6 +48,8 @@ from meshlib.transports.grpc_errors import MeshNotReady, with_record
 from meshlib.transports.grpc_exchange import CallOptions, Exchange, Method, Serializer
 from meshlib.transports.grpc_pool import ChannelPool, Lease
 from meshlib.transports.grpc_translate import Options, failed, load_metrics, parse_target, wants_report
+from meshlib.transports.mirrors import MirrorTasks
+from meshlib.upstream.failure import AttemptFailed
 
 
 class AioMeshChannel(grpc.aio.Channel):
@@ -131,7 +135,7 @@ class AioMeshChannel(grpc.aio.Channel):
         if live is not loop.seen:
             loop.seen = live
             loop.pool.retire(live.has_endpoint)
-        exchange.call = call = self._runtime.call(exchange.view, live, "grpc")
+        exchange.call = call = self._runtime.call(exchange.view, live, "grpc", deadline=exchange.deadline)
         policy = execute(call)
         try:
             return await self._drive(policy, exchange, _Attempts(loop.pool, exchange, started))
@@ -162,7 +166,27 @@ class AioMeshChannel(grpc.aio.Channel):
                 granted = asyncio.Event()
                 effect.ticket.on_grant(threadsafe(granted.set))
                 await attempts.wait(granted, effect.timeout)
+            elif isinstance(effect, Mirror):
+                self._mirror(effect, exchange)
             effect = policy.send(answer)
+
+    def _mirror(self, effect: Mirror, exchange: Exchange) -> None:
+        if not exchange.method.unary:
+            dropped(effect.call)  # its messages come one by one, and go with the first attempt
+            return
+        loop, copy = self._loop(), exchange.copied(effect.call)
+        loop.mirrors.send(effect.call, lambda: self._copy(effect, copy, loop))
+
+    async def _copy(self, effect: Mirror, copy: Exchange, loop: _Loop) -> None:
+        """Send a copy of a call; only the observer learns what became of it."""
+        policy = mirrored(effect.call, effect.action)
+        started: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
+        try:
+            await self._drive(policy, copy, _Attempts(loop.pool, copy, started))
+        except Exception:  # noqa: BLE001  nobody waits for a copy: what became of it is in its record
+            pass
+        finally:
+            policy.close()
 
     async def _wait(self, exchange: Exchange, cluster: str = "") -> LiveSnapshot:
         try:
@@ -175,7 +199,12 @@ class AioMeshChannel(grpc.aio.Channel):
         loop = self._loops.get(running)
         if loop is None:
             pool = ChannelPool(
-                lambda where, how: grpc.aio.insecure_channel(where, how, self._compression), self._options
+                lambda where, how, credentials: (
+                    grpc.aio.insecure_channel(where, how, self._compression)
+                    if credentials is None
+                    else grpc.aio.secure_channel(where, credentials, how, self._compression)
+                ),
+                self._options,
             )
             loop = self._loops[running] = _Loop(pool)
         return loop
@@ -206,6 +235,7 @@ class AioMeshChannel(grpc.aio.Channel):
         self._closed = True
         loop = self._loops.pop(asyncio.get_running_loop(), None)
         if loop is not None:
+            await loop.mirrors.aclose()
             await asyncio.gather(*(channel.close(grace) for channel in loop.pool.empty()))
 
     def forked(self) -> None:
@@ -229,10 +259,11 @@ class AioMeshChannel(grpc.aio.Channel):
 class _Loop:
     """What belongs to one event loop."""
 
-    __slots__ = ("pool", "seen")
+    __slots__ = ("mirrors", "pool", "seen")
 
     def __init__(self, pool: ChannelPool[Any]) -> None:
         self.pool = pool
+        self.mirrors = MirrorTasks()
         self.seen: LiveSnapshot | None = None
 
 
@@ -249,10 +280,10 @@ class _Attempts:
 
     async def perform(self, effect: Attempt) -> Outcome:
         """Send one attempt; the channel of a stream that goes on is kept until it ends."""
-        refused = insecure(effect)
-        if refused is not None:
-            return refused
-        self._effect, self._lease = effect, self._pool.take(effect)
+        try:
+            self._effect, self._lease = effect, self._pool.take(effect, self._exchange.view)
+        except AttemptFailed as failure:
+            return Outcome(error=failure.kind, message=failure.message, written=False)
         outcome: Outcome | None = None
         try:
             outcome = await self._send()

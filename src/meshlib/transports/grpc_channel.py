@@ -21,22 +21,26 @@ from meshlib.policy.effects import (
     BodyEnd,
     Effect,
     ErrorKind,
+    Mirror,
     Outcome,
     Park,
     Reply,
     Respond,
     Sleep,
 )
-from meshlib.policy.stack import execute
+from meshlib.policy.mirroring import dropped
+from meshlib.policy.stack import execute, mirrored
 from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
-from meshlib.transports.driving import conclude, insecure
+from meshlib.transports.driving import conclude
 from meshlib.transports.grpc_calls import END, Ending, MeshFuture, MeshStream, Opened
 from meshlib.transports.grpc_cutoff import Cutoff, on_thread
 from meshlib.transports.grpc_errors import MeshNotReady, with_record
 from meshlib.transports.grpc_exchange import CallOptions, Cancellation, Exchange, Method, Serializer
 from meshlib.transports.grpc_pool import ChannelPool, Lease
 from meshlib.transports.grpc_translate import Options, failed, load_metrics, parse_target, wants_report
+from meshlib.transports.mirrors import MirrorThreads
+from meshlib.upstream.failure import AttemptFailed
 
 FUTURE_THREADS = 64  # futures of one channel under way at once; more wait their turn
 
@@ -58,10 +62,16 @@ class MeshChannel(grpc.Channel):
         self._target = parse_target(target, options)
         self._runtime = runtime
         self._pool: ChannelPool[Any] = ChannelPool(
-            lambda where, how: grpc.insecure_channel(where, how, compression), options
+            lambda where, how, credentials: (
+                grpc.insecure_channel(where, how, compression)
+                if credentials is None
+                else grpc.secure_channel(where, credentials, how, compression)
+            ),
+            options,
         )
         self._seen: LiveSnapshot | None = None
         self._executor: ThreadPoolExecutor | None = None
+        self._mirrors = MirrorThreads()
         self._lock = threading.Lock()
         self._closed = False
         self._watches: dict[Any, Callable[[], None]] = {}
@@ -133,7 +143,7 @@ class MeshChannel(grpc.Channel):
         if live is not self._seen:
             self._seen = live
             self._pool.retire(live.has_endpoint)
-        exchange.call = call = self._runtime.call(exchange.view, live, "grpc")
+        exchange.call = call = self._runtime.call(exchange.view, live, "grpc", deadline=exchange.deadline)
         policy = execute(call)
         try:
             return self._drive(policy, exchange, cancellation)
@@ -165,7 +175,26 @@ class MeshChannel(grpc.Channel):
                 granted = threading.Event()
                 effect.ticket.on_grant(granted.set)
                 attempts.wait(granted, effect.timeout)
+            elif isinstance(effect, Mirror):
+                self._mirror(effect, exchange)
             effect = policy.send(answer)
+
+    def _mirror(self, effect: Mirror, exchange: Exchange) -> None:
+        if not exchange.method.unary:
+            dropped(effect.call)  # its messages come one by one, and go with the first attempt
+            return
+        copy = exchange.copied(effect.call)
+        self._mirrors.send(effect.call, lambda: self._copy(effect, copy))
+
+    def _copy(self, effect: Mirror, copy: Exchange) -> None:
+        """Send a copy of a call; only the observer learns what became of it."""
+        policy = mirrored(effect.call, effect.action)
+        try:
+            self._drive(policy, copy, None)
+        except Exception:  # noqa: BLE001  nobody waits for a copy: what became of it is in its record
+            pass
+        finally:
+            policy.close()
 
     def _wait(self, exchange: Exchange, cluster: str = "") -> LiveSnapshot:
         try:
@@ -204,6 +233,7 @@ class MeshChannel(grpc.Channel):
         self._closed = True
         for callback in list(self._watches):
             self.unsubscribe(callback)
+        self._mirrors.close()
         for channel in self._pool.empty():
             channel.close()
         if self._executor is not None:
@@ -213,6 +243,7 @@ class MeshChannel(grpc.Channel):
         """Forget the connections of the parent process, in a forked child."""
         self._lock = threading.Lock()
         self._executor = None  # its threads did not survive
+        self._mirrors.forget()
         self._pool.forget()
 
     def __enter__(self) -> Self:
@@ -241,10 +272,10 @@ class _Attempts:
 
     def perform(self, effect: Attempt) -> Outcome:
         """Send one attempt; the channel of a stream that has begun is kept until it ends."""
-        refused = insecure(effect)
-        if refused is not None:
-            return refused
-        self._effect, self._lease = effect, self._pool.take(effect)
+        try:
+            self._effect, self._lease = effect, self._pool.take(effect, self._exchange.view)
+        except AttemptFailed as failure:
+            return Outcome(error=failure.kind, message=failure.message, written=False)
         outcome: Outcome | None = None
         try:
             outcome = self._send()

@@ -154,6 +154,7 @@ BY_REPLY: dict[ReplyKind, type[MeshRpcError]] = {
     ReplyKind.RESET: UpstreamReset,
     ReplyKind.PER_TRY_TIMEOUT: PerTryTimeout,
     ReplyKind.ROUTE_TIMEOUT: RouteTimeout,
+    ReplyKind.STREAM_TIMEOUT: RouteTimeout,
 }
 
 

@@ -6,18 +6,19 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import grpc
 
+from meshlib.deadlines import current_deadline
 from meshlib.policy.call import Call
 from meshlib.policy.effects import Attempt, Outcome, Reply, ReplyKind
 from meshlib.policy.record import CallRecord
 from meshlib.runtime.runtime import FIRST_CONFIGURATION_TIMEOUT
 from meshlib.transports import grpc_errors
 from meshlib.transports.grpc_errors import DeadlineExceeded, with_record
-from meshlib.transports.grpc_translate import Bound, Metadata, Target, attempt_metadata, view_of
+from meshlib.transports.grpc_translate import Bound, Metadata, Target, allowed, attempt_metadata, view_of
 
 Serializer = Callable[[Any], Any]
 
@@ -90,16 +91,33 @@ class Exchange:
         self.method = method
         self.request = request
         self._options = options
-        self._deadline = None if options.timeout is None else time.monotonic() + options.timeout
+        given = None if options.timeout is None else time.monotonic() + options.timeout
+        self._deadline = min((at for at in (given, current_deadline()) if at is not None), default=None)
         replayable = not method.streams_requests
         self.view = view_of(target, method.path, tuple(options.metadata or ()), replayable=replayable)
         self.received = 0
         self.call: Call | None = None
 
+    def copied(self, call: Call) -> Exchange:
+        """Return a copy of this RPC, whose request is one message, as a call of its own without a timeout."""
+        view, serializer = call.view, self.method.serializer
+        method = replace(self.method, serializer=None, deserializer=None)
+        request = self.request if serializer is None else serializer(self.request)
+        binary = [pair for pair in self._options.metadata or () if pair[0].endswith("-bin")]
+        options = CallOptions(metadata=[*((name, value) for name, value in view.headers if allowed(name)), *binary])
+        copy = Exchange(Target(view.host, view.port, view.authority), method, request, options)
+        copy.view, copy.call = view, call
+        return copy
+
     @property
     def record(self) -> CallRecord:
         """The record of the call, which has begun."""
         return cast("Call", self.call).record
+
+    @property
+    def deadline(self) -> float | None:
+        """The monotonic second of the application's time limit, None = no bound."""
+        return self._deadline
 
     def left(self) -> float | None:
         """Return the seconds left of the application's timeout, not below 0; None = no bound."""

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from meshlib.errors import MeshError
+from meshlib.model.request import RequestView
 from meshlib.policy.effects import Attempt
 from meshlib.transports import grpc_forks
+from meshlib.transports.grpc_security import ChannelTls, channel_tls, secured
 from meshlib.transports.grpc_translate import Options, channel_options, dial_target
 
 ChannelT = TypeVar("ChannelT")
-Key = tuple[str, tuple[str, int], str, float]
+Key = tuple[str, tuple[str, int], str, float, ChannelTls | None]
 
 # Channels inherited over a fork. Closing or collecting one would touch the parent's connections.
 _INHERITED: list[Any] = []
@@ -38,11 +40,12 @@ class ChannelPool(Generic[ChannelT]):
     """The channels of one mesh channel. Thread-safe; it decides, its owner closes.
 
     Args:
-        connect: makes a plain channel from a grpc target and options; it connects on first use.
+        connect: makes a channel from a grpc target, options and credentials, None for plaintext; it
+            connects on first use.
         options: the application's channel options.
     """
 
-    def __init__(self, connect: Callable[[str, Options], ChannelT], options: Options) -> None:
+    def __init__(self, connect: Callable[[str, Options, Any], ChannelT], options: Options) -> None:
         grpc_forks.register()
         self._connect = connect
         self._options = options
@@ -50,21 +53,25 @@ class ChannelPool(Generic[ChannelT]):
         self._leases: dict[Key, Lease[ChannelT]] = {}
         self._unused: list[ChannelT] = []
 
-    def take(self, effect: Attempt) -> Lease[ChannelT]:
+    def take(self, effect: Attempt, view: RequestView) -> Lease[ChannelT]:
         """Return the channel to the attempt's endpoint, made on first use.
 
         Raises:
             MeshError: gRPC does not work in this process, for how it was forked.
+            AttemptFailed: the endpoint wants TLS that cannot be spoken.
         """
-        cluster = effect.cluster
-        key = (cluster.name, effect.endpoint.key, effect.authority, cluster.connect_timeout)
+        cluster, tls = effect.cluster, channel_tls(effect, view)
+        key = (cluster.name, effect.endpoint.key, effect.authority, cluster.connect_timeout, tls)
         with self._lock:
             lease = self._leases.get(key)
             if lease is None:
                 if grpc_forks.unusable:
                     raise MeshError(grpc_forks.unusable)
                 options = channel_options(self._options, effect.authority, cluster.connect_timeout)
-                lease = self._leases[key] = Lease(key, self._connect(dial_target(effect.endpoint), options))
+                channel = self._connect(dial_target(effect.endpoint), *secured(options, tls))
+                for old in [old for old in self._leases.values() if old.key[:4] == key[:4]]:
+                    self._drop(old)  # of settings or certificates that have changed
+                lease = self._leases[key] = Lease(key, channel)
             lease.users += 1
             return lease
 

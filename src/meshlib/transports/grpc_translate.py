@@ -80,18 +80,19 @@ def view_of(target: Target, path: str, metadata: Metadata, *, replayable: bool) 
 
 def attempt_metadata(metadata: Metadata, effect: Attempt) -> list[tuple[str, str | bytes]]:
     """Return the metadata of one attempt; a header of policy's replaces the application's of that name."""
-    added = [(name, value) for name, value in effect.headers if _allowed(name)]
+    added = [(name, value) for name, value in effect.headers if allowed(name)]
     replaced = effect.removed.union(name for name, _ in added)
     return [(name, value) for name, value in metadata if name not in replaced] + added
 
 
-def _allowed(name: str) -> bool:
+def allowed(name: str) -> bool:
+    """Tell whether a header of policy's may be sent as metadata."""
     return name not in RESERVED and not name.startswith((":", "grpc-"))
 
 
 def dial_target(endpoint: Endpoint) -> str:
     """Return the grpc target of an endpoint: its address, never looked up in the mesh again."""
-    address, port = endpoint.address, endpoint.port
+    address, port = endpoint.host, endpoint.port
     if not port:
         return f"unix:{address}"
     try:
@@ -213,7 +214,7 @@ def _local(code: grpc.StatusCode, details: str, endpoint: Endpoint) -> ErrorKind
 
 def _names(text: str, endpoint: Endpoint) -> bool:
     """Tell whether a connect failure is about ``endpoint``; of a host name grpc tells only the port."""
-    if endpoint.address in text:
+    if endpoint.host in text:
         return True
     return dial_target(endpoint).startswith("dns:") and f":{endpoint.port}" in text
 

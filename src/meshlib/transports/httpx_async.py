@@ -21,23 +21,29 @@ from meshlib.policy.effects import (
     Discard,
     Effect,
     ErrorKind,
+    Mirror,
     Outcome,
     Park,
+    Race,
     Reply,
     Respond,
+    Restart,
     Sleep,
 )
-from meshlib.policy.stack import execute
+from meshlib.policy.stack import execute, mirrored
 from meshlib.policy.state import LiveSnapshot
 from meshlib.runtime.runtime import Runtime
 from meshlib.runtime.waking import loop_token, threadsafe
 from meshlib.transports import httpx_failures as failures
 from meshlib.transports import httpx_translate as translate
-from meshlib.transports.driving import conclude, insecure
+from meshlib.transports.driving import conclude, handshake, unsecured
 from meshlib.transports.httpx_engine import AsyncBody, AsyncEngine, async_mocked
 from meshlib.transports.httpx_errors import BODY_LATE, DEADLINE_LATE, MeshNotReady, RouteTimeout
 from meshlib.transports.httpx_exchange import Exchange, Timeouts, with_record
+from meshlib.transports.httpx_race import AsyncRacers
+from meshlib.transports.mirrors import MirrorTasks, Tee
 from meshlib.transports.options import TransportOptions
+from meshlib.transports.pacing import Pace
 from meshlib.upstream.clock import AttemptClock, attempt_clock
 from meshlib.upstream.failure import AttemptFailed
 from meshlib.upstream.pools import AsyncEndpointPools, PoolSettings
@@ -53,19 +59,27 @@ class AsyncCarrier(httpx.AsyncHTTPTransport):
 class AsyncCallStream(httpx.AsyncByteStream):
     """The body of a returned response; it keeps the call alive until the body ends."""
 
-    def __init__(self, inner: httpx.AsyncByteStream, policy: Policy, call: Call, clock: AttemptClock) -> None:
+    def __init__(
+        self, inner: httpx.AsyncByteStream, policy: Policy, call: Call, clock: AttemptClock, rate: float
+    ) -> None:
         self._inner = inner
         self._policy: Policy | None = policy
         self._call = call
         self._clock = clock
         self._received = 0
+        self._pace = Pace(rate) if rate else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         parts = aiter(self._inner)
         try:
             while (part := await self._next(parts)) is not None:
                 self._received += len(part)
-                yield part
+                if self._pace is None:
+                    yield part
+                    continue
+                for wait, piece in self._pace.pieces(part):
+                    await anyio.sleep(wait)
+                    yield piece
         except httpx.TransportError as error:
             late = isinstance(error, httpx.TimeoutException)
             self._end(ErrorKind.APPLICATION if late else ErrorKind.RESET)
@@ -73,6 +87,7 @@ class AsyncCallStream(httpx.AsyncByteStream):
         self._end(None)
 
     async def _next(self, parts: AsyncIterator[bytes]) -> bytes | None:
+        self._clock.next_part()
         left = self._clock.left()
         if left is None:
             return await anext(parts, None)
@@ -132,7 +147,7 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         if live is None:
             live = await self._wait(view, timeouts, request)
         loop = await self._loop(live)
-        call = self._runtime.call(view, live)
+        call = self._runtime.call(view, live, deadline=timeouts.deadline, races=True, traced=timeouts.traced)
         policy = execute(call)
         try:
             return await self._drive(policy, Exchange(call, request, timeouts), loop)
@@ -160,6 +175,9 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         clock: AttemptClock | None = None
         while True:
             answer: Answer = None
+            if isinstance(effect, Race):
+                effect, clock = await self._race(effect, policy, exchange, loop)
+                continue
             if isinstance(effect, Attempt):
                 clock = exchange.clock(effect)
                 answer = await self._attempt(effect, exchange, clock, loop)
@@ -177,7 +195,34 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
                 await self._park(effect, exchange)
             elif isinstance(effect, Discard):
                 await cast("httpx.Response", effect.outcome.response).aclose()
+            elif isinstance(effect, Mirror):
+                self._mirror(effect, exchange, loop)
+            elif isinstance(effect, Restart):
+                await cast("httpx.Response", effect.outcome.response).aclose()
+                exchange.sent = translate.restarted(exchange, effect)
             effect = policy.send(answer)
+
+    async def _race(
+        self, effect: Effect, policy: Policy, exchange: Exchange, loop: _Loop
+    ) -> tuple[Effect, AttemptClock | None]:
+        """Make attempts side by side until policy asks for something else; returns that, and the winner's clock."""
+
+        async def send(attempt: Attempt, exchange: Exchange, clock: AttemptClock) -> Outcome:
+            return await self._attempt(attempt, exchange, clock, loop)
+
+        failure: Exception | None = None
+        async with anyio.create_task_group() as group:
+            racers = AsyncRacers(send, exchange, group)
+            try:
+                while isinstance(effect, Race):
+                    effect = policy.send(await racers.go(effect))
+            except Exception as error:  # noqa: BLE001  raised below: a task group would wrap it
+                failure = error
+            finally:
+                await racers.end()
+        if failure is not None:
+            raise failure
+        return effect, racers.clock
 
     async def _attempt(
         self,
@@ -186,9 +231,6 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         clock: AttemptClock,
         loop: _Loop,
     ) -> Outcome:
-        refused = insecure(effect)
-        if refused is not None:
-            return refused
         token = attempt_clock.set(clock)
         try:
             with anyio.CancelScope() as scope:
@@ -215,9 +257,39 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         if response.is_stream_consumed:  # a mock's: nothing left to read
             conclude(policy, BodyEnd(None, len(response.content)))
             return response
-        clock.turn_to_body(effect.timeout, exchange.timeouts.total_deadline)
-        response.stream = AsyncCallStream(cast("httpx.AsyncByteStream", response.stream), policy, exchange.call, clock)
+        clock.turn_to_body(effect.timeout, exchange.timeouts.total_deadline, effect.gap)
+        response.stream = AsyncCallStream(
+            cast("httpx.AsyncByteStream", response.stream), policy, exchange.call, clock, effect.rate
+        )
         return response
+
+    def _mirror(self, effect: Mirror, exchange: Exchange, loop: _Loop) -> None:
+        sent = exchange.sent
+
+        def send(copy: Mirror, content: bytes | None) -> None:
+            loop.mirrors.send(copy.call, lambda: self._copy(copy, sent, content, loop))
+
+        if exchange.call.view.replayable:
+            send(effect, None)
+            return
+        if exchange.tee is None:
+            exchange.tee = Tee(send)
+        exchange.tee.wait(effect)
+
+    async def _copy(self, effect: Mirror, like: httpx.Request, content: bytes | None, loop: _Loop) -> None:
+        """Send a copy of a request; only the observer learns what became of it."""
+        policy = mirrored(effect.call, effect.action)
+        try:
+            response = await self._drive(policy, translate.copied(effect, like, content), loop)
+            try:
+                async for _ in cast("httpx.AsyncByteStream", response.stream):
+                    pass
+            finally:
+                await response.aclose()
+        except Exception:  # noqa: BLE001  nobody waits for a copy: what became of it is in its record
+            pass
+        finally:
+            policy.close()
 
     async def _sleep(self, seconds: float, exchange: Exchange) -> None:
         left = exchange.timeouts.left_for_head()
@@ -233,7 +305,8 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
         began = time.monotonic()
         with anyio.move_on_after(seconds):
             await granted.wait()
-        exchange.timeouts.pooling += time.monotonic() - began
+        if effect.pooled:
+            exchange.timeouts.pooling += time.monotonic() - began
         if not granted.is_set() and application_expired is not None:
             raise application_expired()
 
@@ -259,26 +332,32 @@ class AsyncMeshTransport(httpx.AsyncBaseTransport):
 class _Loop:
     """What belongs to one event loop: its connections."""
 
-    __slots__ = ("__weakref__", "_carrier", "_engine", "_inner", "_pools", "seen")
+    __slots__ = ("__weakref__", "_carrier", "_contexts", "_engine", "_inner", "_pools", "mirrors", "seen")
 
     def __init__(self, settings: PoolSettings, inner: httpx.AsyncBaseTransport | None) -> None:
         self._inner = inner
+        self._contexts = settings.contexts
         self._engine = AsyncEngine(settings)
         self._pools = AsyncEndpointPools(settings)  # for mocks, HTTP/2 and trio
         self._carrier = AsyncCarrier(self._pools)
+        self.mirrors = MirrorTasks()
         self.seen: LiveSnapshot | None = None
 
     async def send(self, exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Response:
+        secured = handshake(self._contexts, effect, exchange.call.view)
         if self._inner is None and self._engine.carries(exchange, effect) and not async_mocked():
-            return await self._engine.send(exchange, effect, clock)
+            return await self._engine.send(exchange, effect, secured, clock)
+        if secured is not None and isinstance(self._inner, httpx.AsyncHTTPTransport):
+            raise unsecured(self._inner)
         transport = self._inner or self._carrier
-        return await transport.handle_async_request(translate.attempt_request(exchange, effect, clock))
+        return await transport.handle_async_request(translate.attempt_request(exchange, effect, secured, clock))
 
     async def retire(self, live: LiveSnapshot) -> None:
         self._engine.retire(live.has_endpoint)
         await self._pools.retire(live.has_endpoint)
 
     async def aclose(self) -> None:
+        await self.mirrors.aclose()
         self._engine.close()
         await self._pools.aclose()
 

@@ -19,7 +19,7 @@ import httpcore
 import httpx
 import sniffio
 
-from meshlib.policy.effects import Attempt
+from meshlib.policy.effects import Attempt, ErrorKind
 from meshlib.transports.httpx_exchange import Exchange
 from meshlib.transports.httpx_failures import to_httpx
 from meshlib.transports.httpx_translate import attempt_headers, attempt_stream
@@ -28,7 +28,8 @@ from meshlib.upstream.failure import AttemptFailed
 from meshlib.upstream.http11 import asynchronous, blocking
 from meshlib.upstream.http11.blocking import Origin, Outgoing
 from meshlib.upstream.http11.framing import BadRequest, Phase, ResponseReader, encode_head
-from meshlib.upstream.pools import PoolSettings
+from meshlib.upstream.pools import PoolSettings, supersedes
+from meshlib.upstream.tls import Handshake
 
 # What the first request would import, the standard library and anyio being lazy. A child that is
 # forked while a thread of its parent imports a module waits for that module for ever.
@@ -36,8 +37,8 @@ for _lazy in ("encodings.idna", "anyio._backends._asyncio"):
     with contextlib.suppress(ImportError):  # anyio's name for its own part
         importlib.import_module(_lazy)
 
-# Cluster, address, host name of the application's own TLS: what connections may be shared by.
-Key = tuple[str, tuple[str, int], str]
+# Cluster, address, host name of the application's own TLS, the mesh's TLS: what connections may be shared by.
+Key = tuple[str, tuple[str, int], str, Handshake | None]
 
 
 def is_own(function: Callable[..., object], module: str) -> bool:
@@ -71,7 +72,7 @@ def carries(settings: PoolSettings, exchange: Exchange, effect: Attempt) -> bool
 def outgoing(exchange: Exchange, effect: Attempt, clock: AttemptClock) -> Outgoing:
     """Return an attempt as bytes to send; raises ``httpx.LocalProtocolError`` for what must not be sent."""
     view = exchange.call.view
-    method = exchange.request.method.encode("ascii")
+    method = exchange.sent.method.encode("ascii")
     try:
         head = encode_head(method, effect.target.encode("ascii"), attempt_headers(exchange, effect))
     except BadRequest as error:
@@ -106,13 +107,19 @@ class Engine:
         """Tell whether this engine can carry an attempt."""
         return carries(self._settings, exchange, effect)
 
-    def send(self, exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Response:
+    def send(
+        self, exchange: Exchange, effect: Attempt, secured: Handshake | None, clock: AttemptClock
+    ) -> httpx.Response:
         """Send one attempt; raises ``AttemptFailed``."""
         timeouts = exchange.timeouts
         message = outgoing(exchange, effect, clock)
-        pool = self._pool(effect, exchange.tls)
+        pool = self._pool(effect, exchange.tls, secured)
+        pool.life = effect.cluster.connections
         connection = pool.acquire(clock, timeouts.to_connect(effect), timeouts.left_to_wait())
+        clock.on_cancel = connection.abort
         try:
+            if clock.cancelled:
+                raise AttemptFailed(ErrorKind.APPLICATION, "the attempt was given up", phase="connect")
             reader = connection.request(message, clock, timeouts.write)
         except BaseException:
             pool.release(connection)
@@ -122,8 +129,11 @@ class Engine:
 
     def retire(self, keeps: Callable[[str, tuple[str, int]], bool]) -> None:
         """Close the pools of endpoints that are gone; requests in flight end in peace."""
+        self._retire(lambda key: not keeps(key[0], key[1]))
+
+    def _retire(self, is_gone: Callable[[Key], bool]) -> None:
         with self._lock:
-            gone = [key for key in self._pools if not keeps(key[0], key[1])]
+            gone = [key for key in self._pools if is_gone(key)]
             retired = [self._pools.pop(key) for key in gone]
         for pool in retired:
             pool.close()
@@ -137,15 +147,18 @@ class Engine:
         self._lock = threading.Lock()
         self._pools = {}
 
-    def _pool(self, effect: Attempt, tls: str) -> blocking.Pool:
-        key = (effect.cluster.name, effect.endpoint.key, tls)
+    def _pool(self, effect: Attempt, tls: str, secured: Handshake | None) -> blocking.Pool:
+        key = (effect.cluster.name, effect.endpoint.key, tls, secured)
         pool = self._pools.get(key)
         if pool is None:
             with self._lock:
                 pool = self._pools.get(key)
                 if pool is None:
-                    origin = _origin(self._settings, effect, tls)
+                    origin = _origin(self._settings, effect, tls, secured)
                     pool = self._pools[key] = blocking.Pool(origin, *_limits(self._settings))
+            self._retire(lambda other: _is_superseded(other, key))
+        if effect.endpoint.resolved:
+            pool.redirect(effect.endpoint)
         return pool
 
 
@@ -160,15 +173,21 @@ class AsyncEngine:
         """Tell whether this engine can carry an attempt; trio goes through httpcore."""
         return carries(self._settings, exchange, effect) and sniffio.current_async_library() == "asyncio"
 
-    async def send(self, exchange: Exchange, effect: Attempt, clock: AttemptClock) -> httpx.Response:
+    async def send(
+        self, exchange: Exchange, effect: Attempt, secured: Handshake | None, clock: AttemptClock
+    ) -> httpx.Response:
         """Send one attempt; raises ``AttemptFailed``."""
         timeouts, tls = exchange.timeouts, exchange.tls
         message = outgoing(exchange, effect, clock)
-        key = (effect.cluster.name, effect.endpoint.key, tls)
+        key = (effect.cluster.name, effect.endpoint.key, tls, secured)
         pool = self._pools.get(key)
         if pool is None:
-            origin = _origin(self._settings, effect, tls)
+            origin = _origin(self._settings, effect, tls, secured)
             pool = self._pools[key] = asynchronous.Pool(origin, *_limits(self._settings))
+            self._retire(lambda other: _is_superseded(other, key))
+        if effect.endpoint.resolved:
+            pool.redirect(effect.endpoint)
+        pool.life = effect.cluster.connections
         connection = await pool.acquire(clock, timeouts.to_connect(effect), timeouts.left_to_wait())
         try:
             reader = await connection.request(message, clock)
@@ -180,7 +199,10 @@ class AsyncEngine:
 
     def retire(self, keeps: Callable[[str, tuple[str, int]], bool]) -> None:
         """Close the pools of endpoints that are gone; requests in flight end in peace."""
-        for key in [key for key in self._pools if not keeps(key[0], key[1])]:
+        self._retire(lambda key: not keeps(key[0], key[1]))
+
+    def _retire(self, is_gone: Callable[[Key], bool]) -> None:
+        for key in [key for key in self._pools if is_gone(key)]:
             self._pools.pop(key).close()
 
     def close(self) -> None:
@@ -188,8 +210,14 @@ class AsyncEngine:
         self.retire(lambda _cluster, _address: False)
 
 
-def _origin(settings: PoolSettings, effect: Attempt, tls: str) -> Origin:
+def _origin(settings: PoolSettings, effect: Attempt, tls: str, secured: Handshake | None) -> Origin:
+    if secured is not None:
+        return Origin(effect.endpoint, secured.context, secured.server_name, secured)
     return Origin(effect.endpoint, settings.ssl_context if tls else None, tls)
+
+
+def _is_superseded(old: Key, new: Key) -> bool:
+    return old[:3] == new[:3] and supersedes(new[3], old[3])
 
 
 def _limits(settings: PoolSettings) -> tuple[int | None, int | None, float | None]:

@@ -83,6 +83,7 @@ BY_REPLY: dict[ReplyKind, type[MeshRequestError]] = {
     ReplyKind.RESET: UpstreamReset,
     ReplyKind.PER_TRY_TIMEOUT: PerTryTimeout,
     ReplyKind.ROUTE_TIMEOUT: RouteTimeout,
+    ReplyKind.STREAM_TIMEOUT: RouteTimeout,
 }
 
 

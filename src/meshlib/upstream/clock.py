@@ -24,17 +24,24 @@ class AttemptClock:
         connecting: seconds spent connecting.
         ended: whether the peer closed the connection.
         on_change: called when the deadlines change; async drivers move their cancel scope.
+        cancelled: whether the attempt was given up; see :meth:`cancel`.
+        on_sent: called when a streamed body has been produced.
+        on_cancel: ends what the attempt waits for just now; called by another thread.
     """
 
     __slots__ = (
         "_application_timeout",
         "_began",
+        "_gap",
         "_timeout",
         "application_deadline",
+        "cancelled",
         "connecting",
         "deadline",
         "ended",
+        "on_cancel",
         "on_change",
+        "on_sent",
         "sent",
         "upload",
     )
@@ -48,6 +55,10 @@ class AttemptClock:
         self.ended = False
         self.upload = self.connecting = 0.0
         self.on_change: Callable[[], None] | None = None
+        self.on_sent: Callable[[], None] | None = None
+        self.cancelled = False
+        self.on_cancel: Callable[[], None] | None = None
+        self._gap: float | None = None
         self._began = time.monotonic()
         if not body_pending:
             self._start(self._began)
@@ -57,6 +68,8 @@ class AttemptClock:
         now = time.monotonic()
         self.upload = now - self._began
         self._start(now)
+        if self.on_sent is not None:
+            self.on_sent()
 
     def _start(self, now: float) -> None:
         self.deadline = None if self._timeout is None else now + self._timeout
@@ -64,15 +77,31 @@ class AttemptClock:
         if self.on_change is not None:
             self.on_change()
 
-    def turn_to_body(self, timeout: float | None, application_deadline: float | None) -> None:
+    def turn_to_body(self, timeout: float | None, application_deadline: float | None, gap: float | None = None) -> None:
         """Bound the response body from now on.
 
         Args:
-            timeout: seconds left of the route's timeout, None = no bound.
+            timeout: seconds left of the mesh's timeouts, None = no bound.
             application_deadline: monotonic second of the application's total deadline, if any.
+            gap: seconds that the mesh lets each wait for a part last, None = no bound.
         """
-        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self._timeout = None if timeout is None else time.monotonic() + timeout
+        self.deadline = self._timeout
         self.application_deadline = application_deadline
+        self._gap = gap
+
+    def next_part(self) -> None:
+        """Bound the wait for the body's next part, which begins."""
+        if self._gap is not None:
+            silent = time.monotonic() + self._gap
+            self.deadline = silent if self._timeout is None else min(silent, self._timeout)
+
+    def cancel(self) -> None:
+        """Give the attempt up, from any thread: what it waits for fails at once, or at its next step."""
+        self.cancelled = True
+        self.deadline = time.monotonic()
+        if self.on_cancel is not None:
+            self.on_cancel()
 
     @property
     def next_deadline(self) -> float | None:

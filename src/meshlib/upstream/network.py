@@ -15,7 +15,9 @@ from typing import Any
 import httpcore
 
 from meshlib.model.endpoint import Endpoint
+from meshlib.upstream import names
 from meshlib.upstream.clock import AttemptClock, attempt_clock
+from meshlib.upstream.tls import Handshake
 
 
 @contextmanager
@@ -27,6 +29,34 @@ def _connecting(clock: AttemptClock | None) -> Iterator[None]:
     finally:
         if clock is not None:
             clock.connecting += time.monotonic() - began
+
+
+@contextmanager
+def _looking_up() -> Iterator[None]:
+    """Turn what a look-up raises into httpcore's errors; those of connecting are already."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise httpcore.ConnectTimeout(str(error)) from error
+    except OSError as error:
+        raise httpcore.ConnectError(str(error)) from error
+
+
+@contextmanager
+def _securing(handshake: Handshake) -> Iterator[None]:
+    """Say for people why a handshake failed; the cause keeps ssl's own error."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise httpcore.ConnectError(handshake.explain(error)) from error
+    except httpcore.ConnectError as error:
+        cause = error.__cause__ or error.__context__ or error
+        raise httpcore.ConnectError(handshake.explain(cause)) from cause
+
+
+def _left(timeout: float | None, began: float) -> float | None:
+    """Return what is left for the handshake of the time to connect in."""
+    return None if timeout is None else max(0.001, timeout - (time.monotonic() - began))
 
 
 class BoundStream(httpcore.NetworkStream):
@@ -79,8 +109,9 @@ class BoundStream(httpcore.NetworkStream):
 class DialBackend(httpcore.NetworkBackend):
     """Connects to one endpoint, whatever host and port are asked for."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: Endpoint, handshake: Handshake | None = None) -> None:
+        self.endpoint = endpoint
+        self._handshake = handshake
         self._inner = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -97,13 +128,27 @@ class DialBackend(httpcore.NetworkBackend):
             timeout = clock.bound(timeout)
             if timeout is not None and timeout <= 0.0:
                 raise httpcore.ConnectTimeout("the attempt's time is over")
-        endpoint = self._endpoint
+        endpoint, handshake, began = self.endpoint, self._handshake, time.monotonic()
+
+        def connect_to(address: str, left: float | None) -> httpcore.NetworkStream:
+            return self._inner.connect_tcp(address, endpoint.port, left, local_address, socket_options)
+
         with _connecting(clock):
-            if not endpoint.port:
-                return BoundStream(self._inner.connect_unix_socket(endpoint.address, timeout, socket_options))
-            return BoundStream(
-                self._inner.connect_tcp(endpoint.address, endpoint.port, timeout, local_address, socket_options)
-            )
+            if endpoint.port:
+                with _looking_up():
+                    stream = names.connect(endpoint.host, timeout, connect_to)
+            else:
+                stream = self._inner.connect_unix_socket(endpoint.address, timeout, socket_options)
+            if handshake is not None:
+                with _securing(handshake):
+                    left = _left(timeout, began)
+                    stream = stream.start_tls(handshake.context, handshake.server_name or None, left)
+                    try:
+                        handshake.verify(stream.get_extra_info("ssl_object"))
+                    except BaseException:
+                        stream.close()
+                        raise
+            return BoundStream(stream)
 
 
 class AsyncBoundStream(httpcore.AsyncNetworkStream):
@@ -146,8 +191,9 @@ class AsyncBoundStream(httpcore.AsyncNetworkStream):
 class AsyncDialBackend(httpcore.AsyncNetworkBackend):
     """Connects to one endpoint, whatever host and port are asked for; asyncio or trio."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: Endpoint, handshake: Handshake | None = None) -> None:
+        self.endpoint = endpoint
+        self._handshake = handshake
         self._inner = httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -159,11 +205,21 @@ class AsyncDialBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Connect to the endpoint."""
-        endpoint = self._endpoint
+        endpoint, handshake, began = self.endpoint, self._handshake, time.monotonic()
         with _connecting(attempt_clock.get()):
-            if not endpoint.port:
-                unix = await self._inner.connect_unix_socket(endpoint.address, timeout, socket_options)
-                return AsyncBoundStream(unix)
-            return AsyncBoundStream(
-                await self._inner.connect_tcp(endpoint.address, endpoint.port, timeout, local_address, socket_options)
-            )
+            if endpoint.port:
+                stream = await self._inner.connect_tcp(
+                    endpoint.host, endpoint.port, timeout, local_address, socket_options
+                )
+            else:
+                stream = await self._inner.connect_unix_socket(endpoint.address, timeout, socket_options)
+            if handshake is not None:
+                with _securing(handshake):
+                    left = _left(timeout, began)
+                    stream = await stream.start_tls(handshake.context, handshake.server_name or None, left)
+                    try:
+                        handshake.verify(stream.get_extra_info("ssl_object"))
+                    except BaseException:
+                        await stream.aclose()
+                        raise
+            return AsyncBoundStream(stream)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpcore
@@ -18,6 +18,8 @@ import httpcore
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import Endpoint
 from meshlib.upstream.network import AsyncDialBackend, DialBackend
+from meshlib.upstream.tls import Handshake
+from meshlib.upstream.tls_contexts import TlsContexts
 
 ATTEMPT = "meshlib.attempt"
 
@@ -29,11 +31,13 @@ class Dial:
     Attributes:
         cluster, endpoint: where to connect.
         tls: host name of the application's own TLS (``https://`` URLs), empty for plaintext.
+        handshake: the mesh's own TLS, None for plaintext.
     """
 
     cluster: Cluster
     endpoint: Endpoint
     tls: str
+    handshake: Handshake | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +49,30 @@ class PoolKey:
         address: the endpoint's address.
         http2: the protocol.
         tls: host name of the application's own TLS, empty for plaintext.
+        handshake: the mesh's own TLS, None for plaintext.
     """
 
     cluster: str
     address: tuple[str, int]
     http2: bool
     tls: str
+    handshake: Handshake | None = None
 
 
-def pool_key(cluster: Cluster, endpoint: Endpoint, tls: str) -> PoolKey:
+def pool_key(dial: Dial) -> PoolKey:
     """Return the key of the pool for an attempt."""
-    return PoolKey(cluster.name, endpoint.key, cluster.http2 and not tls, tls)
+    cluster, tls = dial.cluster, dial.tls
+    return PoolKey(cluster.name, dial.endpoint.key, cluster.http2 and not tls, tls, dial.handshake)
+
+
+def supersedes(new: Handshake | None, old: Handshake | None) -> bool:
+    """Tell whether connections to an address by ``old`` are of no more use once there are some by ``new``.
+
+    The settings or the certificates have changed. Where only the names differ, which are the requests', both stay.
+    """
+    if new is None or old is None:
+        return new is not old
+    return new.material is not old.material or new.tls != old.tls
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +85,7 @@ class PoolSettings:
         keepalive_expiry: seconds an idle connection is kept.
         ssl_context: for ``https://`` URLs, the application's own TLS.
         http2: whether the application's own TLS may negotiate HTTP/2.
+        contexts: makes the mesh's own TLS.
     """
 
     max_connections: int | None
@@ -75,18 +93,25 @@ class PoolSettings:
     keepalive_expiry: float | None
     ssl_context: ssl.SSLContext | None
     http2: bool = False
+    contexts: TlsContexts = field(default_factory=TlsContexts, compare=False)
 
-    def arguments(self, key: PoolKey) -> dict[str, Any]:
-        """Return the keyword arguments of an httpcore pool for ``key``."""
+    def arguments(self, key: PoolKey, idle_timeout: float | None) -> dict[str, Any]:
+        """Return the keyword arguments of an httpcore pool for ``key``, of a cluster with this ``idle_timeout``."""
+        expiries = [each for each in (self.keepalive_expiry, idle_timeout) if each is not None]
         return {
             "ssl_context": self.ssl_context if key.tls else None,
             "max_connections": self.max_connections,
             "max_keepalive_connections": self.max_keepalive,
-            "keepalive_expiry": self.keepalive_expiry,
+            "keepalive_expiry": min(expiries, default=None),
             # Prior knowledge in plaintext (http2_protocol_options); ALPN under the application's TLS.
             "http1": not key.http2,
             "http2": key.http2 or (bool(key.tls) and self.http2),
         }
+
+
+def _is_superseded(old: PoolKey, new: PoolKey) -> bool:
+    same = (old.cluster, old.address, old.tls) == (new.cluster, new.address, new.tls)
+    return same and supersedes(new.handshake, old.handshake)
 
 
 def _addressed(request: httpcore.Request, endpoint: Endpoint, tls: str) -> httpcore.Request:
@@ -101,6 +126,13 @@ def _addressed(request: httpcore.Request, endpoint: Endpoint, tls: str) -> httpc
     return request
 
 
+def _redirect(pool: httpcore.ConnectionPool | httpcore.AsyncConnectionPool, endpoint: Endpoint) -> None:
+    """Open new connections to where an endpoint is now (LOGICAL_DNS); those that are open serve on."""
+    backend = pool._network_backend
+    if endpoint.resolved and isinstance(backend, DialBackend | AsyncDialBackend):
+        backend.endpoint = endpoint
+
+
 class EndpointPools(httpcore.ConnectionPool):
     """Blocking pools by endpoint. Thread-safe."""
 
@@ -112,16 +144,19 @@ class EndpointPools(httpcore.ConnectionPool):
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send ``request`` to the endpoint of the attempt it carries."""
         attempt: Dial = request.extensions[ATTEMPT]
-        key = pool_key(attempt.cluster, attempt.endpoint, attempt.tls)
+        key = pool_key(attempt)
         pool = self._by_key.get(key)
         if pool is None:
             with self._lock:
                 pool = self._by_key.get(key)
                 if pool is None:
                     pool = httpcore.ConnectionPool(
-                        network_backend=DialBackend(attempt.endpoint), **self._settings.arguments(key)
+                        network_backend=DialBackend(attempt.endpoint, attempt.handshake),
+                        **self._settings.arguments(key, attempt.cluster.connections.idle_timeout),
                     )
                     self._by_key[key] = pool
+            self._retire(lambda other: _is_superseded(other, key))
+        _redirect(pool, attempt.endpoint)
         return pool.handle_request(_addressed(request, attempt.endpoint, attempt.tls))
 
     def retire(self, keeps: Callable[[str, tuple[str, int]], bool]) -> None:
@@ -130,8 +165,11 @@ class EndpointPools(httpcore.ConnectionPool):
         Args:
             keeps: tells of (cluster name, address) whether it still stands.
         """
+        self._retire(lambda key: not keeps(key.cluster, key.address))
+
+    def _retire(self, is_gone: Callable[[PoolKey], bool]) -> None:
         with self._lock:
-            gone = [key for key in self._by_key if not keeps(key.cluster, key.address)]
+            gone = [key for key in self._by_key if is_gone(key)]
             retired = [self._by_key.pop(key) for key in gone]
         for pool in retired:
             # In httpcore's own words, so that no request takes a connection while it closes:
@@ -164,18 +202,23 @@ class AsyncEndpointPools(httpcore.AsyncConnectionPool):
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send ``request`` to the endpoint of the attempt it carries."""
         attempt: Dial = request.extensions[ATTEMPT]
-        key = pool_key(attempt.cluster, attempt.endpoint, attempt.tls)
+        key = pool_key(attempt)
         pool = self._by_key.get(key)
         if pool is None:
-            pool = httpcore.AsyncConnectionPool(
-                network_backend=AsyncDialBackend(attempt.endpoint), **self._settings.arguments(key)
+            pool = self._by_key[key] = httpcore.AsyncConnectionPool(
+                network_backend=AsyncDialBackend(attempt.endpoint, attempt.handshake),
+                **self._settings.arguments(key, attempt.cluster.connections.idle_timeout),
             )
-            self._by_key[key] = pool
+            await self._retire(lambda other: _is_superseded(other, key))
+        _redirect(pool, attempt.endpoint)
         return await pool.handle_async_request(_addressed(request, attempt.endpoint, attempt.tls))
 
     async def retire(self, keeps: Callable[[str, tuple[str, int]], bool]) -> None:
         """Close idle connections of endpoints that are gone, as :meth:`EndpointPools.retire`."""
-        gone = [key for key in self._by_key if not keeps(key.cluster, key.address)]
+        await self._retire(lambda key: not keeps(key.cluster, key.address))
+
+    async def _retire(self, is_gone: Callable[[PoolKey], bool]) -> None:
+        gone = [key for key in self._by_key if is_gone(key)]
         for pool in [self._by_key.pop(key) for key in gone]:
             pool._max_keepalive_connections = 0
             await pool._close_connections(pool._assign_requests_to_connections())

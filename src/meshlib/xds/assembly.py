@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -19,10 +19,12 @@ from google.protobuf import any_pb2
 from meshlib.model.snapshot import Home, Snapshot, Style
 from meshlib.xds.cache import Entry, ResourceCache
 from meshlib.xds.compiler import Compiler
+from meshlib.xds.config_source import elsewhere
 from meshlib.xds.dependencies import Dependencies
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.resource import Reference, Resource
 from meshlib.xds.resource_type import RESOURCE_TYPES, ResourceType
+from meshlib.xds.secrets import Providers
 from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, LISTENER, WILDCARD
 
 
@@ -62,6 +64,7 @@ class Assembly:
         on_demand: whether clusters sleep until they are used; see :mod:`~meshlib.xds.dependencies`.
         pause: called between resources, so that taking many does not hold the GIL.
         clock: wall-clock seconds, for "last updated".
+        providers: the bootstrap's certificate providers.
     """
 
     def __init__(
@@ -75,10 +78,11 @@ class Assembly:
         on_demand: bool = False,
         pause: Callable[[], None] = _no_pause,
         clock: Callable[[], float] = time.time,
+        providers: Providers = MappingProxyType({}),
     ) -> None:
         self.cache = ResourceCache()
         self.dependencies = Dependencies(self.cache, wildcards, on_demand=on_demand)
-        self._compiler = Compiler(style, self.cache, self.dependencies, listener, search, home)
+        self._compiler = Compiler(style, self.cache, self.dependencies, listener, search, home, providers)
         self._wildcards = frozenset(wildcards)
         self._pause = pause
         self._clock = clock
@@ -105,8 +109,8 @@ class Assembly:
         """
         faults: list[Fault] = []
         for url in ALL_TYPE_URLS:
-            messages = (pack(url, message) for message in resources.get(url, {}).values())
-            offered = self.offer(url, version, chain(messages, packed.get(url, ())))
+            messages = [pack(url, message) for message in resources.get(url, {}).values()]
+            offered = self.offer(url, version, [*messages, *packed.get(url, ())])
             faults += offered.faults
             if offered.complete:
                 for name in [name for name in self.cache.entries(url) if name not in offered.names]:
@@ -118,7 +122,7 @@ class Assembly:
         """Return what is in force, compiled; the same object for as long as nothing changes."""
         return self._compiler.compile(self.dependencies.take_changed(), self._version)
 
-    def offer(self, type_url: str, version: str, received: Iterable[bytes]) -> Offered:
+    def offer(self, type_url: str, version: str, received: Collection[bytes]) -> Offered:
         """Take resources of one type; good ones replace what is there, faulty ones do not.
 
         Bytes that are known already, as good or as faulty, are not looked at again.
@@ -131,8 +135,13 @@ class Assembly:
         taking = _Taking(self, RESOURCE_TYPES[type_url], version, self._clock())
         known, confirm, pause = self.cache.known(type_url), self.cache.confirm, self._pause
         names = taking.names
+        # Most servers keep an order: the next one that is known is often the next one that comes, and
+        # to compare bytes costs less than to hash them.
+        expected = iter(list(islice(self.cache.entries(type_url).values(), len(received))))
         for raw in received:
-            entry = known.get(raw)
+            entry = next(expected, None)
+            if entry is None or entry.resource is None or entry.resource.raw != raw:
+                entry = known.get(raw)
             if entry is not None and entry.name not in names:
                 names[entry.name] = None
                 confirm(entry, version)
@@ -175,6 +184,17 @@ class Assembly:
         """Take :meth:`demand` back."""
         if self._roots.pop(listener, listener) is None:
             self.dependencies.unroot(LISTENER, listener)
+
+    def elsewhere(self) -> dict[str, set[str]]:
+        """Return the names, by type, that what is in force looks for in files."""
+        found: dict[str, set[str]] = {}
+        for url in ALL_TYPE_URLS:
+            for _, used in self.in_force(url):
+                for kind, name in used.references:
+                    where = elsewhere(name)
+                    if where is not None and where.path:
+                        found.setdefault(kind, set()).add(name)
+        return found
 
     def settled(self) -> tuple[frozenset[str], frozenset[str]]:
         """Return the listeners asked for by name that can be used, and those that do not exist."""
@@ -236,6 +256,8 @@ class _Taking:
         name, resource, faults = kind.examine(raw, self._last)
         if not name:
             self.nameless += faults
+        elif name == WILDCARD:
+            self.faults.append(Fault(name, kind.url, "", "stands for all resources and cannot be the name of one"))
         elif name in self.names:
             self.faults.append(Fault(name, kind.url, "", "is in the response twice; the first counts"))
         else:

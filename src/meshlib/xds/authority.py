@@ -8,7 +8,7 @@ force throughout.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 
 from tenacity.wait import wait_base
 
@@ -52,10 +52,6 @@ class Authority:
     def owns(self, name: str) -> bool:
         """Tell whether this authority answers for a name."""
         return (authority_of(name) or "") == self.name
-
-    def own(self, names: Collection[str]) -> set[str]:
-        """Return those of ``names`` that this authority answers for."""
-        return {name for name in names if self.owns(name)}
 
     def start(self) -> None:
         """Connect to the best server; that of ``xdstp:`` names is connected to when one is asked for."""
@@ -137,4 +133,15 @@ def authorities_of(bootstrap: Bootstrap, owner: Owner, reconnect: wait_base) -> 
     found = {"": Authority("", bootstrap.servers, channels)}
     for name, authority in bootstrap.authorities.items():
         found[name] = Authority(name, authority.servers or bootstrap.servers, channels)
+    return found
+
+
+def by_authority(names: Iterable[str]) -> dict[str, set[str]]:
+    """Return names by the authority that answers for them."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        authority = authority_of(name) or ""
+        if authority not in found:
+            found[authority] = set()
+        found[authority].add(name)
     return found

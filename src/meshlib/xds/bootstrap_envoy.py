@@ -8,11 +8,12 @@ from typing import Any
 
 from meshlib.errors import BootstrapError
 from meshlib.model.snapshot import Style
-from meshlib.xds.bootstrap_envoy_servers import servers
+from meshlib.xds.bootstrap_envoy_servers import cluster_names, servers
 from meshlib.xds.bootstrap_parts import Bootstrap, Json, PathSource, expect, parse_message, unused
+from meshlib.xds.config_source import static as static_name
 from meshlib.xds.documents import import_types
-from meshlib.xds.protos import base_pb2, cluster_pb2, config_source_pb2, listener_pb2
-from meshlib.xds.type_urls import CLUSTER, LISTENER
+from meshlib.xds.protos import base_pb2, cluster_pb2, config_source_pb2, listener_pb2, secret_pb2
+from meshlib.xds.type_urls import CLUSTER, LISTENER, SECRET
 
 _log = logging.getLogger("meshlib.xds")
 _V2 = (
@@ -44,7 +45,18 @@ def parse_envoy(data: Json, origin: str) -> Bootstrap:
         if not node.id:
             raise BootstrapError(f"{origin}: node.id: expected the name of this client, which the server asks for")
         asked = servers(dynamic["ads_config"], static[CLUSTER], f"{place}.ads_config")
-        return Bootstrap(asked, node, Style.SIDECAR, static, wildcards, files=files, notes=notes, local_cluster=local)
+        ads = cluster_names(dynamic["ads_config"], f"{place}.ads_config")
+        return Bootstrap(
+            asked,
+            node,
+            Style.SIDECAR,
+            static,
+            wildcards,
+            files=files,
+            ads_clusters=ads,
+            notes=notes,
+            local_cluster=local,
+        )
     if wildcards:
         raise BootstrapError(f"{place}: expected ads_config, which lds_config or cds_config refers to by ads")
     if not static[LISTENER] and LISTENER not in files:
@@ -99,19 +111,22 @@ def path_source(source: Any, origin: str) -> PathSource | None:
 def _static(data: Json, origin: str) -> dict[str, dict[str, Any]]:
     data = _snake(data)
     place = f"{origin}: static_resources"
-    unused(data, "listeners clusters", place)
-    found: dict[str, dict[str, Any]] = {LISTENER: {}, CLUSTER: {}}
+    unused(data, "listeners clusters secrets", place)
+    found: dict[str, dict[str, Any]] = {LISTENER: {}, CLUSTER: {}, SECRET: {}}
     for field, url, kind in (
         ("listeners", LISTENER, listener_pb2.Listener),
         ("clusters", CLUSTER, cluster_pb2.Cluster),
+        ("secrets", SECRET, secret_pb2.Secret),
     ):
         for i, item in enumerate(expect(data.get(field) or [], list, f"{place}.{field}")):
             message = parse_message(item, kind(), f"{place}.{field}[{i}]")
             if not message.name and url == LISTENER:  # Envoy makes up a name, too
                 socket = message.address.socket_address
                 message.name = f"{socket.address}_{socket.port_value}"
+            if url == SECRET:
+                message.name = static_name(message.name)
             if message.name in found[url]:
-                raise BootstrapError(f"{place}.{field}[{i}].name: {message.name!r} is there twice")
+                raise BootstrapError(f"{place}.{field}[{i}].name: {item['name']!r} is there twice")
             found[url][message.name] = message
     return found
 

@@ -50,6 +50,12 @@ def servers(data: object, clusters: Mapping[str, Any], origin: str) -> tuple[Ser
     )
 
 
+def cluster_names(data: object, origin: str) -> frozenset[str]:
+    """Return the clusters an ``ApiConfigSource`` goes to."""
+    config = parse_message(data, config_source_pb2.ApiConfigSource(), origin)
+    return frozenset(s.envoy_grpc.cluster_name for s in config.grpc_services if s.envoy_grpc.cluster_name)
+
+
 def _service(service: Any, clusters: Mapping[str, Any], origin: str) -> Iterable[Server]:
     _unused(service, "envoy_grpc google_grpc initial_metadata", origin)
     metadata = tuple(

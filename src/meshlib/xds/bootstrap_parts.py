@@ -15,6 +15,7 @@ from meshlib.model.snapshot import Home, Style
 from meshlib.xds.credentials import PLAINTEXT, Credentials
 from meshlib.xds.faults import Note, Status
 from meshlib.xds.fields import NOT_HONOURED
+from meshlib.xds.newer import parse_dict
 from meshlib.xds.target import parse_target
 
 Json = Mapping[str, Any]
@@ -110,6 +111,7 @@ class Bootstrap:
         server_listener_template: the listener's name for an address served; empty for none.
         certificate_providers: where certificates come from, by instance name.
         files: the types whose resources are in a file, watched.
+        ads_clusters: the clusters that ADS goes to: what is to be asked of them is asked in its stream.
         local_cluster: the cluster whose endpoints this process is one of, empty for none.
         notes: what of the bootstrap itself is not honoured.
     """
@@ -124,6 +126,7 @@ class Bootstrap:
     server_listener_template: str = ""
     certificate_providers: Mapping[str, CertificateFiles] = field(default_factory=dict)
     files: Mapping[str, PathSource] = field(default_factory=dict)
+    ads_clusters: frozenset[str] = frozenset()
     notes: tuple[Note, ...] = ()
     local_cluster: str = ""
 
@@ -160,7 +163,7 @@ def check_address(address: str, origin: str) -> None:
 def parse_message(data: Any, message: Any, origin: str) -> Any:
     """Fill ``message`` from plain JSON; raises ``BootstrapError`` with protobuf's own path."""
     try:
-        return json_format.ParseDict(expect(data, Mapping, origin), message)
+        return parse_dict(expect(data, Mapping, origin), message)
     except json_format.ParseError as error:
         raise BootstrapError(f"{origin}: {error}") from error
     except (TypeError, AttributeError, ValueError) as error:  # what ParseDict lets slip for wrong shapes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from typing import NamedTuple
 
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.resource import Resource
@@ -19,6 +20,22 @@ class State(Enum):
     MISSING = "does not exist"
 
 
+class Refused(NamedTuple):
+    """An update that was refused.
+
+    Attributes:
+        raw: its bytes, for who looks inside.
+        faults: why.
+        version: ``version_info`` of the response it came with.
+        at: wall-clock seconds when it came.
+    """
+
+    raw: bytes
+    faults: tuple[Fault, ...]
+    version: str
+    at: float
+
+
 class Entry:
     """One name.
 
@@ -30,23 +47,10 @@ class Entry:
             names is awaited.
         version: ``version_info`` of the response ``resource`` came with.
         at: wall-clock seconds when it came.
-        faults: why the last update was refused; empty unless NACKED.
-        refused: the bytes refused, for who looks inside.
-        refused_version, refused_at: of the response they came with.
+        refused: the last update, where it was refused (NACKED).
     """
 
-    __slots__ = (
-        "at",
-        "faults",
-        "name",
-        "refused",
-        "refused_at",
-        "refused_version",
-        "resource",
-        "state",
-        "used",
-        "version",
-    )
+    __slots__ = ("at", "name", "refused", "resource", "state", "used", "version")
 
     def __init__(self, name: str, state: State) -> None:
         self.name = name
@@ -55,10 +59,7 @@ class Entry:
         self.used: Resource | None = None
         self.version = ""
         self.at = 0.0
-        self.faults: tuple[Fault, ...] = ()
-        self.refused = b""
-        self.refused_version = ""
-        self.refused_at = 0.0
+        self.refused: Refused | None = None
 
 
 class ResourceCache:
@@ -97,24 +98,23 @@ class ResourceCache:
             entry = entries[resource.name] = Entry(resource.name, State.ACKED)
         elif entry.resource is not None:
             by_raw.pop(entry.resource.raw, None)
-        entry.resource, entry.at = resource, at
         by_raw[resource.raw] = entry
-        self.confirm(entry, version)
+        entry.resource, entry.version, entry.at = resource, version, at
+        entry.state, entry.refused = State.ACKED, None
         return entry
 
     def confirm(self, entry: Entry, version: str) -> None:
         """Take a version that came again unchanged."""
         entry.version = version
-        if entry.state is not State.ACKED or entry.faults:
-            entry.state, entry.faults, entry.refused = State.ACKED, (), b""
+        if entry.state is not State.ACKED:
+            entry.state, entry.refused = State.ACKED, None
 
     def reject(self, type_url: str, name: str, raw: bytes, faults: tuple[Fault, ...], version: str, at: float) -> Entry:
         """Record a bad update; the last good version stays."""
         entry = self._entries[type_url].get(name)
         if entry is None:
             entry = self._entries[type_url][name] = Entry(name, State.NACKED)
-        entry.state, entry.faults, entry.refused = State.NACKED, faults, raw
-        entry.refused_version, entry.refused_at = version, at
+        entry.state, entry.refused = State.NACKED, Refused(raw, faults, version, at)
         if entry not in self._faulty:
             self._faulty.append(entry)
         return entry
@@ -135,14 +135,14 @@ class ResourceCache:
         """Forget a resource altogether."""
         entry = self._entries[type_url].pop(name, None)
         if entry is not None:
-            entry.faults = ()
+            entry.refused = None
             if entry.resource is not None:
                 self._by_raw[type_url].pop(entry.resource.raw, None)
 
     def faults(self) -> tuple[Fault, ...]:
         """Return every fault of refused updates that are not yet replaced."""
-        self._faulty = [entry for entry in self._faulty if entry.faults]
-        return tuple(fault for entry in self._faulty for fault in entry.faults)
+        self._faulty = [entry for entry in self._faulty if entry.refused]
+        return tuple(fault for entry in self._faulty if entry.refused for fault in entry.refused.faults)
 
     def notes(self) -> tuple[Note, ...]:
         """Return every note on the last good versions."""

@@ -18,7 +18,7 @@ from tenacity import RetryCallState, Retrying
 from tenacity.wait import wait_base, wait_fixed, wait_random_exponential
 
 from meshlib.clock import Clock
-from meshlib.xds import diagnosis, wire
+from meshlib.xds import collecting, diagnosis, wire
 from meshlib.xds.assembly import Offered
 from meshlib.xds.bootstrap_parts import Server
 from meshlib.xds.delta import DeltaProtocol
@@ -38,7 +38,7 @@ from meshlib.xds.protocol import (
 from meshlib.xds.protos import discovery_pb2
 from meshlib.xds.sotw import SotwProtocol
 from meshlib.xds.stream import KEEPALIVE_TIME, AdsStream, StreamData, StreamEnded, StreamEvent, StreamOpened
-from meshlib.xds.type_urls import ALL_TYPE_URLS, NAME_TABLE, short
+from meshlib.xds.type_urls import ALL_TYPE_URLS, NAME_TABLE, SECRET, short
 
 _log = logging.getLogger("meshlib.xds")
 
@@ -49,7 +49,9 @@ _INVALID_ARGUMENT = 3  # google.rpc.Code, as other clients NACK
 _NOT_SPOKEN = "UNIMPLEMENTED"
 # Codes by which a server may say that it does not know a type, of which only Istio knows NDS.
 _NOT_KNOWN = frozenset({"UNIMPLEMENTED", "INVALID_ARGUMENT", "NOT_FOUND", "UNKNOWN", "INTERNAL", "FAILED_PRECONDITION"})
-_OPTIONAL_TRIES = 2  # streams in a row that may end so before NDS is given up
+# And by which istiod says that it gives this node no secrets.
+_NOT_GIVEN = _NOT_KNOWN | {"UNAUTHENTICATED", "PERMISSION_DENIED"}
+_OPTIONAL_TRIES = 2  # streams in a row that may end so before NDS, or SDS, is given up
 _LONGEST_PATIENCE = 30.0  # seconds between NACKs of what comes unchanged again and again
 _OWED = 0.05  # seconds of work on other responses that a does-not-exist timer does not count
 
@@ -71,7 +73,7 @@ class Owner(Protocol):
     def patience(self, type_url: str, name: str, /) -> float | None:
         """Return the seconds after which an unanswered name does not exist, None for never."""
 
-    def offered(self, channel: Channel, type_url: str, version: str, resources: Iterable[bytes], /) -> Offered:
+    def offered(self, channel: Channel, type_url: str, version: str, resources: Collection[bytes], /) -> Offered:
         """Take resources; returns what became of them."""
         ...
 
@@ -138,6 +140,7 @@ class Channel:
         self._refusals: dict[str, tuple[list[str], int]] = {}  # by type: what was said last, how often in a row
         self._asked: dict[str, int] = {}  # by type: how many requests went out
         self._nds_ended = 0  # streams in a row that ended, perhaps, because NDS was asked for
+        self._sds_ended = 0  # likewise; SDS is given up from `_OPTIONAL_TRIES` on
 
     def __repr__(self) -> str:
         state = "connected" if self.connected else "not connected"
@@ -169,6 +172,10 @@ class Channel:
 
     def change(self, type_url: str, added: Collection[str], gone: Collection[str]) -> None:
         """Ask for names and give up others."""
+        if type_url == SECRET and self._sds_ended >= _OPTIONAL_TRIES:
+            if added:
+                self._owner.gone(Missing(SECRET, frozenset(added)))
+            return
         self._perform(self._protocol.change(type_url, added, gone))
 
     def handle(self, event: StreamEvent) -> None:
@@ -212,7 +219,9 @@ class Channel:
         if event.code == _NOT_SPOKEN and self._protocol.variant is Variant.DELTA and self.server.delta is None:
             self._speak_state_of_the_world()
             return
-        if event.code in _NOT_KNOWN and self._protocol.expects(NAME_TABLE) and self._nds_ended >= 0:
+        if self._sds_ended >= 0 and self._protocol.expects(SECRET) and self.answered and event.code in _NOT_GIVEN:
+            self._count_against_sds()
+        elif event.code in _NOT_KNOWN and self._protocol.expects(NAME_TABLE) and self._nds_ended >= 0:
             self._count_against_nds()
         advice = diagnosis.advice(event.code, self.server, self._owner.node)
         self.fail(f"{event.reason}; {advice}" if advice else event.reason)
@@ -223,6 +232,15 @@ class Channel:
         if self._nds_ended == _OPTIONAL_TRIES:
             _log.warning("server=%s seems not to know NDS; it is not asked for any more", self.server.address)
             self._perform(self._protocol.change(NAME_TABLE, gone=tuple(self._protocol.names(NAME_TABLE))))
+
+    def _count_against_sds(self) -> None:
+        """Give up secrets where asking for them ends the stream: what needs them refuses, and the mesh lives on."""
+        self._sds_ended += 1
+        if self._sds_ended == _OPTIONAL_TRIES:
+            _log.warning("server=%s gives no secrets (SDS); they are not asked for any more", self.server.address)
+            names = frozenset(self._protocol.names(SECRET))
+            self._perform(self._protocol.change(SECRET, gone=tuple(names)))
+            self._owner.gone(Missing(SECRET, names))
 
     def _speak_state_of_the_world(self) -> None:
         """The server does not speak delta: ask it for the same in the other variant, at once."""
@@ -247,9 +265,12 @@ class Channel:
         if not self._protocol.expects(url):
             _log.warning("server=%s type=%s answered without being asked; ignored", self.server.address, short(url))
             return
-        offered = self._owner.offered(self, url, parts.version, parts.resources)
+        with collecting.resting(len(data)):
+            offered = self._owner.offered(self, url, parts.version, parts.resources)
         if url == NAME_TABLE:
             self._nds_ended = -1  # it is known here: whatever ends a stream, that was not it
+        elif url == SECRET:
+            self._sds_ended = -1
         self._count(url, offered)
         said = _said(offered)
         if said and self._refusals.get(url, ([], 0))[0] != said:
@@ -390,11 +411,11 @@ class _Parts:
     """A response of either variant, its resources still bytes.
 
     Attributes:
-        resources: each a serialised ``Any``; read once. What is said of them beside comes in as they are read.
+        resources: each a serialised ``Any``.
     """
 
     version: str
-    resources: Iterable[bytes]
+    resources: Collection[bytes]
     removed: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     ttls: dict[str, float] = field(default_factory=dict)
@@ -402,12 +423,15 @@ class _Parts:
 
 
 _WRAPPED = b"envoy.service.discovery.v3.Resource"
+_HEADS = {url: wire.any_head(url) for url in ALL_TYPE_URLS}
 
 
 def _sotw_parts(message: Any) -> _Parts:
-    resources = list(message.resources)
+    resources = message.resources[:]
     parts = _Parts(message.version_info, resources)
-    if any(raw.find(_WRAPPED, 0, 80) >= 0 for raw in resources):  # only TTLs need the wrapper
+    head = _HEADS.get(message.type_url, b"")
+    unusual = [raw for raw in resources if not raw.startswith(head)]
+    if any(raw.find(_WRAPPED, 0, 80) >= 0 for raw in unusual):  # only TTLs need the wrapper
         parts.resources = list(_unwrapped(resources, parts))
     return parts
 
@@ -425,7 +449,7 @@ def _unwrapped(resources: Iterable[bytes], parts: _Parts) -> Iterator[bytes]:
 def _delta_parts(message: Any) -> _Parts:
     parts = _Parts(message.system_version_info, (), tuple(message.removed_resources))
     found: list[bytes] = []
-    for data in message.resources:
+    for data in message.resources[:]:
         found += _resource(wire.Resource.FromString(data), parts)
     parts.resources = found
     return parts

@@ -7,10 +7,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,19 +21,21 @@ from meshlib.clock import Clock, system_clock
 from meshlib.model.names import listener_name, search_list
 from meshlib.model.snapshot import Snapshot, Style
 from meshlib.xds.assembly import Assembly, Offered, pack
-from meshlib.xds.authority import Authority, authorities_of
+from meshlib.xds.authority import Authority, authorities_of, by_authority
 from meshlib.xds.bootstrap_parts import Bootstrap
 from meshlib.xds.channel import RECONNECT, Channel
+from meshlib.xds.config_source import elsewhere
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.files import FileBroken, FileEvent, FileSource, FileUpdate
 from meshlib.xds.idling import Idling
 from meshlib.xds.inventory import Inventory, inventory, servers
-from meshlib.xds.last_known_good import MAX_AGE, Contents, Kept, LastKnownGood, identity
+from meshlib.xds.last_known_good import MAX_AGE, Contents, Kept, LastKnownGood, identity, without_keys
 from meshlib.xds.note_log import NoteLog
+from meshlib.xds.places import Places
 from meshlib.xds.protocol import Missing, Removed, Unsubscribed
 from meshlib.xds.stale import Stale
 from meshlib.xds.stream import StreamData, StreamEnded, StreamEvent, StreamOpened
-from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, SHORT, short
+from meshlib.xds.type_urls import ALL_TYPE_URLS, CLUSTER, SECRET, SHORT, short
 
 __all__ = ["RECONNECT", "Status", "XdsClient"]
 
@@ -45,6 +48,7 @@ DOES_NOT_EXIST = 15.0  # seconds on a connected stream (gRFC A57; Envoy's initia
 DELETION_GRACE = 0.5
 IDLE_AFTER = 300.0  # seconds without a call after which a host or cluster is not asked for any more
 _STALE_AFTER = 0.5  # seconds from the start in which a server may answer before the last-known-good file is used
+_WAITING_SAID = 100  # names that are spelt out in a status
 _GIL_SLICE = 0.001  # seconds of work before other threads get a turn
 
 
@@ -58,7 +62,7 @@ class Status:
         last_error: "address: reason" of the last failure, empty again once the server answers.
         versions: the last version accepted, by LDS, RDS, CDS, EDS.
         faults: what is wrong with resources that were refused; their last good values are in force.
-        waiting: resources asked for and not answered yet ("EDS outbound|80||catalog").
+        waiting: resources asked for and not answered yet ("EDS outbound|80||catalog"), the first hundred.
         stale: whether what is in force is, in part at least, from the last-known-good file.
     """
 
@@ -143,7 +147,9 @@ class XdsClient:
             wildcards=bootstrap.wildcards | bootstrap.files.keys(),
             on_demand=on_demand,
             pause=self._pause,
+            providers=bootstrap.certificate_providers,
         )
+        self._places = Places(self._assembly, bootstrap.ads_clusters, self._inbox.put, self.settle)
         self._files = [FileSource(url, source, self._inbox.put) for url, source in bootstrap.files.items()]
         self._in_files: dict[str, frozenset[str]] = {}
         self._authorities: Mapping[str, Authority] = authorities_of(bootstrap, self, reconnect)
@@ -271,6 +277,7 @@ class XdsClient:
             channel.close()
         for file in self._files:
             file.close()
+        self._places.close()
         if self._good is not None:
             self._good.finish()
         self._status = replace(self._status, connected=False)
@@ -354,7 +361,7 @@ class XdsClient:
         if channel is self._main.active:
             self._status = replace(self._status, connected=True, server=channel.server.address)
 
-    def offered(self, channel: Channel, type_url: str, version: str, resources: Iterable[bytes]) -> Offered:
+    def offered(self, channel: Channel, type_url: str, version: str, resources: Collection[bytes]) -> Offered:
         """Resources came."""
         for authority in self._authorities.values():
             if channel in authority.channels:
@@ -363,7 +370,7 @@ class XdsClient:
                 self._status = replace(self._status, connected=True, server=channel.server.address)
         self._status = replace(self._status, last_error="")
         self._held_since = self.clock()
-        offered = self._assembly.offer(type_url, version, resources)
+        offered = self._places.offer(type_url, version, resources)
         self._assembly.complete(type_url)
         if self._leaving[type_url]:
             self._leaving[type_url].difference_update(offered.names)
@@ -385,8 +392,7 @@ class XdsClient:
             self.later(self._deletion_grace, partial(self._remove, url, names))
         else:
             _log.info("type=%s does not exist: %s", short(url), ", ".join(sorted(names)))
-            for name in names:
-                self._assembly.absent(url, name)
+            self._places.absent(url, names)
 
     def failed(self, channel: Channel, reason: str, delay: float) -> None:
         """A stream is over; another attempt follows."""
@@ -406,8 +412,7 @@ class XdsClient:
     def _remove(self, type_url: str, names: frozenset[str]) -> None:
         gone = names & self._leaving[type_url]
         self._leaving[type_url] -= gone
-        for name in gone:
-            self._assembly.absent(type_url, name)
+        self._places.absent(type_url, gone)
         self.settle()
 
     def settle(self) -> None:
@@ -422,12 +427,12 @@ class XdsClient:
             self._publish()
         if not whole:
             self._fall_back()
-        waiting = () if whole else tuple(f"{short(url)} {name}" for url, name in self._assembly.dependencies.waiting())
+        waiting = () if whole else islice(self._assembly.dependencies.waiting(), _WAITING_SAID)
         self._status = replace(
             self._status,
             versions={SHORT[url]: version for url in SHORT if (version := self._main.version(url))},
             faults=self._assembly.faults,
-            waiting=waiting,
+            waiting=tuple(f"{short(url)} {name}" for url, name in waiting),
             stale=self._is_stale(),
         )
 
@@ -440,20 +445,20 @@ class XdsClient:
     def _subscribe(self, type_url: str, added: set[str], gone: set[str]) -> None:
         if type_url in self._bootstrap.files:
             return
-        static = self._bootstrap.static.get(type_url, {})
-        for authority in self._authorities.values():
-            mine = authority.own(added) - static.keys()
-            not_mine = authority.own(gone) - static.keys()
-            if mine or not_mine:
-                authority.change(type_url, mine, not_mine)
-        strangers = {name for name in added if not any(a.owns(name) for a in self._authorities.values())}
-        for name in strangers:
+        static = self._bootstrap.static.get(type_url, {}).keys()
+        olds = by_authority(self._places.gone(type_url, gone - static))
+        news = by_authority(self._places.added(type_url, added - static))
+        for name, authority in self._authorities.items():
+            new, old = news.pop(name, set()), olds.get(name, set())
+            if new or old:
+                authority.change(type_url, new, old)
+        for stranger in chain.from_iterable(news.values()):
             _log.warning(
                 "type=%s %s: its authority is not in the bootstrap: name its servers under `authorities` there",
                 short(type_url),
-                name,
+                stranger,
             )
-            self._assembly.absent(type_url, name)
+            self._assembly.absent(type_url, stranger)
 
     def _fall_back(self) -> None:
         for authority in self._authorities.values():
@@ -504,14 +509,15 @@ class XdsClient:
         """Return what is to be kept: nothing stale, for its age would be lost."""
         if self._published is None or self._status.stale:
             return None
-        return {url: self._kept(url) for url in ALL_TYPE_URLS if url not in self._bootstrap.files}
+        kept = (url for url in ALL_TYPE_URLS if url != SECRET and url not in self._bootstrap.files)
+        return {url: self._kept(url) for url in kept}
 
     def _kept(self, type_url: str) -> dict[str, Kept]:
         static = self._bootstrap.static.get(type_url, {})
         return {
-            entry.name: Kept(used.raw, entry.version, entry.at)
+            entry.name: Kept(without_keys(used.raw), entry.version, entry.at)
             for entry, used in self._assembly.in_force(type_url)
-            if entry.name not in static
+            if entry.name not in static and elsewhere(entry.name) is None
         }
 
     def _confirmed(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TypeVar, overload
 
 from meshlib.model.cluster import Cluster
@@ -16,7 +17,8 @@ from meshlib.xds.addresses import infer
 from meshlib.xds.cache import ResourceCache, State
 from meshlib.xds.dependencies import Dependencies, Names
 from meshlib.xds.resource import Resource
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, ROUTE, SINGLETON
+from meshlib.xds.secrets import Providers, resolved
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, NAME_TABLE, ROUTE, SECRET, SINGLETON
 
 _Value = TypeVar("_Value", Listener, RouteConfiguration)
 _Default = TypeVar("_Default")
@@ -24,10 +26,11 @@ _Default = TypeVar("_Default")
 
 @dataclass(frozen=True, slots=True)
 class _Joined:
-    """A cluster with its endpoints, and what it was made of."""
+    """A cluster with its endpoints and secrets, and what it was made of."""
 
     cluster: Resource
     assignment: Resource | None
+    secrets: Mapping[str, Resource | None]
     result: Cluster
 
 
@@ -38,23 +41,45 @@ class _Clusters(Mapping[str, Cluster]):
     together at once come to equal ones.
     """
 
-    __slots__ = ("_assignments", "_clusters", "_joined")
+    __slots__ = ("_assignments", "_clusters", "_joined", "_providers", "_secrets")
 
     def __init__(
-        self, clusters: dict[str, Resource], assignments: dict[str, Resource], joined: dict[str, _Joined]
+        self,
+        clusters: dict[str, Resource],
+        assignments: dict[str, Resource],
+        secrets: dict[str, Resource],
+        joined: dict[str, _Joined],
+        providers: Providers,
     ) -> None:
         self._clusters = clusters
         self._assignments = assignments
+        self._secrets = secrets
         self._joined = joined  # shared by all snapshots, so that what did not change stays the same object
+        self._providers = providers
 
     def with_changes(
-        self, clusters: Mapping[str, Resource | None], assignments: Mapping[str, Resource | None]
+        self,
+        clusters: Mapping[str, Resource | None],
+        assignments: Mapping[str, Resource | None],
+        secrets: Mapping[str, Resource | None],
     ) -> _Clusters:
         """Return the next snapshot's; None is what is gone."""
         for name, resource in clusters.items():
             if resource is None:
                 self._joined.pop(name, None)
-        return _Clusters(_changed(self._clusters, clusters), _changed(self._assignments, assignments), self._joined)
+        return _Clusters(
+            _changed(self._clusters, clusters),
+            _changed(self._assignments, assignments),
+            _changed(self._secrets, secrets),
+            self._joined,
+            self._providers,
+        )
+
+    def with_secrets(self, names: set[str]) -> set[str]:
+        """Return the clusters put together so far whose TLS names one of these secrets."""
+        if not names:
+            return set()
+        return {name for name, joined in list(self._joined.items()) if not names.isdisjoint(joined.secrets)}
 
     def __getitem__(self, name: str) -> Cluster:
         found = self.get(name)
@@ -74,9 +99,16 @@ class _Clusters(Mapping[str, Cluster]):
         cluster = resource.value
         assert isinstance(cluster, Cluster)
         assignment = self._assignments.get(cluster.eds_name) if cluster.eds_name else None
+        secrets = {name: self._secrets.get(name) for url, name in resource.references if url == SECRET}
         joined = self._joined.get(name)
-        if joined is None or joined.cluster is not resource or joined.assignment is not assignment:
-            joined = self._joined[name] = _join(resource, cluster, assignment)
+        same = joined is not None and joined.cluster is resource and joined.assignment is assignment
+        if joined is None or not same or joined.secrets != secrets:
+            result = resolved(cluster, secrets, self._providers)
+            if assignment is not None:
+                endpoints = assignment.value
+                assert isinstance(endpoints, ClusterLoadAssignment)
+                result = replace(result, assignment=endpoints)
+            joined = self._joined[name] = _Joined(resource, assignment, secrets, result)
         return joined.result
 
     def __contains__(self, name: object) -> bool:
@@ -87,14 +119,6 @@ class _Clusters(Mapping[str, Cluster]):
 
     def __len__(self) -> int:
         return len(self._clusters)
-
-
-def _join(resource: Resource, cluster: Cluster, assignment: Resource | None) -> _Joined:
-    if assignment is None:
-        return _Joined(resource, None, cluster)
-    endpoints = assignment.value
-    assert isinstance(endpoints, ClusterLoadAssignment)
-    return _Joined(resource, assignment, replace(cluster, assignment=endpoints))
 
 
 def _changed(old: dict[str, Resource], changes: Mapping[str, Resource | None]) -> dict[str, Resource]:
@@ -145,6 +169,7 @@ class Compiler:
         listener: the listener to use whatever the port; see :class:`Snapshot`.
         search: the search list of the name table.
         home: where this process is.
+        providers: the bootstrap's certificate providers.
     """
 
     def __init__(
@@ -155,12 +180,13 @@ class Compiler:
         listener: str = "",
         search: tuple[str, ...] = (),
         home: Home = Home(),  # noqa: B008  a frozen value, shared safely
+        providers: Providers = MappingProxyType({}),
     ) -> None:
         self._search = search
         self._cache = cache
         self._dependencies = dependencies
         self._current = Snapshot(style=style, names=NameTable(search=search), listener=listener, home=home)
-        self._clusters = _Clusters({}, {}, {})
+        self._clusters = _Clusters({}, {}, {}, {}, providers)
         self._known: dict[str, Resource] = {}
         self._made = False
 
@@ -172,17 +198,16 @@ class Compiler:
         if not any(changed.values()) and self._made:
             return self._current
         self._made = True
-        current = replace(
-            self._current, version=version, changed=(frozenset(changed[CLUSTER]), frozenset(changed[ENDPOINT]))
-        )
+        affected = changed[CLUSTER] | self._clusters.with_secrets(changed[SECRET])
+        current = replace(self._current, version=version, changed=(frozenset(affected), frozenset(changed[ENDPOINT])))
         if changed[LISTENER]:
             current = replace(current, listeners=self._values(LISTENER, Listener))
         if changed[ROUTE]:
             current = replace(current, routes=self._values(ROUTE, RouteConfiguration))
         if (changed[LISTENER] or changed[ROUTE] or changed[NAME_TABLE]) and current.style is Style.SIDECAR:
             current = self._with_names(current, rebound=bool(changed[LISTENER]), renamed=bool(changed[NAME_TABLE]))
-        if changed[CLUSTER] or changed[ENDPOINT]:
-            self._change_clusters(changed[CLUSTER], changed[ENDPOINT])
+        if changed[CLUSTER] or changed[ENDPOINT] or changed[SECRET]:
+            self._change_clusters(changed[CLUSTER], changed[ENDPOINT], changed[SECRET])
             current = replace(current, clusters=self._clusters, dormant=self._dormant())
         elif current.style is Style.GRPC:
             current = replace(current, dormant=self._dormant())
@@ -207,14 +232,15 @@ class Compiler:
             current, names=names, inferred=infer(current.listeners, current.routes, names), bindings=bindings
         )
 
-    def _change_clusters(self, names: set[str], eds_names: set[str]) -> None:
+    def _change_clusters(self, names: set[str], eds_names: set[str], secret_names: set[str]) -> None:
         dependencies = self._dependencies
         clusters = {name: self._used(CLUSTER, name) for name in names}
         if dependencies.on_demand:
             self._known = _changed(self._known, clusters)
             clusters = {name: used if name in dependencies.awake else None for name, used in clusters.items()}
         assignments = {name: self._used(ENDPOINT, name) for name in eds_names}
-        self._clusters = self._clusters.with_changes(clusters, assignments)
+        secrets = {name: self._used(SECRET, name) for name in secret_names}
+        self._clusters = self._clusters.with_changes(clusters, assignments, secrets)
 
     def _dormant(self) -> Container[str]:
         if self._dependencies.on_demand:

@@ -11,7 +11,7 @@ from meshlib.xds.admin_protos import base_pb2, bootstrap_pb2, config_dump_pb2, c
 from meshlib.xds.cache import State
 from meshlib.xds.inventory import Inventory, Known, Refusal
 from meshlib.xds.shown import clean, shown
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 
 _STATUS = config_dump_shared_pb2.ClientResourceStatus
 STATUS = {
@@ -29,7 +29,7 @@ def as_json(inventory: Inventory) -> dict[str, Any]:
 
 
 def config_dump(inventory: Inventory) -> Any:
-    """Return what is known as Envoy says it: bootstrap, clusters, endpoints, listeners, routes.
+    """Return what is known as Envoy says it: bootstrap, clusters, endpoints, listeners, routes, secrets.
 
     Secrets are blotted out; see :mod:`~meshlib.xds.shown`. A resource that is awaited or does not
     exist is not in it (CSDS has it), nor is the name table, for which Envoy has no place.
@@ -44,11 +44,10 @@ def config_dump(inventory: Inventory) -> Any:
         (ENDPOINT, _endpoints),
         (LISTENER, _listeners),
         (ROUTE, _routes),
+        (SECRET, _secrets),  # `istioctl proxy-config all` demands the section, empty or not
     )
     for url, section in sections:
         dump.configs.add().Pack(section(_told(inventory, url)))
-    # `istioctl proxy-config all` demands the section; secrets themselves are told to nobody.
-    dump.configs.add().Pack(config_dump_pb2.SecretsConfigDump())
     return dump
 
 
@@ -126,6 +125,17 @@ def _in_two(static: Any, dynamic: Any, field: str, resources: Iterable[Known]) -
             static.add(last_updated=timestamp(one.at), **{field: shown(one.last)})
         else:
             _in_use(dynamic.add(), field, one)
+
+
+def _secrets(resources: Iterable[Known]) -> Any:
+    section = config_dump_pb2.SecretsConfigDump()
+    for one in resources:
+        if one.static:
+            section.static_secrets.add(name=one.name, secret=shown(one.last), last_updated=timestamp(one.at))
+        elif one.used or one.last:
+            state = section.dynamic_active_secrets if one.used else section.dynamic_warming_secrets
+            _in_use(state.add(name=one.name), "secret", one)
+    return section
 
 
 def _in_use(state: Any, field: str, one: Known) -> None:

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from meshlib.model.balancing import HASHING, LbPolicy
 from meshlib.model.cluster import (
+    NO_BOUNDS,
+    UINT32_MAX,
     Cluster,
-    Discovery,
+    ConnectionLife,
     OutlierDetection,
     RetryBudget,
     ServiceRef,
     Thresholds,
+    TransportSocket,
+    TransportSocketMatch,
+    UpstreamHttpProtocolOptions,
 )
+from meshlib.model.discovery import Discovery
+from meshlib.xds.config_source import qualified
+from meshlib.xds.decode_discovery import origin, original_dst
 from meshlib.xds.decode_eds import load_assignment
+from meshlib.xds.decode_health_check import health_checks
 from meshlib.xds.decode_lb_policy import lb_policy
 from meshlib.xds.decode_transport_socket import transport_socket, transport_socket_matches
-from meshlib.xds.decode_values import UINT32_MAX, any_type, choice, number, percent, seconds, source, unpack
-from meshlib.xds.faults import Status
+from meshlib.xds.decode_values import (
+    any_type,
+    choice,
+    flag,
+    number,
+    percent,
+    plain_metadata,
+    seconds,
+    source,
+    unpack,
+)
 from meshlib.xds.fields import NOT_HONOURED
 from meshlib.xds.filters import IRRELEVANT_NETWORK_FILTERS
-from meshlib.xds.protos import cluster_pb2, http_protocol_options_pb2
+from meshlib.xds.protos import http_protocol_options_pb2
 from meshlib.xds.scope import Scope
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_IDLE_KEPT = 30.0  # seconds a transport keeps idle connections by default: no longer idle_timeout shows
-_DNS = (Discovery.STRICT_DNS, Discovery.LOGICAL_DNS)
+_DEFAULT, _HIGH = 0, 1  # core.v3.RoutingPriority
+_NOT_PER_HOST = ("max_pending_requests", "max_requests", "max_retries", "max_connection_pools", "retry_budget")
 
 
 def cluster(scope: Scope, message: Any) -> Cluster:
@@ -33,65 +52,70 @@ def cluster(scope: Scope, message: Any) -> Cluster:
     scope.audit(message)
     if not message.name:
         scope.fault("name", "must not be empty")
-    discovery = _discovery(scope, message)
+    found = origin(scope, message)
+    discovery = found.discovery
     balancing = lb_policy(scope, message)
     policy = balancing.policy
-    if (discovery is Discovery.ORIGINAL_DST) is not (policy is LbPolicy.CLUSTER_PROVIDED):
+    if discovery.provides_balancing is not (policy is LbPolicy.CLUSTER_PROVIDED):
         scope.fault("lb_policy", f"{policy.value} does not go with {discovery.value}")
     if policy in HASHING:
         _check_hashed_weights(scope.at("load_assignment"), message.load_assignment)
     _note_filters(scope, message.filters)
     _check_load_assignment(scope, discovery, message)
-    has_assignment = message.HasField("load_assignment") and discovery is not Discovery.ORIGINAL_DST
-    socket = message.HasField("transport_socket")
+    has_assignment = message.HasField("load_assignment") and not discovery.provides_balancing
+    thresholds = _thresholds(scope.at("circuit_breakers"), message.circuit_breakers)
+    http = _http_options(scope, message)
+    socket, matches = _sockets(scope, message)
     return Cluster(
         name=message.name,
         discovery=discovery,
-        assignment=load_assignment(scope.at("load_assignment"), message.load_assignment, names=discovery in _DNS)
+        assignment=load_assignment(scope.at("load_assignment"), message.load_assignment, names=discovery.by_name)
         if has_assignment
         else None,
         balancing=balancing,
         connect_timeout=seconds(scope, message, "connect_timeout", 5.0, positive=True),
-        thresholds=_thresholds(scope.at("circuit_breakers"), message.circuit_breakers),
+        thresholds=thresholds[_DEFAULT],
+        high_thresholds=thresholds[_HIGH],
         outlier=_outlier(scope.at("outlier_detection"), message.outlier_detection)
         if message.HasField("outlier_detection")
         else None,
         panic_threshold=_panic_threshold(scope.at("common_lb_config"), message.common_lb_config),
-        http2=_http2(scope, message),
-        transport_socket=transport_socket(scope.at("transport_socket"), message.transport_socket) if socket else None,
-        transport_socket_matches=transport_socket_matches(scope, message.transport_socket_matches),
+        http2=http.http2,
+        max_stream_duration=http.max_stream_duration,
+        connections=http.connections,
+        transport_socket=socket,
+        transport_socket_matches=matches,
+        upstream_http=http.upstream,
         eds_name=_eds_name(scope.at("eds_cluster_config"), message) if discovery is Discovery.EDS else "",
+        members=found.members,
+        dns=found.dns,
+        original_dst=original_dst(scope.at("original_dst_lb_config"), discovery, message),
+        health_checks=health_checks(scope, message, http2=http.http2),
+        ignore_new_hosts=message.common_lb_config.ignore_new_hosts_until_first_hc,
+        ignore_health_on_removal=message.ignore_health_on_host_removal,
         service=_service(message.metadata),
         source=source(message.metadata),
+        metadata=plain_metadata(message.metadata) if message.HasField("metadata") else {},
     )
-
-
-def _discovery(scope: Scope, message: Any) -> Discovery:
-    if message.HasField("cluster_type"):
-        scope.fault("cluster_type", f"{message.cluster_type.name or 'a custom cluster'} is not supported")
-        return Discovery.STATIC
-    try:
-        return Discovery(cluster_pb2.Cluster.DiscoveryType.Name(message.type))
-    except ValueError:
-        scope.fault("type", f"{message.type} is no DiscoveryType")
-        return Discovery.STATIC
 
 
 def _eds_name(scope: Scope, message: Any) -> str:
     scope.audit(message.eds_cluster_config)
     if not message.eds_cluster_config.HasField("eds_config"):
         scope.fault("eds_config", "is missing; an EDS cluster needs it")
-    else:
-        check_config_source(scope, "eds_config", message.eds_cluster_config.eds_config)
-    return str(message.eds_cluster_config.service_name or message.name)
+        return ""
+    name = message.eds_cluster_config.service_name or message.name
+    return qualified(scope, "eds_config", message.eds_cluster_config.eds_config, name)
 
 
-def check_config_source(scope: Scope, field: str, config: Any) -> None:
-    """Fault a ``ConfigSource`` that is not the stream the resource came by."""
-    scope.at(field).audit(config)
-    kind = config.WhichOneof("config_source_specifier")
-    if kind not in ("ads", "self"):
-        scope.fault(field, f"{kind or 'nothing'} is not supported: expected ads")
+def _sockets(scope: Scope, message: Any) -> tuple[TransportSocket | None, tuple[TransportSocketMatch, ...]]:
+    matches = transport_socket_matches(scope, message.transport_socket_matches)
+    socket = None
+    if message.HasField("transport_socket"):
+        socket = transport_socket(scope.at("transport_socket"), message.transport_socket)
+    if message.HasField("transport_socket_matcher"):  # which of them would count is not known: none does
+        return TransportSocket("transport_socket_matcher", secure=True, detail="a socket picked by a matcher"), ()
+    return socket, matches
 
 
 def _check_load_assignment(scope: Scope, discovery: Discovery, message: Any) -> None:
@@ -111,16 +135,18 @@ def _check_hashed_weights(scope: Scope, assignment: Any) -> None:
             scope.at("endpoints", i).fault("lb_endpoints", f"weights sum to {total}, over {UINT32_MAX}")
 
 
-def _thresholds(scope: Scope, breakers: Any) -> Thresholds:
+def _thresholds(scope: Scope, breakers: Any) -> dict[int, Thresholds]:
+    """Return the thresholds by priority."""
     scope.audit(breakers)
-    found = None
+    hosts = _per_host(scope, breakers)
+    found: dict[int, Thresholds] = {}
     for i, thresholds in enumerate(breakers.thresholds):
         place = scope.at("thresholds", i)
         place.audit(thresholds)
-        if choice(place, thresholds, "priority"):
-            place.note("", "the thresholds of the DEFAULT priority count", Status.APPROXIMATED)
-        elif found is None:  # Envoy takes the first of a priority
-            found = Thresholds(
+        # Envoy takes the first of a priority.
+        found.setdefault(
+            choice(place, thresholds, "priority"),
+            Thresholds(
                 max_connections=number(place, thresholds, "max_connections", 1024),
                 max_pending_requests=number(place, thresholds, "max_pending_requests", 1024),
                 max_requests=number(place, thresholds, "max_requests", 1024),
@@ -128,8 +154,26 @@ def _thresholds(scope: Scope, breakers: Any) -> Thresholds:
                 retry_budget=_retry_budget(place.at("retry_budget"), thresholds.retry_budget)
                 if thresholds.HasField("retry_budget")
                 else None,
-            )
-    return found or Thresholds()
+            ),
+        )
+    return {
+        priority: replace(found.get(priority, Thresholds()), max_connections_per_host=hosts.get(priority, UINT32_MAX))
+        for priority in (_DEFAULT, _HIGH)
+    }
+
+
+def _per_host(scope: Scope, breakers: Any) -> dict[int, int]:
+    """Return the ``max_connections`` of ``per_host_thresholds`` by priority; Envoy takes no other limit there."""
+    found: dict[int, int] = {}
+    for i, thresholds in enumerate(breakers.per_host_thresholds):
+        place = scope.at("per_host_thresholds", i)
+        place.audit(thresholds)
+        for field in _NOT_PER_HOST:
+            if thresholds.HasField(field):
+                place.fault(field, "cannot be limited per host: only max_connections can")
+        if thresholds.HasField("max_connections"):
+            found.setdefault(choice(place, thresholds, "priority"), thresholds.max_connections.value)
+    return found
 
 
 def _retry_budget(scope: Scope, budget: Any) -> RetryBudget:
@@ -174,6 +218,7 @@ def _outlier(scope: Scope, message: Any) -> OutlierDetection:
         failure_percentage_threshold=share("failure_percentage_threshold", 85),
         failure_percentage_minimum_hosts=number(scope, message, "failure_percentage_minimum_hosts", 5),
         failure_percentage_request_volume=number(scope, message, "failure_percentage_request_volume", 50),
+        unejected_by_check=flag(message, "successful_active_health_check_uneject_host", True),
     )
 
 
@@ -182,11 +227,22 @@ def _panic_threshold(scope: Scope, config: Any) -> float:
     return percent(scope, config, "healthy_panic_threshold", 50.0)
 
 
-def _http2(scope: Scope, message: Any) -> bool:
-    """Tell whether HTTP/2 is asked for by prior knowledge."""
-    chosen: bool = message.HasField("http2_protocol_options")
+class _HttpOptions(NamedTuple):
+    """How a cluster speaks HTTP."""
+
+    http2: bool
+    max_stream_duration: float
+    connections: ConnectionLife
+    upstream: UpstreamHttpProtocolOptions
+
+
+def _http_options(scope: Scope, message: Any) -> _HttpOptions:
+    upstream = _upstream_http(scope, message)
+    http2: bool = message.HasField("http2_protocol_options")
     scope.at("http2_protocol_options").audit(message.http2_protocol_options)
-    _audit_common(scope, message)
+    duration, life = _common(scope, message)
+    if life.requests is None and message.HasField("max_requests_per_connection"):  # where it was in older versions
+        life = replace(life, requests=message.max_requests_per_connection.value or None)
     for name in sorted(message.typed_extension_protocol_options):
         packed = message.typed_extension_protocol_options[name]
         place = scope.at("typed_extension_protocol_options", name)
@@ -196,17 +252,31 @@ def _http2(scope: Scope, message: Any) -> bool:
         options = unpack(place, packed, "", http_protocol_options_pb2.HttpProtocolOptions)
         if options is not None:
             place.audit(options)
-            _audit_common(place, options)
-            chosen = _explicit_http2(place, options)
-    return chosen
+            duration, life = _common(place, options)
+            http2 = _explicit_http2(place, options)
+            upstream = _upstream_http(place, options)
+    return _HttpOptions(http2, duration, life, upstream)
 
 
-def _audit_common(scope: Scope, message: Any) -> None:
+def _upstream_http(scope: Scope, message: Any) -> UpstreamHttpProtocolOptions:
+    options = message.upstream_http_protocol_options
+    scope.at("upstream_http_protocol_options").audit(options)
+    header = options.override_auto_sni_header.lower()
+    if header and not (options.auto_sni or options.auto_san_validation):
+        return UpstreamHttpProtocolOptions()
+    return UpstreamHttpProtocolOptions(options.auto_sni, options.auto_san_validation, header)
+
+
+def _common(scope: Scope, message: Any) -> tuple[float, ConnectionLife]:
+    """Return the max stream duration and the life of connections that ``common_http_protocol_options`` give."""
     place, options = scope.at("common_http_protocol_options"), message.common_http_protocol_options
     place.audit(options)
-    if 0.0 < seconds(place, options, "idle_timeout", 0.0) < _IDLE_KEPT:
-        kept = f"idle connections are kept for the transport's keepalive_expiry, {_IDLE_KEPT:g}s"
-        place.note("idle_timeout", kept, Status.APPROXIMATED)
+    life = ConnectionLife(
+        idle_timeout=seconds(place, options, "idle_timeout", 0.0) or None,
+        longest=seconds(place, options, "max_connection_duration", 0.0) or None,
+        requests=options.max_requests_per_connection.value or None,
+    )
+    return seconds(place, options, "max_stream_duration", 0.0), NO_BOUNDS if life == NO_BOUNDS else life
 
 
 def _explicit_http2(scope: Scope, options: Any) -> bool:

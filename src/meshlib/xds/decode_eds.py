@@ -5,11 +5,20 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from meshlib.model.endpoint import ClusterLoadAssignment, Endpoint, HealthStatus, Locality, LocalityEndpoints, Workload
+from meshlib.model.endpoint import (
+    ClusterLoadAssignment,
+    Endpoint,
+    EndpointCheck,
+    HealthStatus,
+    Locality,
+    LocalityEndpoints,
+    Workload,
+)
 from meshlib.xds.decode_values import UINT32_MAX, fraction, number, plain_metadata
 from meshlib.xds.scope import Scope
 
 _MAX_PRIORITY = 128
+_MAX_PORT = 65535
 _NOWHERE = Workload()
 
 
@@ -93,7 +102,19 @@ def _lb_endpoint(scope: Scope, lb: Any, names: bool) -> Endpoint | None:
         hostname=lb.endpoint.hostname,
         metadata=plain_metadata(lb.metadata),
         workload=_workload(lb.metadata),
+        check=_check(place.at("health_check_config"), lb.endpoint.health_check_config)
+        if lb.endpoint.HasField("health_check_config")
+        else EndpointCheck(),
     )
+
+
+def _check(scope: Scope, config: Any) -> EndpointCheck:
+    """Return what an endpoint says to active health checks."""
+    scope.audit(config)
+    if config.port_value > _MAX_PORT:
+        scope.fault("port_value", f"{config.port_value} is over {_MAX_PORT}")
+    address = socket_address(scope.at("address"), config.address, names=False) if config.HasField("address") else None
+    return EndpointCheck(config.disable_active_health_check, config.port_value, config.hostname, address)
 
 
 def socket_address(scope: Scope, address: Any, *, names: bool) -> tuple[str, int]:
@@ -118,10 +139,12 @@ def _check_socket(scope: Scope, socket: Any, names: bool) -> None:
         scope.fault("protocol", "UDP is not supported: expected TCP")
     if socket.WhichOneof("port_specifier") != "port_value":
         scope.fault("port_value", "is missing")
-    elif socket.port_value > 65535:
-        scope.fault("port_value", f"{socket.port_value} is over 65535")
+    elif socket.port_value > _MAX_PORT:
+        scope.fault("port_value", f"{socket.port_value} is over {_MAX_PORT}")
     if not socket.address:
         scope.fault("address", "must not be empty")
+    elif names and socket.resolver_name:
+        scope.fault("resolver_name", "is not supported in a cluster that looks names up")
     elif not names:
         try:
             ipaddress.ip_address(socket.address)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshlib.model.traffic import FaultAbort, FaultDelay, FaultInjection
+from meshlib.model.traffic import FaultAbort, FaultDelay, FaultInjection, FaultRate
+from meshlib.xds.decode_filters import ROUTE_SETTINGS
 from meshlib.xds.decode_headers import HEADER_MUTATION_PER_ROUTE
 from meshlib.xds.decode_matchers import header_match
 from meshlib.xds.decode_values import any_type, fraction, fraction_unit, seconds, unpack
@@ -15,10 +16,10 @@ from meshlib.xds.scope import Scope
 
 HTTP_FAULT = fault_pb2.HTTPFault.DESCRIPTOR.full_name
 _FILTER_CONFIG = route_components_pb2.FilterConfig.DESCRIPTOR.full_name
+_ELSEWHERE = ROUTE_SETTINGS | {HEADER_MUTATION_PER_ROUTE}  # decoded elsewhere
 # What a filter that is disabled without a configuration must be, by its customary name.
 _DEFAULT_TYPES = {
     "envoy.filters.http.fault": HTTP_FAULT,
-    "envoy.filters.http.header_mutation": HEADER_MUTATION_PER_ROUTE,
 }
 
 
@@ -28,7 +29,17 @@ def fault_injection(scope: Scope, fault: Any) -> FaultInjection:
     delay = _delay(scope.at("delay"), fault.delay) if fault.HasField("delay") else None
     abort = _abort(scope.at("abort"), fault.abort) if fault.HasField("abort") else None
     headers = tuple(header_match(scope.at("headers", i), m) for i, m in enumerate(fault.headers))
-    return FaultInjection(delay, abort, headers, fault.upstream_cluster)
+    return FaultInjection(
+        delay,
+        abort,
+        headers,
+        fault.upstream_cluster,
+        frozenset(fault.downstream_nodes),
+        fault.max_active_faults.value if fault.HasField("max_active_faults") else None,
+        _rate(scope.at("response_rate_limit"), fault.response_rate_limit)
+        if fault.HasField("response_rate_limit")
+        else None,
+    )
 
 
 def _delay(scope: Scope, delay: Any) -> FaultDelay | None:
@@ -41,6 +52,19 @@ def _delay(scope: Scope, delay: Any) -> FaultDelay | None:
         scope.fault("fixed_delay", "is missing")
         return None
     return FaultDelay(seconds(scope, delay, kind, 0.0, positive=True), fraction(scope, delay, "percentage"))
+
+
+def _rate(scope: Scope, limit: Any) -> FaultRate | None:
+    scope.audit(limit)
+    kind = limit.WhichOneof("limit_type")
+    percentage = fraction(scope, limit, "percentage")
+    if kind == "header_limit":
+        return FaultRate(0, percentage, by_header=True, unit=fraction_unit(limit.percentage))
+    if kind is None:
+        scope.fault("fixed_limit", "is missing, and so is header_limit")
+    elif not limit.fixed_limit.limit_kbps:
+        scope.at("fixed_limit").fault("limit_kbps", "must be at least 1")
+    return FaultRate(limit.fixed_limit.limit_kbps, percentage)
 
 
 def _abort(scope: Scope, abort: Any) -> FaultAbort | None:
@@ -77,8 +101,6 @@ def per_filter_fault(scope: Scope, configs: Any) -> FaultInjection | None:
         if HTTP_FAULT in (kind, _DEFAULT_TYPES.get(name) if disabled else ""):
             fault = None if disabled else unpack(place, packed, "", fault_pb2.HTTPFault)
             found = FaultInjection() if fault is None else fault_injection(place, fault)
-        elif disabled and HEADER_MUTATION_PER_ROUTE in (kind, _DEFAULT_TYPES.get(name)):
-            scope.at("typed_per_filter_config", name).note("disabled", "the listener's header mutations are made")
-        elif not disabled and kind not in IRRELEVANT_FILTER_CONFIGS and kind != HEADER_MUTATION_PER_ROUTE:
+        elif not disabled and kind not in IRRELEVANT_FILTER_CONFIGS and kind not in _ELSEWHERE:
             place.note("", f"{kind or 'the filter configuration'} {NOT_HONOURED}")
     return found

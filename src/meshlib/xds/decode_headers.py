@@ -8,16 +8,27 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from meshlib.model.headers import AppendAction, FilterMutations, HeaderMutations, HeaderToAdd, MutationStep
+from meshlib.model.headers import (
+    AppendAction,
+    FilterMutations,
+    HeaderMutations,
+    HeaderToAdd,
+    MutationStep,
+    QueryMutation,
+)
 from meshlib.model.rewrite import RegexRewrite
 from meshlib.model.template import Template
+from meshlib.model.uri_template import UriTemplate
+from meshlib.xds.decode_matchers import string_match
 from meshlib.xds.decode_values import any_type, choice, flag, unpack
-from meshlib.xds.protos import header_mutation_pb2, route_components_pb2
+from meshlib.xds.protos import header_mutation_pb2, route_components_pb2, uri_template_rewrite_pb2
 from meshlib.xds.scope import Scope
 
 HEADER_MUTATION = header_mutation_pb2.HeaderMutation.DESCRIPTOR.full_name
 _FILTER_CONFIG = route_components_pb2.FilterConfig.DESCRIPTOR.full_name
 HEADER_MUTATION_PER_ROUTE = header_mutation_pb2.HeaderMutationPerRoute.DESCRIPTOR.full_name
+
+_CUSTOMARY = "envoy.filters.http.header_mutation"
 
 # validate.rules of RouteConfiguration and core.v3.HeaderValue.
 _MOST_ADDED = 1000
@@ -32,12 +43,13 @@ def header_mutations(scope: Scope, message: Any, direction: str) -> HeaderMutati
         return HeaderMutations()
     if len(options) > _MOST_ADDED:
         scope.fault(to_add, f"has {len(options)} headers, the limit is {_MOST_ADDED}")
-    added = (_to_add(scope.at(to_add, i), option) for i, option in enumerate(options))
+    added = (header_to_add(scope.at(to_add, i), option) for i, option in enumerate(options))
     removed = frozenset(_modifiable(scope, f"{to_remove}[{i}]", name) for i, name in enumerate(names))
     return HeaderMutations((MutationStep(removed, tuple(h for h in added if h is not None)),))
 
 
-def _to_add(scope: Scope, option: Any) -> HeaderToAdd | None:
+def header_to_add(scope: Scope, option: Any) -> HeaderToAdd | None:
+    """Return a ``HeaderValueOption``, None for one that has a fault."""
     scope.audit(option)
     header = option.header
     if len(header.value) > _LONGEST:
@@ -93,6 +105,22 @@ def regex_rewrite(scope: Scope, message: Any) -> RegexRewrite | None:
         return None
 
 
+def template_rewrite(scope: Scope, policy: Any, matched: UriTemplate | None) -> RegexRewrite | None:
+    """Return what ``path_rewrite_policy`` does to a path that the template ``matched`` matches."""
+    config = unpack(scope, policy.typed_config, "typed_config", uri_template_rewrite_pb2.UriTemplateRewriteConfig)
+    if config is None:
+        return None
+    scope.at("typed_config").audit(config)
+    if matched is None:
+        scope.fault("", "goes only with a path_match_policy")
+        return None
+    try:
+        return RegexRewrite(f"^(?:{matched.regex})$", matched.substitution(config.path_template_rewrite))
+    except ValueError as error:
+        scope.fault("typed_config.path_template_rewrite", str(error))
+        return None
+
+
 def mutation_filter(scope: Scope, message: Any) -> FilterMutations:
     """Return a ``HeaderMutation`` filter, or what a route says to it (``HeaderMutationPerRoute``)."""
     scope.audit(message)
@@ -102,15 +130,36 @@ def mutation_filter(scope: Scope, message: Any) -> FilterMutations:
         _steps(place, "request_mutations", message.mutations),
         _steps(place, "response_mutations", message.mutations),
         getattr(message, "most_specific_header_mutations_wins", False),
+        tuple(_query_mutations(place, message.mutations.query_parameter_mutations)),
     )
+
+
+def _query_mutations(scope: Scope, mutations: Any) -> Iterator[QueryMutation]:
+    for i, mutation in enumerate(mutations):
+        place = scope.at("query_parameter_mutations", i)
+        if mutation.remove:
+            yield QueryMutation(mutation.remove)
+        elif not mutation.HasField("append"):
+            place.fault("append", "is missing, and so is remove")
+        else:
+            inner = place.at("append")
+            inner.audit(mutation.append)
+            record = mutation.append.record
+            if not record.key:
+                inner.fault("record.key", "must not be empty")
+            action = AppendAction(choice(inner, mutation.append, "action"))
+            value = template(inner, "record.value", record.value.string_value)
+            if value is not None:
+                yield QueryMutation(record.key, value, action)
 
 
 def _steps(scope: Scope, field: str, mutations: Any) -> HeaderMutations:
     """Each mutation is a step of its own: the filter makes them one by one."""
-    return HeaderMutations(tuple(_each_step(scope, field, getattr(mutations, field))))
+    return HeaderMutations(tuple(each_step(scope, field, getattr(mutations, field))))
 
 
-def _each_step(scope: Scope, field: str, mutations: Any) -> Iterator[MutationStep]:
+def each_step(scope: Scope, field: str, mutations: Any) -> Iterator[MutationStep]:
+    """Yield each of a list of ``mutation_rules.v3.HeaderMutation``, the field ``field``, as a step of its own."""
     for i, mutation in enumerate(mutations):
         place = scope.at(field, i)
         place.audit(mutation)
@@ -118,11 +167,14 @@ def _each_step(scope: Scope, field: str, mutations: Any) -> Iterator[MutationSte
         if kind == "remove":
             yield MutationStep(frozenset({_modifiable(place, "remove", mutation.remove)}))
         elif kind == "append":
-            header = _to_add(place.at("append"), mutation.append)
+            header = header_to_add(place.at("append"), mutation.append)
             if header is not None:
                 yield MutationStep(add=(header,))
-        elif kind is None:
-            place.fault("action", "is missing: expected remove or append")
+        elif kind == "remove_on_match":
+            pattern = place.at("remove_on_match.key_matcher")
+            yield MutationStep(remove_matching=string_match(pattern, mutation.remove_on_match.key_matcher))
+        else:
+            place.fault("action", "is missing: expected remove, append or remove_on_match")
 
 
 def per_filter_mutations(scope: Scope, configs: Any) -> FilterMutations | None:
@@ -130,18 +182,19 @@ def per_filter_mutations(scope: Scope, configs: Any) -> FilterMutations | None:
     for name in sorted(configs):
         place, packed = scope.at("typed_per_filter_config", name), configs[name]
         if any_type(packed) == _FILTER_CONFIG:
-            packed, place = _wrapped(packed), place.at("config")
+            wrapper = _wrapper(packed)
+            if wrapper.disabled and (name == _CUSTOMARY or any_type(wrapper.config) == HEADER_MUTATION_PER_ROUTE):
+                return FilterMutations(disabled=True)
+            packed, place = wrapper.config, place.at("config")
         if any_type(packed) == HEADER_MUTATION_PER_ROUTE:
             message = unpack(place, packed, "", header_mutation_pb2.HeaderMutationPerRoute)
             return None if message is None else mutation_filter(place, message)
     return None
 
 
-def _wrapped(packed: Any) -> Any:
-    """Return the Any in a FilterConfig, an empty one where that is disabled or does not parse (a fault already)."""
+def _wrapper(packed: Any) -> Any:
+    """Return a FilterConfig, an empty one where it does not parse (a fault already)."""
     wrapper = route_components_pb2.FilterConfig()
     with contextlib.suppress(DecodeError):
         wrapper.ParseFromString(packed.value)
-    if wrapper.disabled:
-        wrapper.ClearField("config")
-    return wrapper.config
+    return wrapper

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 from typing import Any
 
 from meshlib.model.filter_chain import (
+    DEFAULT_BODY_LIMIT,
     SOURCE_ADDRESS,
     FilterChain,
     HttpConnectionManager,
@@ -13,14 +15,16 @@ from meshlib.model.filter_chain import (
     SourceType,
     TcpProxy,
 )
+from meshlib.model.filters import Disabled, Faults, Setting
 from meshlib.model.listener import Listener
 from meshlib.model.route import WeightedCluster
-from meshlib.xds.decode_cds import check_config_source
+from meshlib.xds.config_source import qualified
 from meshlib.xds.decode_eds import socket_address
 from meshlib.xds.decode_fault import HTTP_FAULT, fault_injection
+from meshlib.xds.decode_filters import FILTERS, filter_setting
 from meshlib.xds.decode_headers import HEADER_MUTATION, mutation_filter
 from meshlib.xds.decode_rds import route_configuration
-from meshlib.xds.decode_values import UINT32_MAX, any_type, choice, number, unpack
+from meshlib.xds.decode_values import UINT32_MAX, any_type, choice, number, seconds, unpack
 from meshlib.xds.filters import IRRELEVANT_FILTERS, IRRELEVANT_NETWORK_FILTERS
 from meshlib.xds.protos import fault_pb2, header_mutation_pb2, http_connection_manager_pb2, router_pb2, tcp_proxy_pb2
 from meshlib.xds.scope import Scope
@@ -33,6 +37,7 @@ _HTTP_INSPECTOR = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspe
 _TLS_INSPECTOR = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
 _SOURCE_FIELDS = ("direct_source_prefix_ranges", "source_type", "source_prefix_ranges", "source_ports")
 _SOURCE = f"a call from this process counts as coming from {SOURCE_ADDRESS}, from no port that could be known"
+_STREAM_IDLE_TIMEOUT = 300.0  # HttpConnectionManager.stream_idle_timeout: "the default timeout is 5 minutes"
 _INBOUND = 1  # core.v3.TrafficDirection
 # HttpConnectionManager.PathWithEscapedSlashesAction that leave the path alone.
 _KEEP_SLASHES = (0, 1)
@@ -53,21 +58,22 @@ def listener(scope: Scope, message: Any) -> Listener:
         place = scope.at("api_listener.api_listener")
         packed = message.api_listener.api_listener
         hcm = unpack(place, packed, "", http_connection_manager_pb2.HttpConnectionManager)
-        return Listener(message.name, api=_http(place, hcm) if hcm is not None else None)
+        return Listener(message.name, api=_http(place, hcm, idle_timeout=0.0) if hcm is not None else None)
     if not message.filter_chains and not message.HasField("default_filter_chain"):
         scope.fault("filter_chains", "must not be empty, nor api_listener be missing")
     for i, listener_filter in enumerate(message.listener_filters):
         scope.at("listener_filters", i).audit(listener_filter)
     address, port, additional = _bound(scope, message)
     default, chains = scope.at("default_filter_chain"), message.filter_chains
+    kept = number(scope, message, "per_connection_buffer_limit_bytes", DEFAULT_BODY_LIMIT)
     try:
         return Listener(
             name=message.name,
             address=address,
             port=port,
             additional=additional,
-            chains=tuple(_chain(scope.at("filter_chains", i), chain) for i, chain in enumerate(chains)),
-            default_chain=_chain(default, message.default_filter_chain)
+            chains=tuple(_chain(scope.at("filter_chains", i), chain, kept) for i, chain in enumerate(chains)),
+            default_chain=_chain(default, message.default_filter_chain, kept)
             if message.HasField("default_filter_chain")
             else None,
             use_original_dst=message.use_original_dst.value,
@@ -113,7 +119,7 @@ def _inspects(message: Any, inspector: str) -> bool:
     return any(any_type(listener_filter.typed_config) == inspector for listener_filter in message.listener_filters)
 
 
-def _chain(scope: Scope, chain: Any) -> FilterChain:
+def _chain(scope: Scope, chain: Any, kept: int) -> FilterChain:
     scope.audit(chain)
     match, place = chain.filter_chain_match, scope.at("filter_chain_match")
     place.audit(match)
@@ -121,6 +127,8 @@ def _chain(scope: Scope, chain: Any) -> FilterChain:
         if getattr(match, field):
             place.note(field, _SOURCE)
     http, tcp = _ending(scope, chain.filters)
+    if http is not None and kept != DEFAULT_BODY_LIMIT:
+        http = replace(http, body_limit=kept)
     return FilterChain(
         http=http,
         tcp=tcp,
@@ -207,19 +215,23 @@ def _weighted(scope: Scope, target: Any) -> WeightedCluster:
     return WeightedCluster(target.name, target.weight)
 
 
-def _http(scope: Scope, hcm: Any) -> HttpConnectionManager:
+def _http(scope: Scope, hcm: Any, *, idle_timeout: float = _STREAM_IDLE_TIMEOUT) -> HttpConnectionManager:
     # The stat_prefix, which Envoy demands, is not looked at: istiod sends none to gRPC nodes.
     scope.audit(hcm)
     if hcm.merge_slashes:
         scope.note("merge_slashes", "slashes in paths are kept")
     if choice(scope, hcm, "path_with_escaped_slashes_action") not in _KEEP_SLASHES:
         scope.note("path_with_escaped_slashes_action", "escaped slashes in paths are kept")
-    has_fault, fault, mutations = False, None, None
+    options = scope.at("common_http_protocol_options")
+    options.audit(hcm.common_http_protocol_options)
+    has_fault, fault, mutations, respects = False, None, None, False
+    filters: list[tuple[str, Setting | Disabled | Faults]] = []
     for i, filter_ in enumerate(hcm.http_filters):
         place = scope.at("http_filters", i)
         place.audit(filter_)
         if any_type(filter_.typed_config) == HTTP_FAULT and not filter_.disabled:
             has_fault = True
+            filters.append((filter_.name, Faults.HERE))
             config = unpack(place, filter_.typed_config, "typed_config", fault_pb2.HTTPFault)
             if config is not None and config.ListFields():
                 fault = fault_injection(place.at("typed_config"), config)
@@ -227,42 +239,51 @@ def _http(scope: Scope, hcm: Any) -> HttpConnectionManager:
             config = unpack(place, filter_.typed_config, "typed_config", header_mutation_pb2.HeaderMutation)
             if config is not None:
                 mutations = mutation_filter(place.at("typed_config"), config)
+        elif any_type(filter_.typed_config) in FILTERS:
+            setting = filter_setting(place.at("typed_config"), filter_.typed_config)
+            if setting is not None:
+                filters.append((filter_.name, Disabled.HERE if filter_.disabled else setting))
         else:
-            _note_filter(place, filter_)
+            router = _note_filter(place, filter_)
+            respects = respects or (router is not None and router.respect_expected_rq_timeout)
+    found = HttpConnectionManager(
+        fault_filter=has_fault,
+        fault=fault,
+        header_mutation=mutations,
+        filters=tuple(filters) if any(each is not Faults.HERE for _, each in filters) else (),
+        stream_idle_timeout=seconds(scope, hcm, "stream_idle_timeout", idle_timeout),
+        max_stream_duration=seconds(options, hcm.common_http_protocol_options, "max_stream_duration", 0.0),
+        respect_expected_timeout=respects,
+    )
     kind = hcm.WhichOneof("route_specifier")
     if kind == "rds":
-        return HttpConnectionManager(
-            route_name=_route_name(scope.at("rds"), hcm.rds),
-            fault_filter=has_fault,
-            fault=fault,
-            header_mutation=mutations,
-        )
+        return replace(found, route_name=_route_name(scope.at("rds"), hcm.rds))
     if kind != "route_config":
         scope.fault(kind or "rds", "is not supported: expected rds or route_config" if kind else "is missing")
-    table = route_configuration(scope.at("route_config"), hcm.route_config)
-    return HttpConnectionManager(route_config=table, fault_filter=has_fault, fault=fault, header_mutation=mutations)
+    return replace(found, route_config=route_configuration(scope.at("route_config"), hcm.route_config))
 
 
 def _route_name(scope: Scope, rds: Any) -> str:
     scope.audit(rds)
-    check_config_source(scope, "config_source", rds.config_source)
     if not rds.route_config_name:
         scope.fault("route_config_name", "must not be empty")
-    return str(rds.route_config_name)
+    return qualified(scope, "config_source", rds.config_source, rds.route_config_name)
 
 
-def _note_filter(scope: Scope, filter_: Any) -> None:
-    kind = any_type(filter_.typed_config)
+def _note_filter(scope: Scope, filter_: Any) -> Any:
+    """Note a filter that is not run; returns the router's configuration, None for any other filter."""
+    router, kind = None, any_type(filter_.typed_config)
     if kind == _ROUTER:
         router = unpack(scope, filter_.typed_config, "typed_config", router_pb2.Router)
         if router is not None:
             scope.at("typed_config").audit(router)
     if filter_.HasField("config_discovery"):
-        return  # noted by the audit
+        return router  # noted by the audit
     if filter_.disabled or kind in (_ROUTER, HTTP_FAULT, HEADER_MUTATION) or kind in IRRELEVANT_FILTERS:
-        return
+        return router
     # Istio's own filters: their types are in no package, or wrapped in a TypedStruct.
     known = kind not in _TYPED_STRUCTS and kind.startswith("envoy.")
     if filter_.name in IRRELEVANT_FILTERS and not known:
-        return
+        return None
     scope.note("", f"{filter_.name} is not run; a call goes on without it")
+    return None

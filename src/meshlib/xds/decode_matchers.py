@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshlib.model.match import HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch, StringOp, full_match
-from meshlib.xds.decode_values import flag, fraction
+from meshlib.model.match import (
+    CookieMatch,
+    HeaderMatch,
+    PathMatch,
+    QueryMatch,
+    RouteMatch,
+    StringMatch,
+    StringOp,
+    full_match,
+)
+from meshlib.model.uri_template import uri_template
+from meshlib.xds import newer
+from meshlib.xds.decode_values import flag, fraction, unpack
+from meshlib.xds.protos import uri_template_match_pb2
 from meshlib.xds.scope import Scope
 
+_NOTHING = r"[^\x00-\x{10FFFF}]"
 _NEVER = StringMatch(StringOp.EXACT, "")  # stands in for a matcher that has a fault
 
 _DEPRECATED_STRINGS = {
@@ -85,6 +98,15 @@ def query_match(scope: Scope, matcher: Any) -> QueryMatch:
     return QueryMatch(matcher.name, present=kind is None or matcher.present_match)
 
 
+def cookie_match(scope: Scope, matcher: Any) -> CookieMatch:
+    """Return a ``route.v3.CookieMatcher``."""
+    if not matcher.name:
+        scope.fault("name", "must not be empty")
+    if not matcher.HasField("string_match"):
+        scope.fault("string_match", "is missing")
+    return CookieMatch(matcher.name, string_match(scope.at("string_match"), matcher.string_match), matcher.invert_match)
+
+
 def route_match(scope: Scope, match: Any) -> RouteMatch | None:
     """Return a ``route.v3.RouteMatch``; None for one that no request from here can meet."""
     scope.audit(match)
@@ -92,6 +114,7 @@ def route_match(scope: Scope, match: Any) -> RouteMatch | None:
     path = _path(scope, match)
     headers = tuple(header_match(scope.at("headers", i), m) for i, m in enumerate(match.headers))
     query = tuple(query_match(scope.at("query_parameters", i), m) for i, m in enumerate(match.query_parameters))
+    cookies = tuple(cookie_match(scope.at("cookies", i), m) for i, m in enumerate(newer.cookies(match)))
     if never or path is None:
         return None
     share = None
@@ -100,7 +123,7 @@ def route_match(scope: Scope, match: Any) -> RouteMatch | None:
         if not match.runtime_fraction.HasField("default_value"):
             place.fault("default_value", "is missing")
         share = fraction(place, match.runtime_fraction, "default_value")
-    return RouteMatch(path, headers, query, grpc=match.HasField("grpc"), runtime_fraction=share)
+    return RouteMatch(path, headers, query, cookies, grpc=match.HasField("grpc"), runtime_fraction=share)
 
 
 def _path(scope: Scope, match: Any) -> PathMatch | None:
@@ -122,15 +145,40 @@ def _path(scope: Scope, match: Any) -> PathMatch | None:
         elif not value.startswith("/"):
             scope.fault(kind, f"{value!r} must begin with '/'")
         return PathMatch(StringOp.PREFIX, value, case_sensitive, separated=True)
+    if kind == "path_match_policy":
+        return _template(scope.at(kind), match.path_match_policy)
     scope.fault(kind or "", "is not supported" if kind else "says no path, prefix or regex")
     return None
 
 
+def _template(scope: Scope, policy: Any) -> PathMatch | None:
+    config = unpack(scope, policy.typed_config, "typed_config", uri_template_match_pb2.UriTemplateMatchConfig)
+    if config is None:
+        return None
+    scope.at("typed_config").audit(config)
+    try:
+        template = uri_template(config.path_template)
+    except ValueError as error:
+        scope.fault("typed_config.path_template", str(error))
+        return None
+    try:
+        full_match(template.regex)
+    except ValueError:  # a star behind a star: Envoy takes it, and it matches nothing
+        return PathMatch(StringOp.REGEX, _NOTHING, template=template)
+    return PathMatch(StringOp.REGEX, template.regex, template=template)
+
+
 def _meets_nothing(match: Any) -> bool:
-    """Tell whether a matcher looks at what a call from the process does not have; the audit notes it."""
+    """Tell whether a matcher asks for what a call from the process does not have; the audit notes it.
+
+    To a route table it is plaintext without a certificate, and without metadata of filters: of what is
+    missing an inverted matcher is met (measured on Envoy).
+    """
+    tls = match.tls_context
     return bool(
         match.HasField("connect_matcher")
-        or match.HasField("tls_context")
-        or match.dynamic_metadata
+        or tls.presented.value
+        or tls.validated.value
+        or any(not matcher.invert for matcher in match.dynamic_metadata)
         or match.filter_state
     )

@@ -8,7 +8,7 @@ from meshlib.model.match import HeaderMatch
 from meshlib.model.traffic import RateLimitedBackOff, ResetHeader, RetryPolicy
 from meshlib.xds.decode_matchers import header_match
 from meshlib.xds.decode_values import any_type, number, plain_metadata, seconds, unpack
-from meshlib.xds.protos import omit_host_metadata_config_pb2
+from meshlib.xds.protos import omit_host_metadata_config_pb2, previous_priorities_config_pb2
 from meshlib.xds.scope import Scope
 
 # router_filter.rst, x-envoy-retry-on and x-envoy-retry-grpc-on. Envoy takes unknown words in silence.
@@ -36,6 +36,7 @@ CONDITIONS = frozenset(
 _PREVIOUS_HOSTS = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
 _OMIT_CANARY = "envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate"
 _OMIT_METADATA = "envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig"
+_PREVIOUS_PRIORITIES = "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
 _DEFAULT_BASE = 0.025  # RetryBackOff: "the default base interval is 25 milliseconds"
 _MAX_RESET = 300.0  # RateLimitedRetryBackOff: "the default is 300 seconds"
 _SECONDS, _UNIX_TIMESTAMP = 0, 1  # RetryPolicy.ResetHeaderFormat
@@ -48,6 +49,9 @@ def retry_policy(scope: Scope, policy: Any) -> RetryPolicy:
     conditions = frozenset(word for word in map(str.strip, policy.retry_on.split(",")) if word)
     for word in sorted(conditions - CONDITIONS):
         scope.note("retry_on", f"{word!r} is no condition Envoy knows; it never holds")
+    for i, predicate in enumerate(policy.retry_options_predicates):
+        # Envoy has none of its own, and refuses what it does not know.
+        scope.at("retry_options_predicates", i).fault("typed_config", f"{predicate.name!r} is not a known predicate")
     base, longest = _back_off(scope, policy)
     return RetryPolicy(
         retry_on=conditions,
@@ -62,6 +66,10 @@ def retry_policy(scope: Scope, policy: Any) -> RetryPolicy:
         if policy.HasField("rate_limited_retry_back_off")
         else None,
         host_selection_max_attempts=max(1, policy.host_selection_retry_max_attempts),
+        per_try_idle_timeout=seconds(scope, policy, "per_try_idle_timeout", 0.0),
+        previous_priorities=_previous_priorities(scope.at("retry_priority"), policy.retry_priority)
+        if policy.HasField("retry_priority")
+        else 0,
         **_predicates(scope, policy),
     )
 
@@ -116,6 +124,27 @@ def _predicates(scope: Scope, policy: Any) -> dict[str, Any]:
         else:
             place.fault("typed_config", f"{predicate.name!r} of type {kind or 'none'} is no retry host predicate")
     return found
+
+
+def _previous_priorities(scope: Scope, priority: Any) -> int:
+    """Return the ``update_frequency`` of ``previous_priorities``."""
+    scope.audit(priority)
+    kind = any_type(priority.typed_config)
+    if kind != _PREVIOUS_PRIORITIES:
+        scope.fault("typed_config", f"{priority.name!r} of type {kind or 'none'} is no retry priority")
+        return 0
+    config = unpack(
+        scope,
+        priority.typed_config,
+        "typed_config",
+        previous_priorities_config_pb2.PreviousPrioritiesConfig,
+    )
+    if config is None:
+        return 0
+    scope.at("typed_config").audit(config)
+    if config.update_frequency < 1:
+        scope.note("typed_config.update_frequency", "is 0: no priority is ever left out")
+    return max(0, int(config.update_frequency))
 
 
 def _omitted(scope: Scope, predicate: Any) -> tuple[tuple[tuple[str, object], ...], ...]:

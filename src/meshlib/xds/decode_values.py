@@ -67,6 +67,13 @@ def flag(message: Any, field: str, default: bool) -> bool:
     return bool(getattr(message, field).value) if message.HasField(field) else default
 
 
+def demand(scope: Scope, message: Any, *fields: str) -> None:
+    """Fault fields that must not be empty."""
+    for field in fields:
+        if not getattr(message, field):
+            scope.fault(field, "must not be empty")
+
+
 def percent(scope: Scope, message: Any, field: str, default: float) -> float:
     """Return a ``type.v3.Percent``, 0 to 100; NaN is refused, as Envoy does."""
     if not message.HasField(field):

@@ -9,14 +9,14 @@ Every input costs what it changes, whatever the size of the mesh: names are coun
 waits is found by what it waits for.
 
 With ``on_demand`` the clusters of a mesh are known by name, and only those in use have their
-endpoints asked for and are used; the others are *dormant*. A route table may be used while the
-clusters it names sleep. Where a virtual host sends calls to a cluster in use, the other clusters
-it names are woken with it, before a table that names them is used.
+endpoints asked for and are used; the others are *dormant*. An aggregate cluster wakes its members.
+A route table may be used while the clusters it names sleep. Where a virtual host sends calls to a
+cluster in use, the other clusters it names are woken with it, before a table that names them is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from meshlib.xds.cache import Entry, ResourceCache, State
@@ -34,7 +34,8 @@ def _no_names() -> Names:
 class _Warming:
     """A version that is not in use yet, and how much of what it names is not ready."""
 
-    resource: Resource
+    reference: Reference
+    entry: Entry
     missing: int
 
 
@@ -54,7 +55,7 @@ class Dependencies:
         self.on_demand = on_demand and CLUSTER in self._wildcards
         self._counts: dict[str, dict[str, int]] = {url: {} for url in ALL_TYPE_URLS}
         self._dropped = _no_names()
-        self._waiters: dict[Reference, list[tuple[Reference, _Warming]]] = {}
+        self._waiters: dict[Reference, list[_Warming]] = {}
         self._warming: dict[Reference, _Warming] = {}
         self._roots: set[Reference] = set()
         self._added = _no_names()
@@ -77,7 +78,10 @@ class Dependencies:
         assert resource is not None
         if self.on_demand and type_url == ROUTE:
             self._wake_together(resource)
-        self._hold(type_url, resource)
+        elif self.on_demand and type_url == CLUSTER:
+            self._wake_members(resource)
+        if resource.references:
+            self._hold(type_url, resource)
         if before is not None and before is not entry.used:
             self._release(type_url, before)
         self._settle((type_url, entry.name), entry)
@@ -132,6 +136,7 @@ class Dependencies:
         entry = self._cache.entry(CLUSTER, cluster)
         self.awake.add(cluster)
         if entry is not None and entry.resource is not None:
+            self._wake_members(entry.resource)
             self._hold(CLUSTER, entry.resource)
             entry.used = None
             self._settle((CLUSTER, cluster), entry)
@@ -189,18 +194,17 @@ class Dependencies:
         """Tell whether a name is asked for, by itself or as one of all."""
         return type_url in self._wildcards or name in self._counts[type_url]
 
-    def waiting(self) -> list[Reference]:
-        """Return the names asked for that are not settled."""
-        found = [
-            (url, WILDCARD)
-            for url in ALL_TYPE_URLS
-            if url in self._wildcards - {NAME_TABLE} and not self._cache.answered(url)
-        ]
+    def waiting(self) -> Iterator[Reference]:
+        """Yield the names asked for that are not settled."""
+        for url in ALL_TYPE_URLS:
+            if url in self._wildcards - {NAME_TABLE} and not self._cache.answered(url):
+                yield url, WILDCARD
         for url in ALL_TYPE_URLS:
             if url not in self._wildcards:
                 entries = self._cache.entries(url)
-                found += [(url, name) for name in self._counts[url] if name not in entries]
-        return found
+                for name in self._counts[url]:
+                    if name not in entries:
+                        yield url, name
 
     @property
     def whole(self) -> bool:
@@ -216,9 +220,9 @@ class Dependencies:
     def ready(self, reference: Reference) -> bool:
         """Tell whether what a name stands for may be used now, or is known to be nothing."""
         url, name = reference
-        if self._cache.entry(url, name) is None:
-            return url in self._wildcards and self._cache.answered(url)
-        return reference not in self._warming
+        if name in self._cache.entries(url):
+            return reference not in self._warming
+        return url in self._wildcards and self._cache.answered(url)
 
     # How.
 
@@ -228,10 +232,12 @@ class Dependencies:
         return resource.references
 
     def _hold(self, type_url: str, resource: Resource) -> None:
+        patience = resource.patience
         for reference in self._references(type_url, resource):
-            if resource.patience is not None:
-                self.patience[reference] = resource.patience
-            self._acquire(reference)
+            if patience is not None:
+                self.patience[reference] = patience
+            if reference[0] not in self._wildcards:
+                self._acquire(reference)
 
     def _release(self, type_url: str, resource: Resource) -> None:
         for reference in self._references(type_url, resource):
@@ -242,15 +248,16 @@ class Dependencies:
         if url in self._wildcards:
             return
         counts = self._counts[url]
-        counts[name] = counts.get(name, 0) + 1
-        if counts[name] == 1:
-            if name in self._dropped[url]:
-                self._dropped[url].remove(name)
-                return
-            self._added[url].add(name)
-            kept = self._shelf.pop(reference, None)
-            if kept is not None and kept.resource is not None:
-                self.accepted(url, self._cache.accept(url, kept.resource, kept.version, kept.at), None)
+        count = counts[name] = counts.get(name, 0) + 1
+        if count > 1:
+            return
+        if name in self._dropped[url]:
+            self._dropped[url].remove(name)
+            return
+        self._added[url].add(name)
+        kept = self._shelf.pop(reference, None)
+        if kept is not None and kept.resource is not None:
+            self.accepted(url, self._cache.accept(url, kept.resource, kept.version, kept.at), None)
 
     def _drop(self, reference: Reference) -> None:
         url, name = reference
@@ -290,17 +297,27 @@ class Dependencies:
         resource = entry.resource
         assert resource is not None
         self._warming.pop(reference, None)
-        unready = [ref for ref in self._references(reference[0], resource) if not self.ready(ref)]
+        references = resource.references and self._references(reference[0], resource)
+        unready = [ref for ref in references if not self.ready(ref) and not self._awaits(ref, reference, set())]
         if not unready:
             self._use(reference, entry)
             return
-        warming = self._warming[reference] = _Warming(resource, len(unready))
+        warming = self._warming[reference] = _Warming(reference, entry, len(unready))
         for ref in unready:
-            self._waiters.setdefault(ref, []).append((reference, warming))
+            self._waiters.setdefault(ref, []).append(warming)
+
+    def _awaits(self, reference: Reference, what: Reference, seen: set[Reference]) -> bool:
+        """Tell whether a version that is not in use waits for ``what``: aggregate clusters may name each other."""
+        warming = self._warming.get(reference)
+        named = warming.entry.resource if warming is not None else None
+        if named is None or reference[0] != CLUSTER or reference in seen:
+            return False
+        seen.add(reference)
+        return what in named.references or any(self._awaits(each, what, seen) for each in named.references)
 
     def _use(self, reference: Reference, entry: Entry) -> None:
+        """Use the last good version, which is not warming any more."""
         before, entry.used = entry.used, entry.resource
-        self._warming.pop(reference, None)
         self._changed[reference[0]].add(reference[1])
         if before is not None and before is not entry.used:
             self._release(reference[0], before)
@@ -308,14 +325,20 @@ class Dependencies:
 
     def _notify(self, reference: Reference) -> None:
         """Something became ready: who waits for it may be, too."""
-        for waiter, warming in self._waiters.pop(reference, ()):
+        for warming in self._waiters.pop(reference, ()):
+            waiter = warming.reference
             if self._warming.get(waiter) is not warming:
                 continue  # another version came meanwhile
             warming.missing -= 1
             if not warming.missing:
-                entry = self._cache.entry(*waiter)
-                if entry is not None:
-                    self._use(waiter, entry)
+                del self._warming[waiter]
+                self._use(waiter, warming.entry)
+
+    def _wake_members(self, cluster: Resource) -> None:
+        """Wake what an aggregate cluster in use is made of."""
+        for url, name in self._references(CLUSTER, cluster):
+            if url == CLUSTER:
+                self.wake(name)
 
     def _wake_together(self, table: Resource) -> None:
         for group in table.groups:

@@ -71,7 +71,7 @@ def _keys(node: yaml.Node) -> Iterator[yaml.Node]:
 
 def import_types(data: object) -> None:
     """Import the modules of every ``@type`` in ``data``, for protobuf finds only what is imported."""
-    for url in _types(data):
+    for url in types(data):
         name = url.rpartition("/")[2]
         package = name.rpartition(".")[0]
         try:
@@ -88,13 +88,14 @@ def import_types(data: object) -> None:
                 importlib.import_module(f"{package}.{module.name}")
 
 
-def _types(data: object) -> Iterator[str]:
+def types(data: object) -> Iterator[str]:
+    """Yield every ``@type`` in ``data``."""
     if isinstance(data, Mapping):
         url = data.get("@type")
         if isinstance(url, str):
             yield url
         for value in data.values():
-            yield from _types(value)
+            yield from types(value)
     elif isinstance(data, list):
         for value in data:
-            yield from _types(value)
+            yield from types(value)

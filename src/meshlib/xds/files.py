@@ -21,6 +21,7 @@ from meshlib.errors import BootstrapError
 from meshlib.watch import changes
 from meshlib.xds.bootstrap_parts import PathSource
 from meshlib.xds.documents import import_types, position, read_document
+from meshlib.xds.newer import parse_dict
 from meshlib.xds.protos import discovery_pb2
 
 # Envoy takes up moves alone, since a file that is written in place can be read half done. We take
@@ -88,10 +89,10 @@ class FileSource:
         """Begin to read and watch; returns at once."""
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop; no event follows. Idempotent."""
+    def close(self, *, wait: bool = True) -> None:
+        """Stop; no event follows, where that is waited for. Idempotent."""
         self._stop.set()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
+        if wait and self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
@@ -174,7 +175,7 @@ def _parse_document(text: str, path: str) -> Any:
 def _fill(data: Any, message: Any, text: str, path: str, steps: tuple[str | int, ...]) -> None:
     """Fill a message from plain JSON; says where in the text what is wrong is, as far as protobuf tells."""
     try:
-        json_format.ParseDict(data, message)
+        parse_dict(data, message)
     except (json_format.ParseError, TypeError, AttributeError, ValueError) as error:
         named = re.search(r'no field named "([^"]+)"|parse (\w+) field', str(error))
         line, column = position(text, steps, (named[1] or named[2]) if named else "")

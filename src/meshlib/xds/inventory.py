@@ -147,9 +147,9 @@ def _is_static(type_url: str, entry: Entry, static: Mapping[str, Any]) -> bool:
 
 def _known(type_url: str, entry: Entry, *, static: bool) -> Known:
     refusal = None
-    if entry.faults:
-        details = "; ".join(map(str, entry.faults))
-        refusal = Refusal(entry.refused, entry.refused_version, entry.refused_at, details)
+    if entry.refused:
+        raw, faults, version, at = entry.refused
+        refusal = Refusal(raw, version, at, "; ".join(map(str, faults)))
     return Known(
         type_url,
         entry.name,

@@ -354,12 +354,17 @@ class AdsProtocol(ABC):
         return dropped
 
     def _learn(self, sub: Subscription, response: Response) -> None:
-        every, versions, known = WILDCARD in sub.names, response.versions, sub.known
+        versions, known = response.versions, sub.known
         sub.awaited.pop(WILDCARD, None)
-        for name in response.names:
-            # What comes unasked, or after it was given up, is not known: asked for again, it is awaited.
-            if every or name in sub.names:
-                known[name] = versions.get(name, known.get(name, ""))
+        # What comes unasked, or after it was given up, is not known: asked for again, it is awaited.
+        every = WILDCARD in sub.names
+        names = response.names if every else [name for name in response.names if name in sub.names]
+        for name in names:
+            known.setdefault(name, "")
+        if versions:
+            known.update((name, versions[name]) for name in names if name in versions)
+        if sub.awaited:
+            for name in names:
                 sub.awaited.pop(name, None)
 
     def _delete(self, type_url: str, sub: Subscription, names: Iterable[str]) -> list[Output]:

@@ -1,4 +1,4 @@
-"""What a decoded value names: the arrows of LDS → RDS → CDS → EDS."""
+"""What a decoded value names: the arrows of LDS → RDS → CDS → EDS and SDS."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from meshlib.model.cluster import Cluster
 from meshlib.model.filter_chain import HttpConnectionManager
 from meshlib.model.listener import Listener
-from meshlib.model.route import RouteAction, RouteConfiguration
+from meshlib.model.route import Route, RouteAction, RouteConfiguration
 from meshlib.xds.resource import Reference, Value
-from meshlib.xds.type_urls import CLUSTER, ENDPOINT, ROUTE
+from meshlib.xds.type_urls import CLUSTER, ENDPOINT, ROUTE, SECRET
 
 
 def references(value: Value) -> tuple[Reference, ...]:
@@ -17,8 +17,8 @@ def references(value: Value) -> tuple[Reference, ...]:
     found: dict[Reference, None] = {}
     if isinstance(value, RouteConfiguration):
         found = dict.fromkeys(_table_references(value))
-    elif isinstance(value, Cluster) and value.eds_name:
-        found = {(ENDPOINT, value.eds_name): None}
+    elif isinstance(value, Cluster):
+        found = dict.fromkeys(_cluster_references(value))
     elif isinstance(value, Listener) and not value.inbound:
         found = dict.fromkeys(_listener_references(value))
     return tuple(found)
@@ -26,11 +26,30 @@ def references(value: Value) -> tuple[Reference, ...]:
 
 def _table_references(table: RouteConfiguration) -> Iterable[Reference]:
     for host in table.virtual_hosts:
-        for route in host.routes:
-            if isinstance(route.action, RouteAction):
-                for target in route.action.clusters:
-                    if target.name:  # else a header names it
-                        yield CLUSTER, target.name
+        yield from route_references(host.routes)
+
+
+def route_references(routes: Iterable[Route]) -> Iterable[Reference]:
+    """Yield what routes name: clusters, but for those that a header names."""
+    for route in routes:
+        if isinstance(route.action, RouteAction):
+            for name in (
+                *(target.name for target in route.action.clusters),
+                *(mirror.cluster for mirror in route.action.mirrors),
+            ):
+                if name:
+                    yield CLUSTER, name
+
+
+def _cluster_references(cluster: Cluster) -> Iterable[Reference]:
+    if cluster.eds_name:
+        yield ENDPOINT, cluster.eds_name
+    for member in cluster.members:
+        yield CLUSTER, member
+    for socket in (cluster.transport_socket, *(match.socket for match in cluster.transport_socket_matches)):
+        for secret in socket.tls.references if socket is not None and socket.tls is not None else ():
+            if secret.resource:
+                yield SECRET, secret.resource
 
 
 def _listener_references(listener: Listener) -> Iterable[Reference]:

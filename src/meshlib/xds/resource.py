@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from meshlib.model.cluster import Cluster
 from meshlib.model.endpoint import ClusterLoadAssignment
 from meshlib.model.listener import Listener
 from meshlib.model.names import NameTable
 from meshlib.model.route import RouteConfiguration
+from meshlib.model.tls import Secret
 from meshlib.xds.faults import Fault, Note, Status
 
-Value = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment | NameTable
+Value = Listener | RouteConfiguration | Cluster | ClusterLoadAssignment | Secret | NameTable
 Reference = tuple[str, str]  # type URL and name
 Remark = tuple[str, str, Status]  # field path, consequence and status of a Note, whatever the resource
+
+
+class Maker(Protocol):
+    """Makes the values of resources."""
+
+    def make(self, name: str, raw: bytes, /) -> Value:
+        """Return the value of a resource that was found valid, from its bytes."""
+        ...
 
 
 class Resource:
@@ -29,36 +38,40 @@ class Resource:
             None where it does not say.
     """
 
-    __slots__ = ("_make", "_notes", "_value", "groups", "name", "patience", "raw", "references")
+    __slots__ = ("_maker", "_notes", "_value", "groups", "name", "patience", "raw", "references")
 
     def __init__(
         self,
         name: str,
         raw: bytes,
-        make: Callable[[Resource], Value],
+        maker: Maker | None,
         references: tuple[Reference, ...] = (),
         notes: Sequence[Remark] = (),
         groups: tuple[tuple[str, ...], ...] = (),
         patience: float | None = None,
+        value: Value | None = None,
     ) -> None:
         self.name = name
         self.raw = raw
         self.references = references
         self.groups = groups
         self.patience = patience
-        self._make = make
+        self._maker = maker
         self._notes = notes
-        self._value: Value | None = None
+        self._value = value
 
     @property
     def value(self) -> Value:
         """The model value, made on first use. Two threads at once may get two equal ones."""
         if self._value is None:
-            self._value = self._make(self)  # without a lock, which a fork could leave taken for ever
+            assert self._maker is not None
+            self._value = self._maker.make(self.name, self.raw)  # without a lock: a fork could leave it taken for ever
         return self._value
 
     def notes(self, type_url: str) -> tuple[Note, ...]:
         """Return what of it is not, or only nearly, honoured."""
+        if not self._notes:
+            return ()
         return tuple(Note(self.name, type_url, *remark) for remark in self._notes)
 
     def __repr__(self) -> str:

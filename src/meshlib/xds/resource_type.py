@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
 
 from meshlib.nds import NameTable as NameTableMessage
-from meshlib.xds import type_urls
+from meshlib.xds import type_urls, wire
 from meshlib.xds.decode_cds import cluster
 from meshlib.xds.decode_eds import load_assignment
 from meshlib.xds.decode_lds import listener
 from meshlib.xds.decode_nds import name_table
 from meshlib.xds.decode_rds import route_configuration
+from meshlib.xds.decode_tls import secret
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.protos import (
     cluster_pb2,
@@ -31,16 +32,16 @@ from meshlib.xds.protos import (
     http_connection_manager_pb2,
     listener_pb2,
     route_pb2,
+    secret_pb2,
 )
 from meshlib.xds.references import references
-from meshlib.xds.resource import Examined, Reference, Resource, Value, remarks
+from meshlib.xds.resource import Examined, Reference, Remark, Resource, Value, remarks
 from meshlib.xds.route_table import examine_table
 from meshlib.xds.scope import Scope
-from meshlib.xds.shapes import Shapes, assignment_shape, cluster_shape
+from meshlib.xds.shapes import Outline, Shapes, assignment_outline, cluster_outline
 
 _log = logging.getLogger("meshlib.xds")
 _WRAPPER = type_urls.PREFIX + discovery_pb2.Resource.DESCRIPTOR.full_name
-_EDS = cluster_pb2.Cluster.EDS
 _HCM = http_connection_manager_pb2.HttpConnectionManager.DESCRIPTOR.full_name
 
 
@@ -60,6 +61,23 @@ class Decoded:
 
 
 @dataclass(frozen=True, slots=True)
+class _Valid:
+    """What holds for all resources of a valid shape.
+
+    Attributes:
+        notes: what of them is not, or only nearly, honoured.
+        eds: whether they ask for an EDS resource of their own.
+        references: what else they name.
+        patience: see :class:`~meshlib.xds.resource.Resource`.
+    """
+
+    notes: Sequence[Remark]
+    eds: bool
+    references: tuple[Reference, ...]
+    patience: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ResourceType:
     """One resource type.
 
@@ -68,19 +86,21 @@ class ResourceType:
         message: its protobuf class.
         name_field: the field that names a resource; empty where there is only one of the type.
         decoder: message to model value; faults and notes go to the scope.
-        shape: what of a message is alike in many; None where there is no such thing, or it has to
-            be looked at closer. Spoils the message.
-        names: what a message refers to, for messages that have a shape.
+        outline: what of the bytes is alike in many; None where there is no such thing.
         patience: the ``initial_fetch_timeout`` of what a message refers to, None where it does not say.
+        head: how nearly all resources of the type begin.
     """
 
     url: str
     message: Any
     name_field: str
     decoder: Callable[[Scope, Any], Value]
-    shape: Callable[[Any], bytes | None] | None = None
-    names: Callable[[Any], tuple[Reference, ...]] = lambda _message: ()
+    outline: Callable[[bytes], Outline] | None = None
     patience: Callable[[Any], float | None] = lambda _message: None
+    head: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head", wire.any_head(self.url))
 
     def examine(self, raw: bytes, previous: Callable[[str], Resource | None] = lambda _name: None) -> Examined:
         """Return one resource, validated whole. Never raises.
@@ -91,6 +111,10 @@ class ResourceType:
         """
         name = ""
         try:
+            if self.outline is not None:
+                value = wire.any_value(raw, self.head)
+                if value is not None:
+                    return self._outlined(self.outline, value, raw)
             packed = any_pb2.Any.FromString(raw)
             if packed.type_url == _WRAPPER:
                 wrapper = discovery_pb2.Resource.FromString(packed.value)
@@ -99,37 +123,42 @@ class ResourceType:
                 return self._refused(name, f"expected a {self.url}, not {packed.type_url or 'nothing'}")
             if self.url == type_urls.ROUTE:
                 return examine_table(packed.value, raw, previous)
-            message = self.message.FromString(packed.value)
+            if self.outline is not None:
+                return self._outlined(self.outline, packed.value, raw)
+            return self._decoded(self.message.FromString(packed.value), raw)
         except DecodeError as error:
             return self._refused(name, f"does not parse: {error}")
+
+    def _outlined(self, outline: Callable[[bytes], Outline], value: bytes, raw: bytes) -> Examined:
+        name, shape, eds_name = outline(value)
+        own = (type_urls.ENDPOINT, eds_name)
+        valid = _SHAPES.get(shape)
+        if valid is not None and name:
+            named = (own, *valid.references) if valid.eds else valid.references
+            return Examined(name, Resource(name, raw, self, named, valid.notes, (), valid.patience))
+        message = self.message.FromString(value)
+        examined = self._decoded(message, raw)
+        resource = examined.resource
+        # What is as short as its canonical form has no field twice; see assignment_outline.
+        if resource is not None and shape is not None and message.ByteSize() == len(value):
+            others = tuple(reference for reference in resource.references if reference != own)
+            # Endpoints in a file of their own are named after the cluster, which a shape does not know.
+            if all(url != type_urls.ENDPOINT for url, _ in others):
+                notes = remarks(resource.notes(self.url))
+                _SHAPES.add(shape, _Valid(notes, own in resource.references, others, resource.patience))
+        return examined
+
+    def _decoded(self, message: Any, raw: bytes) -> Examined:
         name = getattr(message, self.name_field) if self.name_field else type_urls.SINGLETON
         if not name:
             return self._refused("", "must not be empty", self.name_field)
-        return self._validated(name, message, packed.value, raw)
-
-    def _validated(self, name: str, message: Any, value: bytes, raw: bytes) -> Examined:
-        if self.shape is None:
-            return self._decoded(name, message, raw)
-        refers, patience = self.names(message), self.patience(message)
-        shape = self.shape(message)
-        if shape is None:
-            return self._decoded(name, self.message.FromString(value), raw)
-        notes = _SHAPES.get((self.url, shape))
-        if notes is None:
-            examined = self._decoded(name, self.message.FromString(value), raw)
-            if examined.resource is not None:
-                _SHAPES.add((self.url, shape), remarks(examined.resource.notes(self.url)))
-            return examined
-        return Examined(name, Resource(name, raw, self._make, refers, notes, patience=patience))
-
-    def _decoded(self, name: str, message: Any, raw: bytes) -> Examined:
         decoded = self.decode(name, message)
         value = decoded.value
         if value is None:
             return Examined(name, None, decoded.faults)
         found = remarks(decoded.notes)
         patience = self.patience(message)
-        return Examined(name, Resource(name, raw, lambda _: value, references(value), found, patience=patience))
+        return Examined(name, Resource(name, raw, self, references(value), found, patience=patience, value=value))
 
     def decode(self, name: str, message: Any) -> Decoded:
         """Return the model value of a message, or every fault in it. Never raises."""
@@ -143,23 +172,18 @@ class ResourceType:
         faults = tuple(scope.faults)
         return Decoded(None if faults else value, faults, tuple(scope.notes))
 
-    def _make(self, resource: Resource) -> Value:
-        packed = any_pb2.Any.FromString(resource.raw)
+    def make(self, name: str, raw: bytes) -> Value:
+        """Return the value of a resource that was found valid."""
+        packed = any_pb2.Any.FromString(raw)
         if packed.type_url == _WRAPPER:
             packed = discovery_pb2.Resource.FromString(packed.value).resource
-        return self.decoder(Scope(resource.name, self.url), self.message.FromString(packed.value))
+        return self.decoder(Scope(name, self.url), self.message.FromString(packed.value))
 
     def _refused(self, name: str, message: str, field: str = "") -> Examined:
         return Examined(name, None, (Fault(name, self.url, field, message),))
 
 
-_SHAPES = Shapes()
-
-
-def _endpoints_of(message: Any) -> tuple[Reference, ...]:
-    if message.type != _EDS:
-        return ()
-    return ((type_urls.ENDPOINT, message.eds_cluster_config.service_name or message.name),)
+_SHAPES: Shapes[_Valid] = Shapes()  # a cluster's and an assignment's cannot be alike
 
 
 def _fetch_timeout(source: Any) -> float | None:
@@ -195,13 +219,13 @@ RESOURCE_TYPES: Mapping[str, ResourceType] = {
             cluster_pb2.Cluster,
             "name",
             cluster,
-            cluster_shape,
-            _endpoints_of,
+            cluster_outline,
             lambda message: _fetch_timeout(message.eds_cluster_config.eds_config),
         ),
         ResourceType(
-            type_urls.ENDPOINT, endpoint_pb2.ClusterLoadAssignment, "cluster_name", load_assignment, assignment_shape
+            type_urls.ENDPOINT, endpoint_pb2.ClusterLoadAssignment, "cluster_name", load_assignment, assignment_outline
         ),
+        ResourceType(type_urls.SECRET, secret_pb2.Secret, "name", secret),
         ResourceType(type_urls.NAME_TABLE, NameTableMessage, "", name_table),
     )
 }

@@ -10,22 +10,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from google.protobuf.message import DecodeError
 
-from meshlib.model.route import Route, RouteConfiguration, VirtualHost
+from meshlib.model.request import RequestView
+from meshlib.model.route import Route, RouteConfiguration, Routes, VirtualHost
 from meshlib.xds import wire
 from meshlib.xds.decode_rds import Inherited, check_domains, host_of, table_level, virtual_host
 from meshlib.xds.faults import Fault, Note
 from meshlib.xds.protos import route_components_pb2, route_pb2
+from meshlib.xds.references import route_references
 from meshlib.xds.resource import Examined, Remark, Resource, remarks
 from meshlib.xds.scope import Scope
 from meshlib.xds.shapes import Shapes, virtual_host_shape
 from meshlib.xds.type_urls import CLUSTER, ROUTE
 
 _log = logging.getLogger("meshlib.xds")
-_SHAPES = Shapes()
+_SHAPES: Shapes[Sequence[Remark]] = Shapes()
 
 
 class _Level:
@@ -72,6 +74,10 @@ class LazyRoutes(Sequence[Route]):
             self._routes = virtual_host(scope, host, self._level.inherited).routes
         return self._routes
 
+    def of(self, view: RequestView) -> Sequence[Route]:
+        """Return those that a matcher tree leads to."""
+        return cast("Routes", self.decoded()).of(view)
+
     @overload
     def __getitem__(self, index: int) -> Route: ...
     @overload
@@ -101,17 +107,19 @@ class _Table(Resource):
     ) -> None:
         self.level = level
         self.hosts: dict[bytes, VirtualHost] = {}
-        clusters: dict[str, None] = {}
+        clusters: dict[str, None] = dict.fromkeys(mirror.cluster for mirror in level.inherited.mirrors)
+        clusters.pop("", None)  # named by a header
         groups = []
         for host in value.virtual_hosts:
             routes = host.routes
             if isinstance(routes, LazyRoutes):
                 self.hosts[routes.raw] = host
-                clusters.update(dict.fromkeys(routes.clusters))
+                for cluster in routes.clusters:
+                    clusters[cluster] = None
                 if len(routes.clusters) > 1:
                     groups.append(routes.clusters)
-        references = tuple((CLUSTER, cluster) for cluster in clusters)
-        super().__init__(name, raw, lambda _resource: value, references, notes, tuple(groups))
+        references = tuple([(CLUSTER, cluster) for cluster in clusters])
+        super().__init__(name, raw, None, references, notes, tuple(groups), value=value)
 
     def notes(self, type_url: str) -> tuple[Note, ...]:
         found = list(super().notes(type_url))
@@ -133,7 +141,7 @@ def examine_table(value: bytes, raw: bytes, previous: Callable[[str], Resource |
         DecodeError: the bytes are none.
     """
     slim = wire.RouteConfiguration.FromString(value)
-    packed = list(slim.virtual_hosts)
+    packed = slim.virtual_hosts[:]
     slim.ClearField("virtual_hosts")
     table = route_pb2.RouteConfiguration.FromString(slim.SerializeToString())
     name = table.name
@@ -184,14 +192,15 @@ def _host(scope: Scope, index: int, data: bytes, level: _Level) -> VirtualHost:
     shapes, clusters = virtual_host_shape(message)
     routes.clusters = tuple(clusters)
     keys = [(level.key, shape) for shape in shapes]
-    notes: Sequence[Remark] | None = None
     if len(keys) == 1:
         notes = _SHAPES.get(keys[0])
-    elif all(_SHAPES.get(key) is not None for key in keys):
-        notes = ()
+    else:
+        notes = () if all(_SHAPES.get(key) is not None for key in keys) else None
     if notes is None:
         notes = _decoded(scope.at("virtual_hosts", index), data, level, keys)
     routes.notes = notes
+    if host.by_tree:
+        routes.clusters = tuple(dict.fromkeys(name for _, name in route_references(routes)))
     return host
 
 

@@ -5,26 +5,34 @@ the same but for their names. Decoding a resource to see whether anything in it 
 hundred times what parsing it costs, so it is done once a shape: whatever was found valid makes
 every resource of its shape valid, because what was taken out is opaque to the decoders, or is
 checked here. What is not of a known shape is decoded whole.
+
+Repeated fields are sliced here before they are gone through: protobuf ends an iteration by an
+IndexError of its own, which costs more than the slice.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import DecodeError
 
+from meshlib.xds import wire
 from meshlib.xds.protos import tls_pb2
-from meshlib.xds.resource import Remark
+
+_Found = TypeVar("_Found")
+Outline = tuple[str, Hashable | None, str]
+"""Of a resource, its name, its shape (None: it has to be looked at closer), and the EDS resource it asks for if it is
+an EDS cluster."""
 
 _TLS_URL = "type.googleapis.com/" + tls_pb2.UpstreamTlsContext.DESCRIPTOR.full_name
 _LONGEST_SNI = 255  # UpstreamTlsContext.sni, validate.rules
 _FEW_ROUTES = 8  # so many are looked up together
 
 
-class Shapes:
-    """The shapes found valid so far, with what of them is not honoured. Any thread.
+class Shapes(Generic[_Found]):
+    """The shapes found valid so far, with what holds for all of that shape. Any thread.
 
     Facts about bytes, true whatever the mesh; forgotten all at once when there are too many.
 
@@ -33,33 +41,36 @@ class Shapes:
     """
 
     def __init__(self, limit: int = 16384) -> None:
-        self._known: dict[object, Sequence[Remark]] = {}
+        self._known: dict[Hashable, _Found] = {}
         self._limit = limit
 
-    def get(self, shape: object) -> Sequence[Remark] | None:
-        """Return the notes of a valid shape, None for one that is not known."""
+    def get(self, shape: Hashable) -> _Found | None:
+        """Return what holds for a valid shape, None for one that is not known."""
         return self._known.get(shape)
 
-    def add(self, shape: object, notes: Sequence[Remark]) -> None:
+    def add(self, shape: Hashable, found: _Found) -> None:
         """Keep a shape that was found valid."""
         if len(self._known) >= self._limit:
             self._known.clear()
-        self._known[shape] = notes
+        self._known[shape] = found
 
 
-def cluster_shape(cluster: Any) -> bytes:
-    """Return the shape of a ``cluster.v3.Cluster`` that has a name; the message is spoilt by it."""
+def cluster_outline(value: bytes) -> Outline:
+    """Return the outline of a ``cluster.v3.Cluster``; raises ``DecodeError``."""
+    cluster = wire.Cluster.FromString(value)
+    name = eds_name = cluster.name
     cluster.ClearField("name")
     cluster.ClearField("alt_stat_name")
     cluster.ClearField("metadata")
-    if cluster.eds_cluster_config.service_name:
-        cluster.eds_cluster_config.service_name = ""
-    for match in cluster.transport_socket_matches:
+    config = cluster.eds_cluster_config
+    if service_name := config.service_name:
+        eds_name = service_name
+        config.ClearField("service_name")
+    for match in cluster.transport_socket_matches[:]:
         _take_identity_out(match.transport_socket.typed_config)
     if cluster.HasField("transport_socket"):
         _take_identity_out(cluster.transport_socket.typed_config)
-    shape: bytes = cluster.SerializeToString(deterministic=True)
-    return shape
+    return name, cluster.SerializeToString(), eds_name
 
 
 def _take_identity_out(config: Any) -> None:
@@ -79,28 +90,52 @@ def _take_identity_out(config: Any) -> None:
     config.value = context.SerializeToString(deterministic=True)
 
 
-def assignment_shape(assignment: Any) -> bytes | None:
-    """Return the shape of a ``ClusterLoadAssignment`` that has a name, None where an address needs a closer look.
+def assignment_outline(value: bytes) -> Outline:
+    """Return the outline of a ``ClusterLoadAssignment``; raises ``DecodeError``.
 
-    Addresses and ports are checked here: an IPv4 address, as ``inet_pton`` takes it, and a port of
-    1 to 65535. The message is spoilt by it.
+    Addresses are checked here. Each endpoint has to begin with an address and a port and nothing
+    else, as nearly all do, and there must be as many of those as there are endpoints. What else they
+    have comes as lists: of an assignment in which each field was written once, and all was valid,
+    every member of these lists is.
     """
-    assignment.ClearField("cluster_name")
-    check = socket.inet_pton
-    for group in assignment.endpoints:
-        for lb in group.lb_endpoints:
-            lb.ClearField("metadata")
-            address = lb.endpoint.address.socket_address
-            if not 0 < address.port_value < 65536:
-                return None
-            try:
-                check(socket.AF_INET, address.address)
-            except (OSError, ValueError):
-                return None
-            address.address = ""
-            address.port_value = 1
-    shape: bytes = assignment.SerializeToString(deterministic=True)
-    return shape
+    merged = wire.MergedLoadAssignment.FromString(value)
+    name = merged.cluster_name
+    merged.ClearField("cluster_name")
+    ports: set[bytes] = set()
+    ends, check, v4, v6 = _ADDRESS_ENDS, socket.inet_pton, socket.AF_INET, socket.AF_INET6
+    groups = wire.ClusterLoadAssignment.FromString(value).endpoints[:]
+    for group, apart in zip(merged.endpoints[:], groups, strict=True):
+        members = apart.lb_endpoints[:]
+        together = group.lb_endpoints
+        if len(together.endpoint) != len(members):
+            return name, None, ""
+        try:
+            for member in members:
+                end = ends[member[:8]]
+                address = member[8:end].decode()
+                check(v6 if ":" in address else v4, address)
+                ports.add(member[end : member[1] + 2])
+        except (KeyError, OSError, ValueError):
+            return name, None, ""
+        together.ClearField("endpoint")
+        together.ClearField("metadata")
+    return name, (merged.SerializeToString(), frozenset(ports)), ""
+
+
+def _address_ends() -> dict[bytes, int]:
+    """Return where the address ends in an ``LbEndpoint`` that begins with address and port, by its first 8 bytes.
+
+    These are the tags and lengths of endpoint, address, socket_address and address again.
+    """
+    ends: dict[bytes, int] = {}
+    for address in range(2, 46):
+        for port in (1, 2, 3):  # bytes of the number
+            inner = 2 + address + 1 + port
+            ends[bytes((0x0A, inner + 4, 0x0A, inner + 2, 0x0A, inner, 0x12, address))] = 8 + address
+    return ends
+
+
+_ADDRESS_ENDS = _address_ends()
 
 
 def virtual_host_shape(host: Any) -> tuple[list[bytes], dict[str, None]]:
@@ -113,7 +148,8 @@ def virtual_host_shape(host: Any) -> tuple[list[bytes], dict[str, None]]:
     host.ClearField("domains")
     host.ClearField("metadata")
     clusters: dict[str, None] = {}
-    routes = host.routes
+    name_mirrors(host, clusters)
+    routes = host.routes[:]
     for route in routes:
         _take_names_out(route, clusters)
     shapes: list[bytes] = []
@@ -122,6 +158,13 @@ def virtual_host_shape(host: Any) -> tuple[list[bytes], dict[str, None]]:
         host.ClearField("routes")
     shapes.append(host.SerializeToString(deterministic=True))
     return shapes, clusters
+
+
+def name_mirrors(level: Any, clusters: dict[str, None]) -> None:
+    """Add the clusters that copies of requests go to, by a table, a virtual host or a route."""
+    for policy in level.request_mirror_policies:
+        if policy.cluster:  # else a header names it
+            clusters[policy.cluster] = None
 
 
 def _take_names_out(route: Any, clusters: dict[str, None]) -> None:
@@ -134,10 +177,11 @@ def _take_names_out(route: Any, clusters: dict[str, None]) -> None:
     elif match.path:
         match.path = "/"
     action = route.route
+    name_mirrors(action, clusters)
     if action.cluster:
         clusters[action.cluster] = None
         action.cluster = "-"
     else:
-        for target in action.weighted_clusters.clusters:
+        for target in action.weighted_clusters.clusters[:]:
             if target.name:  # else a header names it
                 clusters[target.name] = None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from meshlib.xds.assembly import Assembly, Offered
 from meshlib.xds.last_known_good import Contents
-from meshlib.xds.type_urls import ALL_TYPE_URLS, WILDCARD
+from meshlib.xds.type_urls import ALL_TYPE_URLS, SECRET, WILDCARD
 
 
 class Stale:
@@ -48,7 +48,10 @@ class Stale:
             ]
             found = [self._offer(url, name) for url, name in lacking]
             if not any(found):
-                return
+                break
+        for url, name in self._assembly.dependencies.waiting() if self._held else ():
+            if url == SECRET and silent(name):  # never in the file: what needs it refuses, and is not waited for
+                self._assembly.absent(url, name)
 
     def answered(self, type_url: str, offered: Offered, *, whole: bool) -> frozenset[str]:
         """A server answered; returns what only the file knows, to be removed.

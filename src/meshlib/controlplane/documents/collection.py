@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from meshlib.controlplane.documents import tree
+from meshlib.controlplane.documents.authorization import AuthorizationPolicy, RequestAuthentication
 from meshlib.controlplane.documents.destination_rule import DestinationRule
 from meshlib.controlplane.documents.endpoints import Endpoints, EndpointSlice, Namespace, Node, Secret, ServiceAccount
+from meshlib.controlplane.documents.envoy_filter import EnvoyFilter
 from meshlib.controlplane.documents.gateway import Gateway
 from meshlib.controlplane.documents.mesh_config import ConfigMap, MeshConfig
 from meshlib.controlplane.documents.place import Origin, Place, Reader, Report
@@ -43,6 +45,9 @@ class Documents:
     destination_rules: tuple[DestinationRule, ...] = ()
     gateways: tuple[Gateway, ...] = ()
     config_maps: tuple[ConfigMap, ...] = ()
+    authorization_policies: tuple[AuthorizationPolicy, ...] = ()
+    request_authentications: tuple[RequestAuthentication, ...] = ()
+    envoy_filters: tuple[EnvoyFilter, ...] = ()
     telemetries: tuple[Telemetry, ...] = ()
     sidecars: tuple[Sidecar, ...] = ()
     peer_authentications: tuple[PeerAuthentication, ...] = ()
@@ -81,6 +86,9 @@ _KINDS = {
     "VirtualService": _Kind(_NETWORKING, _ISTIO_VERSIONS, VirtualService.read, "virtual_services"),
     "DestinationRule": _Kind(_NETWORKING, _ISTIO_VERSIONS, DestinationRule.read, "destination_rules"),
     "Telemetry": _Kind("telemetry.istio.io", ("v1", "v1alpha1"), Telemetry.read, "telemetries"),
+    "AuthorizationPolicy": _Kind(_SECURITY, ("v1", "v1beta1"), AuthorizationPolicy.read, "authorization_policies"),
+    "RequestAuthentication": _Kind(_SECURITY, ("v1", "v1beta1"), RequestAuthentication.read, "request_authentications"),
+    "EnvoyFilter": _Kind(_NETWORKING, ("v1alpha3",), EnvoyFilter.read, "envoy_filters"),
     "Sidecar": _Kind(_NETWORKING, _ISTIO_VERSIONS, Sidecar.read, "sidecars"),
     "PeerAuthentication": _Kind(_SECURITY, ("v1", "v1beta1"), PeerAuthentication.read, "peer_authentications"),
     "ConfigMap": _Kind("", ("v1",), ConfigMap.read, "config_maps"),

@@ -97,6 +97,7 @@ def number(low: float) -> Reader[float]:
 
 
 _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+GO_DURATION = re.compile(rf"(?:{_DURATION_PART.pattern})+")
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION_EXPECTED = "a duration like '2s', '500ms' or '1m30s'"
 
@@ -104,10 +105,14 @@ _DURATION_EXPECTED = "a duration like '2s', '500ms' or '1m30s'"
 def duration(place: Place, _: Report) -> float:
     """Read Go's duration syntax into seconds. Negative ones are refused."""
     value = _scalar(place, _DURATION_EXPECTED)
-    parts = _DURATION_PART.findall(value) if isinstance(value, str) else []
-    if not parts or "".join(number + unit for number, unit in parts) != value:
+    if not isinstance(value, str) or not GO_DURATION.fullmatch(value):
         raise Misfit(place, f"expected {_DURATION_EXPECTED}, got {describe(place.tree)}")
-    return round(sum(float(number) * _UNITS[unit] for number, unit in parts), 9)
+    return go_seconds(value)
+
+
+def go_seconds(written: str) -> float:
+    """Return the seconds of what :data:`GO_DURATION` matches."""
+    return round(sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(written)), 9)
 
 
 def positive_duration(place: Place, report: Report) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -27,8 +27,12 @@ _MASK64 = 2**64 - 1
 # ---------------------------------------------------------------- the hash of a request
 
 
-def request_key(policies: Sequence[HashPolicy], view: RequestView) -> int | None:
+def request_key(
+    policies: Sequence[HashPolicy], view: RequestView, make: Callable[[HashPolicy], str] | None = None
+) -> int | None:
     """Return the hash of a request, None when no policy finds anything in it.
+
+    ``make`` makes the cookie of a policy that wants one made, and returns its value.
 
     ``RouteAction.hash_policy``: hashes are combined by ``rotl(hash, 1) ^ next`` until a policy
     that is ``terminal`` is met with a hash at hand.
@@ -36,6 +40,8 @@ def request_key(policies: Sequence[HashPolicy], view: RequestView) -> int | None
     key: int | None = None
     for policy in policies:
         found = _evaluate(policy, view)
+        if found is None and policy.cookie is not None and make is not None:
+            found = xxhash.xxh64_intdigest(make(policy).encode())
         if found is not None:
             key = found if key is None else ((key << 1 & _MASK64) | key >> 63) ^ found
         if policy.terminal and key is not None:
@@ -47,7 +53,7 @@ def _evaluate(policy: HashPolicy, view: RequestView) -> int | None:
     if policy.on is HashOn.HEADER:
         values = sorted(policy.rewritten(value) for value in view.values(policy.name))
     elif policy.on is HashOn.COOKIE:
-        values = [value for value in (_cookie(view, policy.name),) if value]
+        values = [value for value in (view.cookie(policy.name),) if value]
     elif policy.on is HashOn.QUERY_PARAMETER:
         values = [value for name, value in _parameters(view) if name == policy.name][:1]
     else:
@@ -58,15 +64,6 @@ def _evaluate(policy: HashPolicy, view: RequestView) -> int | None:
     for value in values:  # Envoy chains repeated headers by the seed
         key = xxhash.xxh64_intdigest(value.encode("latin-1", "replace"), key)
     return key
-
-
-def _cookie(view: RequestView, name: str) -> str:
-    for header in view.values("cookie"):
-        for part in header.split(";"):
-            key, equals, value = part.partition("=")
-            if equals and key.lstrip(" ") == name:
-                return value[1:-1] if len(value) >= 2 and value[0] == value[-1] == '"' else value
-    return ""
 
 
 def _parameters(view: RequestView) -> list[tuple[str, str]]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterable, Callable
+from dataclasses import replace
 
+from meshlib.model.cluster import NO_BOUNDS
+from meshlib.model.endpoint import Endpoint
 from meshlib.policy.effects import ErrorKind
+from meshlib.upstream import names
 from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.failure import AttemptFailed
-from meshlib.upstream.http11.blocking import CONTINUE_WAIT, Origin, Outgoing
+from meshlib.upstream.http11.blocking import CONTINUE_WAIT, Origin, Outgoing, spent
 from meshlib.upstream.http11.framing import LAST_CHUNK, FramingError, ResponseReader, encode_chunk
+from meshlib.upstream.tls import Handshake, resumed
 
 HIGH_WATER = 256 * 1024  # body bytes held for a slow reader before the socket is no longer read
 
@@ -23,7 +29,8 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         reader: the response being read.
-        idle_since: monotonic second it went idle.
+        made, idle_since: monotonic seconds at which it was made, and went idle.
+        served: requests so far.
         broken: whether it can carry no further request.
     """
 
@@ -37,7 +44,9 @@ class Connection(asyncio.Protocol):
         "_waiter",
         "broken",
         "idle_since",
+        "made",
         "reader",
+        "served",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -50,6 +59,8 @@ class Connection(asyncio.Protocol):
         self._buffered = 0
         self.reader = ResponseReader(b"GET")
         self.idle_since = 0.0
+        self.made = time.monotonic()
+        self.served = 0
         self.broken = False
 
     # ---- asyncio.Protocol
@@ -127,6 +138,21 @@ class Connection(asyncio.Protocol):
         """The transport, for ``network_stream`` and upgrades."""
         return self._transport
 
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """What is known of TLS on this connection, None for plaintext and after the end."""
+        found: ssl.SSLObject | None = self._transport.get_extra_info("ssl_object") if self._transport else None
+        return found if not self.broken else None
+
+    def verify(self, handshake: Handshake) -> None:
+        """Check who the server is, before anything is sent; closes the connection and raises ``PeerRejected``."""
+        assert self._transport is not None
+        try:
+            handshake.verify(self._transport.get_extra_info("ssl_object"))
+        except BaseException:
+            self.close()
+            raise
+
     async def request(self, outgoing: Outgoing, clock: AttemptClock) -> ResponseReader:
         """Send a request and read its response head; the caller's cancel scope bounds it.
 
@@ -134,6 +160,7 @@ class Connection(asyncio.Protocol):
             AttemptFailed: no head came; the connection is closed.
         """
         reader = self.reader = ResponseReader(outgoing.method)
+        self.served += 1
         self._failure = None
         self._buffered = 0
         try:
@@ -274,6 +301,9 @@ class Pool:
         max_connections: None = no limit; at the limit callers wait in line.
         max_idle: idle connections kept, None = all.
         idle_expiry: seconds an idle connection is kept, None = for ever.
+
+    Attributes:
+        life: the cluster's own bounds on connections, as last configured.
     """
 
     def __init__(
@@ -283,10 +313,17 @@ class Pool:
         self._max_connections = max_connections
         self._max_idle = max_idle
         self._idle_expiry = idle_expiry
+        self.life = NO_BOUNDS
         self._idle: deque[Connection] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._open = 0
         self._closed = False
+        self._session: ssl.SSLSession | None = None  # resumed by the next connection
+
+    def redirect(self, endpoint: Endpoint) -> None:
+        """Open new connections to where ``endpoint`` is now (LOGICAL_DNS); those that are open serve on."""
+        if endpoint.resolved != self._origin.endpoint.resolved:
+            self._origin = replace(self._origin, endpoint=endpoint)
 
     async def acquire(
         self, clock: AttemptClock, connect_timeout: float | None, pool_timeout: float | None
@@ -295,7 +332,8 @@ class Pool:
         while True:
             while self._idle:
                 connection = self._idle.pop()
-                if connection.is_alive():
+                fresh = self.life is NO_BOUNDS or not spent(connection, self.life, time.monotonic())
+                if fresh and connection.is_alive():
                     return connection
                 self._discard(connection)
             if self._max_connections is None or self._open < self._max_connections:
@@ -313,11 +351,14 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """Take a connection back, to keep or to close."""
+        if self._origin.handshake is not None and self._session is None and (tls := connection.tls) is not None:
+            self._session = tls.session  # TLS 1.3 gives it with the response
         full = self._max_idle is not None and len(self._idle) >= self._max_idle
-        if not connection.reusable or self._closed or full:
+        now = connection.idle_since = time.monotonic()
+        fresh = self.life is NO_BOUNDS or not spent(connection, self.life, now)
+        if not connection.reusable or not fresh or self._closed or full:
             self._discard(connection)
             return
-        now = connection.idle_since = time.monotonic()
         self._idle.append(connection)
         while self._idle_expiry is not None and now - self._idle[0].idle_since > self._idle_expiry:
             self._discard(self._idle.popleft())
@@ -363,24 +404,46 @@ class Pool:
     async def _connect(self, timeout: float | None) -> Connection:
         origin = self._origin
         endpoint = origin.endpoint
-        loop = asyncio.get_running_loop()
-        factory: Callable[[], Connection] = lambda: Connection(loop)  # noqa: E731  typed, and used twice
         hostname = origin.server_hostname if origin.ssl_context is not None else None
+        session = self._session if origin.handshake is not None and origin.handshake.tls.resumption else None
+        token = resumed.set(session)
         try:
             async with asyncio.timeout(timeout):
-                if endpoint.port:
-                    _, connection = await loop.create_connection(
-                        factory, endpoint.address, endpoint.port, ssl=origin.ssl_context, server_hostname=hostname
-                    )
-                else:
-                    _, connection = await loop.create_unix_connection(
-                        factory, endpoint.address, ssl=origin.ssl_context, server_hostname=hostname
-                    )
+                connection = await self._dial(hostname)
+                if origin.handshake is not None:
+                    connection.verify(origin.handshake)
+                    if session is not None and (tls := connection.tls) is not None and not tls.session_reused:
+                        self._session = None
         except TimeoutError:
             message = f"connecting to {endpoint} took too long"
             raise AttemptFailed(ErrorKind.CONNECT_TIMEOUT, message, phase="connect", timed_out=True) from None
-        except ssl.SSLError as error:
-            raise AttemptFailed(ErrorKind.TLS_FAILED, f"TLS with {endpoint}: {error}", phase="connect") from error
         except OSError as error:
+            # A reset can only come of the handshake: connecting has refusals and routes that are missing.
+            if hostname is not None and isinstance(error, ssl.SSLError | ConnectionResetError):
+                raise origin.handshake_failed(error) from error
             raise AttemptFailed(ErrorKind.CONNECT, f"{endpoint}: {error.strerror or error}", phase="connect") from error
+        finally:
+            resumed.reset(token)
         return connection
+
+    async def _dial(self, hostname: str | None) -> Connection:
+        """Connect to the first address that takes a connection: where the endpoint is a name there may be several."""
+        loop, origin, endpoint = asyncio.get_running_loop(), self._origin, self._origin.endpoint
+        factory: Callable[[], Connection] = lambda: Connection(loop)  # noqa: E731  typed, and used twice
+        if not endpoint.port:
+            _, connection = await loop.create_unix_connection(
+                factory, endpoint.address, ssl=origin.ssl_context, server_hostname=hostname
+            )
+            return connection
+
+        async def connect_to(host: str) -> Connection:
+            _, connection = await loop.create_connection(
+                factory, host, endpoint.port, ssl=origin.ssl_context, server_hostname=hostname
+            )
+            return connection
+
+        addresses = await names.addresses(endpoint.host)
+        for host in addresses[:-1]:
+            with contextlib.suppress(OSError):
+                return await connect_to(host)
+        return await connect_to(addresses[-1])

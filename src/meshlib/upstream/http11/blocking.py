@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import ssl
@@ -9,13 +10,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
+from meshlib.model.cluster import NO_BOUNDS, ConnectionLife
 from meshlib.model.endpoint import Endpoint
 from meshlib.policy.effects import ErrorKind
+from meshlib.upstream import names
 from meshlib.upstream.clock import AttemptClock
 from meshlib.upstream.failure import AttemptFailed
 from meshlib.upstream.http11.framing import LAST_CHUNK, FramingError, ResponseReader, Truncated, encode_chunk
+from meshlib.upstream.tls import Handshake
 
 READ_SIZE = 64 * 1024
 CONTINUE_WAIT = 1.0  # RFC 9110 §10.1.1: a client "SHOULD NOT wait for an indefinite period"
@@ -45,22 +50,31 @@ class Connection:
 
     Attributes:
         reader: the response being read.
-        idle_since: monotonic second it went idle.
+        made, idle_since: monotonic seconds at which it was made, and went idle.
+        served: requests so far.
         broken: whether it can carry no further request.
     """
 
-    __slots__ = ("_sock", "broken", "idle_since", "reader")
+    __slots__ = ("_sock", "broken", "idle_since", "made", "reader", "served")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.reader = ResponseReader(b"GET")
         self.idle_since = 0.0
+        self.made = time.monotonic()
+        self.served = 0
         self.broken = False
 
     @property
     def socket(self) -> socket.socket:
         """The socket, for ``network_stream`` and upgrades."""
         return self._sock
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """What another connection may resume, None for plaintext and after the end."""
+        sock = self._sock
+        return sock.session if isinstance(sock, ssl.SSLSocket) and not self.broken else None
 
     @property
     def reusable(self) -> bool:
@@ -80,6 +94,7 @@ class Connection:
             AttemptFailed: no head came; the connection is closed.
         """
         reader = self.reader = ResponseReader(outgoing.method)
+        self.served += 1
         try:
             self._send(outgoing, clock, write_timeout)
             while not reader.head_complete:
@@ -120,6 +135,11 @@ class Connection:
         """Send bytes on an upgraded connection; raises ``OSError``."""
         self._sock.settimeout(timeout)
         self._sock.sendall(data)
+
+    def abort(self) -> None:
+        """Cut the connection from another thread: whoever reads or writes on it fails at once."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # not TLS's own, which would say good-bye first
 
     def close(self) -> None:
         """Close the connection."""
@@ -206,19 +226,45 @@ class Connection:
             raise AttemptFailed(ErrorKind.PROTOCOL, str(error), phase="read") from None
 
 
+def spent(connection: Aged, life: ConnectionLife, now: float) -> bool:
+    """Tell whether a cluster wants no further request on an idle connection."""
+    if life.requests is not None and connection.served >= life.requests:
+        return True
+    if life.longest is not None and now - connection.made >= life.longest:
+        return True
+    return life.idle_timeout is not None and now - connection.idle_since >= life.idle_timeout
+
+
+class Aged(Protocol):
+    """What of a connection says how long it may be used."""
+
+    made: float
+    idle_since: float
+    served: int
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """What a pool connects to.
 
     Attributes:
         endpoint: the address.
-        ssl_context: the application's own TLS, None for plaintext.
-        server_hostname: SNI and the name to verify.
+        ssl_context: None for plaintext.
+        server_hostname: the server name sent; of the application's own TLS the name to verify too.
+        handshake: the mesh's own TLS, None where TLS is the application's or there is none.
     """
 
     endpoint: Endpoint
     ssl_context: ssl.SSLContext | None = None
     server_hostname: str = ""
+    handshake: Handshake | None = None
+
+    def handshake_failed(self, error: OSError) -> AttemptFailed:
+        """Return what a failed handshake, or a server that is another, comes to."""
+        words = f"TLS with {self.endpoint}: {error}" if self.handshake is None else self.handshake.explain(error)
+        failure = AttemptFailed(ErrorKind.TLS_FAILED, words, phase="connect")
+        failure.__cause__ = error
+        return failure
 
 
 class Pool:
@@ -229,6 +275,9 @@ class Pool:
         max_connections: None = no limit; at the limit callers wait in line.
         max_idle: idle connections kept, None = all.
         idle_expiry: seconds an idle connection is kept, None = for ever.
+
+    Attributes:
+        life: the cluster's own bounds on connections, as last configured.
     """
 
     def __init__(
@@ -238,17 +287,25 @@ class Pool:
         self._max_connections = max_connections
         self._max_idle = max_idle
         self._idle_expiry = idle_expiry
+        self.life = NO_BOUNDS
         self._idle: deque[Connection] = deque()
         self._open = 0
         # Holds the connections in use, so that one whose response is dropped is closed, not collected.
         self._busy: set[Connection] = set()
+        self._session: ssl.SSLSession | None = None  # resumed by the next connection
         self._closed = False
         self._freed = threading.Condition(threading.RLock())
+
+    def redirect(self, endpoint: Endpoint) -> None:
+        """Open new connections to where ``endpoint`` is now (LOGICAL_DNS); those that are open serve on."""
+        if endpoint.resolved != self._origin.endpoint.resolved:
+            self._origin = replace(self._origin, endpoint=endpoint)
 
     def acquire(self, clock: AttemptClock, connect_timeout: float | None, pool_timeout: float | None) -> Connection:
         """Return a connection, idle or new; raises ``AttemptFailed``."""
         while (connection := self._pop_idle(clock, pool_timeout)) is not None:
-            if connection.is_alive():
+            fresh = self.life is NO_BOUNDS or not spent(connection, self.life, time.monotonic())
+            if fresh and connection.is_alive():
                 self._busy.add(connection)
                 return connection
             self._drop(connection)
@@ -268,9 +325,12 @@ class Pool:
         now = time.monotonic()
         with self._freed:
             self._busy.discard(connection)
+            if self._origin.handshake is not None and self._session is None:
+                self._session = connection.session  # TLS 1.3 gives it with the response
             full = self._max_idle is not None and len(self._idle) >= self._max_idle
-            if connection.reusable and not self._closed and not full:
-                connection.idle_since = now
+            connection.idle_since = now
+            fresh = self.life is NO_BOUNDS or not spent(connection, self.life, now)
+            if connection.reusable and fresh and not self._closed and not full:
                 self._idle.append(connection)
                 self._freed.notify()
                 stale = list(self._expired(now))
@@ -321,33 +381,54 @@ class Pool:
             self._freed.notify()
 
     def _connect(self, clock: AttemptClock, timeout: float | None) -> socket.socket:
-        origin, bound = self._origin, clock.bound(timeout)
+        origin, bound, began = self._origin, clock.bound(timeout), time.monotonic()
         endpoint = origin.endpoint
         if bound is not None and bound <= 0.0:
             raise AttemptFailed(ErrorKind.CONNECT_TIMEOUT, "no time left to connect", phase="connect", timed_out=True)
         try:
             if endpoint.port:
-                sock = socket.create_connection((endpoint.address, endpoint.port), bound)
+                sock = names.connect(
+                    endpoint.host, bound, lambda host, left: socket.create_connection((host, endpoint.port), left)
+                )
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             else:
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 sock.settimeout(bound)
                 sock.connect(endpoint.address)
-            return self._secure(sock, clock, timeout) if origin.ssl_context is not None else sock
+            if origin.ssl_context is None:
+                return sock
+            left = None if bound is None else max(0.001, bound - (time.monotonic() - began))
+            return self._secure(sock, left)
         except TimeoutError:
             message = f"connecting to {endpoint} took too long"
             raise AttemptFailed(ErrorKind.CONNECT_TIMEOUT, message, phase="connect", timed_out=True) from None
-        except ssl.SSLError as error:
-            raise AttemptFailed(ErrorKind.TLS_FAILED, f"TLS with {endpoint}: {error}", phase="connect") from error
         except OSError as error:
             raise AttemptFailed(ErrorKind.CONNECT, f"{endpoint}: {error.strerror or error}", phase="connect") from error
 
-    def _secure(self, sock: socket.socket, clock: AttemptClock, timeout: float | None) -> socket.socket:
-        context = self._origin.ssl_context
-        assert context is not None
+    def _secure(self, sock: socket.socket, timeout: float | None) -> socket.socket:
+        origin, session = self._origin, self._session
+        assert origin.ssl_context is not None
         try:
-            sock.settimeout(clock.bound(timeout))
-            return context.wrap_socket(sock, server_hostname=self._origin.server_hostname)
+            sock.settimeout(timeout)
+            # Without a handshake yet, so that it is closed here whatever comes of that.
+            sock = origin.ssl_context.wrap_socket(
+                sock,
+                server_hostname=origin.server_hostname or None,
+                do_handshake_on_connect=False,
+                session=session if origin.handshake is None or origin.handshake.tls.resumption else None,
+            )
+            sock.do_handshake()
+            if origin.handshake is not None:
+                origin.handshake.verify(sock)
+            if session is not None and not sock.session_reused:
+                self._session = None
+            return sock
+        except TimeoutError:
+            sock.close()
+            raise
+        except OSError as error:
+            sock.close()
+            raise origin.handshake_failed(error) from error
         except BaseException:
             sock.close()
             raise

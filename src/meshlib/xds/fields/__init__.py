@@ -10,7 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from meshlib.xds.fields import balancing, cluster, core, endpoint, filters, listener, protocols, route
+from meshlib.xds.fields import (
+    balancing,
+    cluster,
+    core,
+    discovery,
+    endpoint,
+    filters,
+    listener,
+    matcher,
+    protocols,
+    route,
+    tls,
+)
 from meshlib.xds.fields.table import NOT_HONOURED, Fields
 
 __all__ = ["FIELDS", "NOTHING_KNOWN", "NOT_HONOURED", "Fields"]
@@ -20,10 +32,13 @@ NOTHING_KNOWN = Fields()
 FIELDS: Mapping[str, Fields] = {
     **core.FIELDS,
     **route.FIELDS,
+    **matcher.FIELDS,
     **cluster.FIELDS,
+    **discovery.FIELDS,
     **balancing.FIELDS,
     **protocols.FIELDS,
     **endpoint.FIELDS,
     **listener.FIELDS,
     **filters.FIELDS,
+    **tls.FIELDS,
 }

@@ -28,10 +28,9 @@ FIELDS: Mapping[str, Fields] = {
     _CLUSTER + "LbSubsetConfig.LbSubsetSelector": _SELECTOR,
     _CLUSTER + "CommonLbConfig": fields(
         "healthy_panic_threshold zone_aware_lb_config locality_weighted_lb_config consistent_hashing_lb_config "
-        "override_host_status",
+        "override_host_status ignore_new_hosts_until_first_hc",
         {
             "close_connections_on_host_set_change": "connections to endpoints that are gone are always closed",
-            "ignore_new_hosts_until_first_hc": "endpoints are not probed",
             "update_merge_window": "every update is applied at once, without a loss",
         },
     ),

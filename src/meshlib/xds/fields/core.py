@@ -15,12 +15,8 @@ FIELDS: Mapping[str, Fields] = {
     _CORE + "HeaderValueOption": fields("header append append_action keep_empty_value"),
     _CORE + "HeaderValue": fields("key value raw_value"),
     _CORE + "DataSource": fields(
-        "inline_bytes inline_string",
-        {"watched_directory": "belongs to filename"},
-        unsupported={
-            "filename": "is not read: the body is empty",
-            "environment_variable": "is not read: the body is empty",
-        },
+        "inline_bytes inline_string filename environment_variable",
+        {"watched_directory": "belongs to filename; files in use are looked at whatever folder they are in"},
     ),
     _CORE + "Metadata": fields(
         "filter_metadata", {"typed_filter_metadata": "what is compared and shown is the filter_metadata"}
@@ -36,12 +32,11 @@ FIELDS: Mapping[str, Fields] = {
     _CORE + "CidrRange": fields("address_prefix prefix_len"),
     _CORE + "Locality": fields("region zone sub_zone"),
     _CORE + "ConfigSource": fields(
-        "ads self",
+        "ads self path path_config_source api_config_source",
         {
             "resource_api_version": "version 3 is the only one there is",
             "initial_fetch_timeout": "obeyed beside the value: how long the client waits for what is named here",
         },
-        faulty="path path_config_source api_config_source",
         unsupported={"authorities": "the stream's own server is asked"},
     ),
     _CORE + "SelfConfigSource": fields("", {"transport_api_version": "version 3 is the only one there is"}),

@@ -27,9 +27,9 @@ FIELDS: Mapping[str, Fields] = {
     _ENDPOINT + "LbEndpoint": fields(
         "endpoint health_status metadata load_balancing_weight", unsupported={"endpoint_name": _BY_REFERENCE}
     ),
+    _ENDPOINT + "Endpoint.HealthCheckConfig": fields("port_value hostname address disable_active_health_check"),
     _ENDPOINT + "Endpoint": fields(
-        "address hostname",
-        {"health_check_config": "endpoints are not probed"},
+        "address hostname health_check_config",
         unsupported={"additional_addresses": "only the first address is dialled"},
     ),
 }

@@ -20,13 +20,13 @@ _ECDS = "filters on demand (ECDS) are not fetched: a call goes on without it"
 FIELDS: Mapping[str, Fields] = {
     _LISTENER + "Listener": fields(
         "name address additional_addresses filter_chains default_filter_chain api_listener traffic_direction "
-        "use_original_dst listener_filters",
+        "use_original_dst listener_filters per_connection_buffer_limit_bytes",
         {
             **alike(
                 "bind_to_port bypass_overload_manager connection_balance_config continue_on_listener_filters_timeout "
                 "deprecated_v1 drain_type enable_mptcp enable_reuse_port freebind ignore_global_conn_limit "
                 "listener_filters_timeout max_connections_to_accept_per_socket_event "
-                "per_connection_buffer_limit_bytes reuse_port socket_options tcp_backlog_size "
+                "reuse_port socket_options tcp_backlog_size "
                 "tcp_fast_open_queue_length transparent",
                 _SOCKET,
             ),
@@ -73,7 +73,8 @@ FIELDS: Mapping[str, Fields] = {
     ),
     _LISTENER + "Filter": fields("name typed_config", refused={"config_discovery": _ECDS}),
     _HCM + "HttpConnectionManager": fields(
-        "rds route_config http_filters merge_slashes path_with_escaped_slashes_action",
+        "rds route_config http_filters merge_slashes path_with_escaped_slashes_action stream_idle_timeout "
+        "common_http_protocol_options",
         {
             **alike(
                 "add_proxy_protocol_connection_state add_user_agent always_set_request_id_in_response "
@@ -93,13 +94,11 @@ FIELDS: Mapping[str, Fields] = {
             "request_id_extension": "request ids are UUIDs, as this asks",
             "generate_request_id": "request ids are always made",
             "normalize_path": "the HTTP client normalises paths before they come here",
-            "stream_idle_timeout": "the application's own read timeout bounds a silent stream",
         },
         faulty="scoped_routes",
         unsupported={
             **alike("access_log access_log_flush_interval flush_access_log_on_new_request", ACCESS_LOG),
             "access_log_options": ACCESS_LOG,
-            "common_http_protocol_options": "connections and streams live by meshlib's own limits",
             "local_reply_config": "replies made here are not rewritten",
             **alike("strip_matching_host_port strip_any_host_port", "the Host header keeps its port"),
             "strip_trailing_host_dot": "the Host header keeps its dot",

@@ -16,9 +16,9 @@ _STRICT = "a response that breaks the protocol ends the connection"
 
 FIELDS: Mapping[str, Fields] = {
     _OPTIONS: fields(
-        "explicit_http_config use_downstream_protocol_config common_http_protocol_options",
+        "explicit_http_config use_downstream_protocol_config common_http_protocol_options "
+        "upstream_http_protocol_options",
         unsupported={
-            "upstream_http_protocol_options": "SNI is the Host header's name",
             "http_filters": "filters of a cluster are not run",
             "header_validation_config": "headers are checked by the HTTP library",
             "outlier_detection": "which responses count as errors is Envoy's default",
@@ -30,13 +30,11 @@ FIELDS: Mapping[str, Fields] = {
     ),
     f"{_OPTIONS}.ExplicitHttpConfig": fields(_BY_PROTOCOL, approximated=_HTTP3),
     f"{_OPTIONS}.UseDownstreamHttpConfig": fields(_BY_PROTOCOL, approximated=_HTTP3),
+    _CORE + "UpstreamHttpProtocolOptions": fields("auto_sni auto_san_validation override_auto_sni_header"),
     _CORE + "HttpProtocolOptions": fields(
-        "idle_timeout",
+        "idle_timeout max_requests_per_connection max_connection_duration max_stream_duration",
         {"headers_with_underscores_action": PROXY},
         unsupported={
-            "max_requests_per_connection": "connections are reused without counting",
-            "max_connection_duration": "connections are reused whatever their age",
-            "max_stream_duration": "the route's timeout and the application's count",
             **alike("max_headers_count max_response_headers_kb", "the limits of the HTTP library count"),
         },
     ),
