@@ -36,7 +36,7 @@ class Describer:
         options = DEFAULTS.under(documents.mesh)
         rules = Rules(documents.destination_rules, namespace, options, {})
         meshed = virtual_services(documents.virtual_services, namespace, frozenset({MESH}), options)
-        return cls(documents, registry_of(documents, options), options, rules, Routing(meshed, options))
+        return cls(documents, registry_of(documents), options, rules, Routing(meshed, options))
 
     def service(self, name: str, namespace: str) -> list[str]:
         """Return lines about a service.

@@ -19,11 +19,11 @@ from meshlib import watch
 from meshlib.controlplane.documents import Documents, Memory, read
 from meshlib.controlplane.faults import ERROR, Fault
 from meshlib.controlplane.folder import NO_FILES, Listing, read_folder
-from meshlib.controlplane.node import Node, NodeKind
+from meshlib.controlplane.node import Node
 from meshlib.controlplane.observed import ObservedNode
 from meshlib.controlplane.options import DEFAULTS, MeshOptions
 from meshlib.controlplane.resources import Resources
-from meshlib.controlplane.translate import translate
+from meshlib.controlplane.translate import faults_of, translate
 from meshlib.errors import ConfigError
 
 logger = logging.getLogger("meshlib.controlplane")
@@ -289,8 +289,7 @@ class Directory:
             good = {name: before.in_force[name] for name in held if before is not None and name in before.in_force}
             content = {name: text for name, text in found.items() if name not in held} | good
             documents, faults = read(content, memory=self._memory)
-            # Faults that show only between documents are the same for every node; this one has no resources.
-            _, references = translate(documents, Node(kind=NodeKind.ROUTER), self.options)
+            references = faults_of(documents, self.options)
             faults = (*faults, *references)
             refused = set() if before is None else _refused(before, found, documents, faults) - held.keys()
             if not refused:

@@ -71,7 +71,7 @@ def content(files: Mapping[str, bytes], service: str, namespace: str, injection:
     documents, _ = read(files)
     options = DEFAULTS.under(documents.mesh)
     host = hosts.qualify(service, namespace, options.domain)
-    if host not in registry_of(documents, options).services:
+    if host not in registry_of(documents).services:
         raise ConfigError(f"there is no service {host}; name one of the folder as SERVICE.NAMESPACE")
     routing = Routing(virtual_services(documents.virtual_services, namespace, frozenset({MESH}), options), options)
     spec = _spec(routing.of(host), host)

@@ -21,15 +21,14 @@ class ObservedNode(Node):
     """A node that notes what is read of it: a field, or one key of a field."""
 
     def __init__(self, node: Node) -> None:
-        for name in _FIELDS:
-            object.__setattr__(self, name, getattr(node, name))
-        self.__dict__["seen"] = {}
+        self.__dict__.update(node=node, seen={})
 
     def __getattribute__(self, name: str) -> Any:
-        value = super().__getattribute__(name)
         if name not in _FIELDS:
-            return value
-        seen: dict[tuple[str, str | None], Any] = super().__getattribute__("__dict__")["seen"]
+            return super().__getattribute__(name)
+        own = super().__getattribute__("__dict__")
+        seen: dict[tuple[str, str | None], Any] = own["seen"]
+        value = getattr(own["node"], name)
         if isinstance(value, Mapping):
             return _ObservedMapping(value, name, seen)
         seen[name, None] = value

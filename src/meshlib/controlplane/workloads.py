@@ -10,6 +10,7 @@ from meshlib.controlplane.documents import Documents
 from meshlib.controlplane.documents.endpoints import Endpoints, EndpointSlice, SlicePort, TargetRef
 from meshlib.controlplane.documents.services import Service as ServiceDocument
 from meshlib.controlplane.documents.workloads import Deployment, Pod, WorkloadEntry, WorkloadEntrySpec
+from meshlib.controlplane.recall import RECALL
 from meshlib.controlplane.services import Port
 
 TLS_MODE = "security.istio.io/tlsMode"
@@ -79,7 +80,11 @@ class Workloads:
     def of(cls, documents: Documents) -> Workloads:
         """Return the workloads of ``documents``."""
         localities = {node.name: node.locality for node in documents.nodes}
-        pods = {(pod.namespace, pod.name): one for pod in documents.pods if (one := _pod(pod, localities))}
+        pods = {
+            (pod.namespace, pod.name): one
+            for pod in documents.pods
+            if (one := RECALL.made(_pod, pod, localities.get(pod.spec.node_name, "")))
+        }
         slices: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
         for item in sorted(documents.endpoint_slices, key=lambda item: item.name):
             slices[item.namespace, item.service].append(item)
@@ -87,7 +92,8 @@ class Workloads:
         made = cls(pods, {}, slices, older)
         for workload in pods.values():
             made._index(made._pod_labels, workload)
-        for workload in (*map(_entry, documents.workload_entries), *_deployed(documents.deployments)):
+        entries = (RECALL.made(_entry, entry) for entry in documents.workload_entries)
+        for workload in (*entries, *_deployed(documents.deployments)):
             made._index(made._by_label, workload)
         return made
 
@@ -190,7 +196,7 @@ def _numbers(ports: Iterable[SlicePort]) -> Mapping[str, int]:
     return {port.name: port.port for port in ports if port.port is not None}
 
 
-def _pod(pod: Pod, localities: Mapping[str, str]) -> Workload | None:
+def _pod(pod: Pod, locality: str) -> Workload | None:
     status = pod.status
     if status is None or not status.pod_ip or status.phase in ("Succeeded", "Failed"):
         return None
@@ -201,7 +207,7 @@ def _pod(pod: Pod, localities: Mapping[str, str]) -> Workload | None:
         status.pod_ip,
         pod.labels,
         pod.spec.ports,
-        locality=written or localities.get(pod.spec.node_name, ""),
+        locality=written or locality,
         healthy=status.ready,
         service_account=pod.spec.service_account_name,
         tls_mode=pod.labels.get(TLS_MODE, ""),
