@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import threading
@@ -66,6 +67,9 @@ def control_plane(
     folder = Directory(directory, MeshOptions(otlp=otlp))
     server = Server(folder, host=host, port=port if plaintext else None, tls=tls, tls_port=tls_port)
     with folder, server:
+        # What was read stays: the collector need not walk it at every change.
+        gc.collect()
+        gc.freeze()
         resources = f"{folder.size} resource{'' if folder.size == 1 else 's'}"
         plain = [server.address] if plaintext else []
         addresses = [*plain, *([f"{server.tls_address} (TLS)"] if tls else [])]

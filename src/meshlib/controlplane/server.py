@@ -75,7 +75,7 @@ class Limits:
     first_request: float = 15.0
     burst: int = 1_000
     per_second: float = 100.0
-    quiet: float = 0.005
+    quiet: float = 0.001
     longest: float = 0.1
 
 
