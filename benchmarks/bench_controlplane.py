@@ -59,8 +59,10 @@ GATEWAY = """\
 apiVersion: networking.istio.io/v1
 kind: Gateway
 metadata: {{name: s{n}, namespace: demo}}
-spec: {{selector: {{istio: ingressgateway}}, servers: [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: [s{n}.example]}}]}}
-"""  # noqa: E501 - YAML
+spec:
+  selector: {{istio: ingressgateway}}
+  servers: [{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: [s{n}.example]}}]
+"""
 RULE = """\
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -170,7 +172,9 @@ class Clients:
 
     async def _one(self, number: int) -> None:
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
-        node = base_pb2.Node(id=f"sidecar~10.200.{number // 250}.{number % 250 + 1}~c{number}.demo~demo.svc.cluster.local")
+        node = base_pb2.Node(
+            id=f"sidecar~10.200.{number // 250}.{number % 250 + 1}~c{number}.demo~demo.svc.cluster.local"
+        )
         async with grpc.aio.insecure_channel(self._address, options=options) as channel:
             stream = channel.stream_stream(METHOD)()
             for url, names in ((CDS, []), (EDS, self._names), (LDS, []), (RDS, ["80"])):

@@ -82,16 +82,16 @@ def left(folder):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_calls_suffer_until_it_is_interrupted(folder, number):
-    with Mesh.from_directory(folder, workload="web", namespace="outdoor") as mesh:
-        with httpx.Client(transport=mesh.transport(local_replies="response")) as client:
-            assert client.get("http://shop/").status_code == 200
-            with started(folder, "--abort", "503") as process:
-                wait_for(lambda: client.get("http://shop/").status_code == 503, "the fault")
-                process.send_signal(number)
-                assert process.wait(10) == 0, process.stderr.read()
-                assert "taken off" in process.stdout.read()
-            assert not left(folder)
-            wait_for(lambda: client.get("http://shop/").status_code == 200, "the end of the fault")
+    mesh = Mesh.from_directory(folder, workload="web", namespace="outdoor")
+    with mesh, httpx.Client(transport=mesh.transport(local_replies="response")) as client:
+        assert client.get("http://shop/").status_code == 200
+        with started(folder, "--abort", "503") as process:
+            wait_for(lambda: client.get("http://shop/").status_code == 503, "the fault")
+            process.send_signal(number)
+            assert process.wait(10) == 0, process.stderr.read()
+            assert "taken off" in process.stdout.read()
+        assert not left(folder)
+        wait_for(lambda: client.get("http://shop/").status_code == 200, "the end of the fault")
 
 
 def test_it_ends_by_itself(folder):
@@ -112,7 +112,7 @@ def test_it_has_the_routes_in_force_and_follows_them(folder):
         wait_for(lambda: '"timeout": "8s"' in path.read_text(), "the new timeout")
         result = CliRunner().invoke(app, ["validate", str(folder)])
         assert result.exit_code == 0, result.output
-        with pytest.raises(ConfigError, match="there is a fault on shop.outdoor already"):
+        with pytest.raises(ConfigError, match=r"there is a fault on shop\.outdoor already"):
             fault(folder, "shop.outdoor", "--abort", "503")
         process.terminate()
         process.wait(10)

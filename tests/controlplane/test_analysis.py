@@ -100,36 +100,66 @@ def sidecar(name, more=""):
 
 
 TO = "route: [{destination: {host: catalog}}]"
-RETRIES = "retries: {{attempts: 2, {}}}"
+
+
+def rules(*routes, gateways=""):
+    return http("".join(f"  - {{{route}}}\n" for route in routes), gateways)
+
+
+def match(kind, path):
+    return f"match: [{{uri: {{{kind}: {path}}}}}], {TO}"
+
+
+def retries(text):
+    return rules(f"{TO}, timeout: 1s, retries: {{attempts: 2, {text}}}")
+
+
+def outliers(text):
+    return rule(f"trafficPolicy: {{outlierDetection: {{consecutive5xxErrors: 1{text}}}}}")
+
+
+ABORTED = f"{TO}, fault: {{abort: {{httpStatus: 503, percentage: {{value: 1}}}}}}, retries: {{attempts: 2}}"
+TLS = "tls: {mode: SIMPLE}"
+POLICY = """\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: a, namespace: shop}
+spec: {selector: {matchLabels: {app: nobody}}}
+"""
+NAMESPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"
+
+
+def chosen(name, labels):
+    return sidecar(name, f"workloadSelector: {{labels: {{{labels}}}}}, ")
 
 
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [
-        (http(f"  - {{{TO}, timeout: 1s, retries: {{attempts: 2, perTryTimeout: 1s}}}}\n"), "MSH0101", "is not less than"),
-        (http(f"  - {{{TO}, retries: {{attempts: 2, retryOn: 'gateway-eror'}}}}\n"), "IST0106", "expected retry conditions"),
-        (http(f"  - {{{TO}, retries: {{attempts: 2, retryOn: retriable-status-codes}}}}\n"), "MSH0102", "without a code"),
-        (http(f"  - {{{TO}, retries: {{attempts: 2, retryOn: 'unavailable,cancelled'}}}}\n"), "MSH0102", "states of gRPC"),
-        (rule("trafficPolicy: {outlierDetection: {consecutive5xxErrors: 1, maxEjectionPercent: 50}}"), "MSH0103", "at least 100"),
-        (rule("trafficPolicy: {outlierDetection: {consecutive5xxErrors: 1}}"), "MSH0103", "10 by default of 1 endpoint"),
-        (http(f"  - {{match: [{{uri: {{prefix: /a}}}}], {TO}}}\n  - {{match: [{{uri: {{exact: /ab}}}}], {TO}}}\n"), "MSH0104", "/a"),
-        (http(f"  - {{{TO}, fault: {{abort: {{httpStatus: 503, percentage: {{value: 1}}}}}}, retries: {{attempts: 2}}}}\n"), "MSH0105", "not retried"),
-        (http(f"  - {{{TO}, timeouts: 1s}}\n"), "MSH0001", "unknown field"),
-        (http(f"  - {{match: [{{uri: {{prefix: /a}}}}], {TO}}}\n  - {{match: [{{uri: {{prefix: /ab}}}}], {TO}}}\n"), "IST0131", "of prefix /ab"),
-        (http(f"  - {{match: [{{uri: {{exact: /a}}}}], {TO}}}\n  - {{match: [{{uri: {{exact: /a}}}}], {TO}}}\n"), "IST0131", "match #0"),
-        (http(f"  - {{match: [{{uri: {{exact: /a}}}}], {TO}}}\n  - {{match: [{{uri: {{exact: /a}}}}], {TO}}}\n"), "IST0130", "prior rules"),
-        (rule("trafficPolicy: {tls: {mode: SIMPLE}}"), "IST0128", "shop/catalog in namespace shop has TLS mode set to SIMPLE"),
-        (rule("trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE}}]}"), "IST0129", "number:80"),
-        (rule("x: 1").replace("host: catalog", "host: nobody"), "IST0174", "The host nobody"),
-        (http(f"  - {{{TO}}}\n", "  gateways: [nowhere]\n"), "IST0101", 'gateway not found: "nowhere"'),
-        (http(f"  - {{{TO}}}\n", "  gateways: [nowhere]\n"), "IST0132", "[catalog] defined in VirtualService shop/catalog"),
+        (retries("perTryTimeout: 1s"), "MSH0101", "is not less than"),
+        (retries("retryOn: gateway-eror"), "IST0106", "expected retry conditions"),
+        (retries("retryOn: retriable-status-codes"), "MSH0102", "without a code"),
+        (retries("retryOn: 'unavailable,cancelled'"), "MSH0102", "states of gRPC"),
+        (outliers(", maxEjectionPercent: 50"), "MSH0103", "at least 100"),
+        (outliers(""), "MSH0103", "10 by default of 1 endpoint"),
+        (rules(match("prefix", "/a"), match("exact", "/ab")), "MSH0104", "the prefix /a of rule #0"),
+        (rules(ABORTED), "MSH0105", "not retried"),
+        (rules(f"{TO}, timeouts: 1s"), "MSH0001", "unknown field"),
+        (rules(match("prefix", "/a"), match("prefix", "/ab")), "IST0131", "of prefix /ab"),
+        (rules(match("exact", "/a"), match("exact", "/a")), "IST0131", "match #0"),
+        (rules(match("exact", "/a"), match("exact", "/a")), "IST0130", "prior rules"),
+        (rule(f"trafficPolicy: {{{TLS}}}"), "IST0128", "shop/catalog in namespace shop has TLS mode set to SIMPLE"),
+        (rule(f"trafficPolicy: {{portLevelSettings: [{{port: {{number: 80}}, {TLS}}}]}}"), "IST0129", "number:80"),
+        (rule("subsets: []").replace("host: catalog", "host: nobody"), "IST0174", "The host nobody"),
+        (rules(TO, gateways="  gateways: [nowhere]\n"), "IST0101", 'gateway not found: "nowhere"'),
+        (rules(TO, gateways="  gateways: [nowhere]\n"), "IST0132", "[catalog] defined in VirtualService shop/cat"),
         (sidecar("a") + sidecar("b"), "IST0111", "[a b]"),
-        (sidecar("a", "workloadSelector: {labels: {app: nobody}}, "), "IST0101", 'selector not found: "app=nobody"'),
-        (sidecar("a", "workloadSelector: {labels: {app: catalog}}, ") + sidecar("b", "workloadSelector: {labels: {version: v1}}, "), "IST0110", "catalog-v1"),
-        ("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: shop}\nspec: {selector: {matchLabels: {app: nobody}}}\n", "IST0127", "app=nobody"),
-        ("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n", "IST0102", "label namespace shop"),
+        (chosen("a", "app: nobody"), "IST0101", 'selector not found: "app=nobody"'),
+        (chosen("a", "app: catalog") + chosen("b", "version: v1"), "IST0110", "catalog-v1"),
+        (POLICY, "IST0127", "app=nobody"),
+        (NAMESPACE, "IST0102", "label namespace shop"),
     ],
-)  # fmt: skip
+)
 def test_each_code_where_it_is_due_and_nowhere_else(text, code, words):
     found = [
         item for item in analyze({"base.yaml": BASE.encode(), "x.yaml": text.encode()}).findings if item.code == code
@@ -175,7 +205,7 @@ class TestCommand:
     def test_thresholds_and_suppression(self, tmp_path):
         broken = http("  - route: [{destination: {host: catalogg}}]\n")
         assert self.run(tmp_path, broken, "-S", "IST0101=VirtualService *.shop").exit_code == 0
-        late = http(f"  - {{{TO}, timeout: 1s, retries: {{attempts: 2, perTryTimeout: 1s}}}}\n")
+        late = retries("perTryTimeout: 1s")
         assert self.run(tmp_path, late).exit_code == 0
         assert self.run(tmp_path, late, "--failure-threshold", "warning").exit_code == 79
         assert self.run(tmp_path, late, "--output-threshold", "Error").stdout == ""

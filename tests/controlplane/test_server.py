@@ -11,11 +11,11 @@ from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
+from controlplane.serving import SIDECAR, AdsClient, Source, build, decode, names, statuses, until
 from meshlib.controlplane import status
 from meshlib.controlplane.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from meshlib.controlplane.server import ADS_SERVICE, Server
 from meshlib.errors import ConfigError, MeshError
-from controlplane.serving import SIDECAR, AdsClient, Source, build, decode, names, statuses, until
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ import pytest
 from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
-from meshlib.controlplane.resources import CLUSTER, ENDPOINT
-from meshlib.controlplane.server import ADS_SERVICE, Limits, Server
 from controlplane.serving import SIDECAR, AdsClient, Source, build, names, until
+from meshlib.controlplane.pacing import Limits
+from meshlib.controlplane.resources import CLUSTER, ENDPOINT
+from meshlib.controlplane.server import ADS_SERVICE, Server
 
 SOTW, DELTA = f"/{ADS_SERVICE}/StreamAggregatedResources", f"/{ADS_SERVICE}/DeltaAggregatedResources"
 

@@ -5,9 +5,10 @@ import time
 import grpc
 import pytest
 
-from meshlib.controlplane.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
-from meshlib.controlplane.server import Limits, Server
 from controlplane.serving import DeltaClient, Source, build, decode, names, statuses, until
+from meshlib.controlplane.pacing import Limits
+from meshlib.controlplane.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from meshlib.controlplane.server import Server
 
 GRPC = {"GENERATOR": "grpc"}
 
@@ -165,27 +166,31 @@ def test_what_was_refused_shows_and_subscriptions_beside_a_stale_nonce_count(cli
 
 def test_a_row_of_changes_is_one_push():
     source = Source(build())
-    with Server(source, port=0, limits=Limits(quiet=0.3, longest=5)) as server:
-        with grpc.insecure_channel(server.address) as channel:
-            client = DeltaClient(channel)
-            client.get(ENDPOINT, "catalog")
-            for port in range(50, 60):
-                source.publish(build(ports=(port,)))
-            response = client.receive()
-            assert response.system_version_info == "v11"
-            client.ack(response)
-            client.barrier()
-            client.close()
+    with (
+        Server(source, port=0, limits=Limits(quiet=0.3, longest=5)) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        client = DeltaClient(channel)
+        client.get(ENDPOINT, "catalog")
+        for port in range(50, 60):
+            source.publish(build(ports=(port,)))
+        response = client.receive()
+        assert response.system_version_info == "v11"
+        client.ack(response)
+        client.barrier()
+        client.close()
 
 
 def test_changes_that_never_cease_are_pushed_all_the_same():
     source = Source(build())
-    with Server(source, port=0, limits=Limits(quiet=0.5, longest=0.6)) as server:
-        with grpc.insecure_channel(server.address) as channel:
-            client = DeltaClient(channel)
-            client.get(ENDPOINT, "catalog")
-            for port in range(50, 70):
-                source.publish(build(ports=(port,)))
-                time.sleep(0.1)
-            assert client.receive().system_version_info != source.version
-            client.close()
+    with (
+        Server(source, port=0, limits=Limits(quiet=0.5, longest=0.6)) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        client = DeltaClient(channel)
+        client.get(ENDPOINT, "catalog")
+        for port in range(50, 70):
+            source.publish(build(ports=(port,)))
+            time.sleep(0.1)
+        assert client.receive().system_version_info != source.version
+        client.close()

@@ -76,7 +76,8 @@ class AdsSession(Session):
             body = self.snapshot.whole(url, Form.SOTW)
         else:
             body = b"".join(self._pieces(url, watch.names if only is None else only))
-        return header.SerializeToString() + body
+        head: bytes = header.SerializeToString()
+        return head + body
 
     def _pieces(self, url: str, names: Iterable[str]) -> Iterator[bytes]:
         known = self.snapshot[url]

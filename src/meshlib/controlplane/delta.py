@@ -81,4 +81,5 @@ class DeltaSession(Session):
                 body.append(empty(url, name).piece(Form.DELTA))
             else:
                 header.removed_resources.append(name)
-        return header.SerializeToString() + b"".join(body)
+        head: bytes = header.SerializeToString()
+        return head + b"".join(body)

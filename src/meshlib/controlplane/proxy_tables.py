@@ -87,7 +87,7 @@ def _subset_key(name: str) -> tuple[str, str, int, str]:
     return parts[3], parts[2], int(parts[1]) if parts[1].isdigit() else 0, parts[0]
 
 
-def _clusters(messages: Sequence[Any], verbose: bool, prefix: str) -> Table:
+def _clusters(messages: Sequence[Any], _: bool, prefix: str) -> Table:
     rows = []
     for message in messages:
         fqdn, subset, port, direction = _subset_key(message.name)
@@ -295,7 +295,7 @@ def _shown(item: Any, chosen: Filter) -> bool:
 
 
 def _health(item: Any) -> str:
-    return health_check_pb2.HealthStatus.Name(item.health_status)
+    return str(health_check_pb2.HealthStatus.Name(item.health_status))
 
 
 def _endpoint_addresses(item: Any) -> list[str]:
@@ -316,7 +316,7 @@ def _endpoint_address(address: Any) -> str:
             return "unknown"
 
 
-def _endpoints(messages: Sequence[Any], verbose: bool, prefix: str) -> Table:
+def _endpoints(messages: Sequence[Any], _: bool, prefix: str) -> Table:
     rows = []
     for message in messages:
         for group in message.endpoints:

@@ -35,11 +35,13 @@ class Recall:
 
     def made(self, function: Callable[..., T], *inputs: Any) -> T:
         """Return ``function(*inputs)``, of former times if the inputs are the same objects."""
-        return self._get(function, inputs, None)
+        found: T = self._get(function, inputs, None)
+        return found
 
     def seen(self, function: Callable[..., T], view: Any, *inputs: Any) -> T:
         """Return ``function(*inputs, view)``, of former times if all that it looked at of the view is the same too."""
-        return self._get(function, inputs, view)
+        found: T = self._get(function, inputs, view)
+        return found
 
     def same(self, key: Any, value: T) -> T:
         """Return the object that was under ``key`` before, if it is equal to ``value``."""

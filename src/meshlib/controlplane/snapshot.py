@@ -97,8 +97,8 @@ class Snapshot:
     def __init__(self, resources: Resources, version: str, before: Snapshot | None = None) -> None:
         self.resources = resources
         self.version = version
-        self._by_type = {
-            url: MappingProxyType(_encode(url, resources.by_type[url], before._by_type[url] if before else {}))
+        self._by_type: dict[str, Mapping[str, Encoded]] = {
+            url: MappingProxyType(_encode(url, resources.by_type[url], before[url] if before else {}))
             for url in TYPE_URLS
         }
         self._wholes: dict[tuple[str, Form], bytes] = {}

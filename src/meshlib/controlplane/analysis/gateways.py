@@ -109,7 +109,8 @@ def conflicts(objects: Objects) -> Iterator[Finding]:
             )
             if names:
                 written = ",".join(map(str, listed(server.get("hosts"))))
-                message = f"Conflict with gateways {','.join(names)} (workload selector {text}, port {port}, hosts {written})."
+                who = f"workload selector {text}, port {port}, hosts {written}"
+                message = f"Conflict with gateways {','.join(names)} ({who})."
                 yield found("IST0145", gateway.at("spec", "servers", index), message)
 
 

@@ -34,14 +34,17 @@ class Object:
 
     @property
     def kind(self) -> str:
+        """``VirtualService``."""
         return self.place.origin.kind
 
     @property
     def name(self) -> str:
+        """``metadata.name``."""
         return self.place.origin.name
 
     @property
     def namespace(self) -> str:
+        """``metadata.namespace``, or the reader's default."""
         return self.place.origin.namespace
 
     @property
@@ -51,14 +54,17 @@ class Object:
 
     @property
     def spec(self) -> Mapping[str, Any]:
+        """``spec``."""
         return mapping(self.body.get("spec"))
 
     @property
     def labels(self) -> Mapping[str, str]:
+        """``metadata.labels``."""
         return texts(mapping(self.body.get("metadata")).get("labels"))
 
     @property
     def annotations(self) -> Mapping[str, str]:
+        """``metadata.annotations``."""
         return texts(mapping(self.body.get("metadata")).get("annotations"))
 
     def at(self, *path: str | int) -> Place:
@@ -113,12 +119,11 @@ class Objects:
     def _add(self, place: Place, namespace: str) -> None:
         body = mapping(plain(place.tree))
         kind, version = str(body.get("kind", "")), str(body.get("apiVersion", ""))
-        if kind.endswith("List") and isinstance(place.child("items").tree, tree.Sequence):
-            items = place.child("items")
-            for index in range(len(items.tree.items)):  # type: ignore[union-attr] - seen to be a Sequence
-                item = items.item(index)
-                if isinstance(item.tree, tree.Mapping):
-                    self._add(Place(place.origin, "", item.tree), namespace)
+        items = place.child("items")
+        if kind.endswith("List") and isinstance(items.tree, tree.Sequence):
+            for index, item in enumerate(items.tree.items):
+                if isinstance(item, tree.Mapping):
+                    self._add(Place(place.origin, "", items.item(index).tree), namespace)
             return
         if (version.rpartition("/")[0], kind) in _KINDS:
             metadata = mapping(body.get("metadata"))
@@ -146,6 +151,7 @@ class Objects:
 
     @property
     def root_namespace(self) -> str:
+        """Where what is for the whole mesh stands."""
         return str(self.mesh.get("rootNamespace") or SYSTEM)
 
     @cached_property

@@ -96,9 +96,9 @@ def _protocols(objects: Objects, document: Object, destination: Mapping[str, Any
                     found_protocols.append(protocol_of_port(number(port.get("port")), name, transport, app))
     for entry in objects.of("ServiceEntry"):
         if full in [str(host) for host in listed(entry.spec.get("hosts"))]:
-            for port in map(mapping, listed(entry.spec.get("ports"))):
-                if wanted in (None, port.get("number")):
-                    found_protocols.append(protocol_named(str(port.get("protocol") or "")))
+            ports = [mapping(port) for port in listed(entry.spec.get("ports"))]
+            chosen = [port for port in ports if wanted in (None, port.get("number"))]
+            found_protocols += [protocol_named(str(port.get("protocol") or "")) for port in chosen]
     return found_protocols
 
 
@@ -111,8 +111,8 @@ def ejections(objects: Objects) -> Iterator[Finding]:
         whole = [(("spec", "trafficPolicy", "outlierDetection"), mapping(policy.get("outlierDetection")), {})]
         for index, subset in enumerate(map(mapping, listed(rule.spec.get("subsets")))):
             own = mapping(mapping(subset.get("trafficPolicy")).get("outlierDetection"))
-            path = ("spec", "subsets", index, "trafficPolicy", "outlierDetection")
-            whole.append((path, own, texts(subset.get("labels"))))
+            where = ("spec", "subsets", index, "trafficPolicy", "outlierDetection")
+            whole.append((where, own, texts(subset.get("labels"))))
         for path, detection, labels in whole:
             if not detection or host is None:
                 continue

@@ -121,11 +121,13 @@ def entry_protocols(objects: Objects) -> Iterator[Finding]:
                 protocol = protocol_named(str(port.get("protocol") or "")).value
                 key = hosts.qualify(str(host), entry.namespace, DOMAIN), number(port.get("number"))
                 said.setdefault(key, {})[entry.full_name] = protocol
-    for (host, port), protocols in said.items():
+    for (full, number_of), protocols in said.items():
         if len(set(protocols.values())) > 1:
             names = ", ".join(sorted(protocols))
             for entry in objects.of("ServiceEntry"):
                 if entry.full_name in protocols:
-                    message = f'Multiple ServiceEntries ({names}) define the same host "{host}" and port {port} with '
+                    message = (
+                        f'Multiple ServiceEntries ({names}) define the same host "{full}" and port {number_of} with '
+                    )
                     kinds = ", ".join(sorted(set(protocols.values())))
                     yield found("IST0177", entry.at("spec", "ports"), f"{message}conflicting protocols ({kinds}).")

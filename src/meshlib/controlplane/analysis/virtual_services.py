@@ -26,8 +26,8 @@ def destination_hosts(objects: Objects) -> Iterator[Finding]:
                     yield found(
                         "IST0112",
                         target.place,
-                        f'This VirtualService routes to a service "{target.host}" that exposes multiple ports [{ports}]. '
-                        "Specifying a port in the destination is required to disambiguate.",
+                        f'This VirtualService routes to a service "{target.host}" that exposes multiple ports '
+                        f"[{ports}]. Specifying a port in the destination is required to disambiguate.",
                     )
             elif target.port not in host.ports:
                 yield not_found(target.place, "host:port", f"{target.host}:{target.port}")
