@@ -15,6 +15,8 @@ from meshlib.controlplane.options import MeshOptions
 
 T = TypeVar("T")
 
+_SIMPLE = (str, int)
+
 # Compared by what they are; anything else by being the same object, which costs nothing.
 _VALUES = (str, int, float, bool, MeshOptions)
 
@@ -35,12 +37,27 @@ class Recall:
 
     def made(self, function: Callable[..., T], *inputs: Any) -> T:
         """Return ``function(*inputs)``, of former times if the inputs are the same objects."""
-        found: T = self._get(function, inputs, None)
+        key = (function, id(inputs[0])) if len(inputs) == 1 else _key(function, inputs)
+        results = self._now.get(key) or self._before.get(key)
+        if not results:
+            results = [_Result(function, inputs, None)]
+        self._now[key] = results
+        found: T = results[0].value
         return found
 
     def seen(self, function: Callable[..., T], view: Any, *inputs: Any) -> T:
         """Return ``function(*inputs, view)``, of former times if all that it looked at of the view is the same too."""
-        found: T = self._get(function, inputs, view)
+        key = _key(function, inputs)
+        results = self._now.get(key)
+        if results is None:
+            results = self._now[key] = self._before.get(key, [])
+        for result in results:
+            if result.fits(view):
+                break
+        else:
+            result = _Result(function, inputs, view)
+            results.append(result)
+        found: T = result.value
         return found
 
     def same(self, key: Any, value: T) -> T:
@@ -52,17 +69,10 @@ class Recall:
         found: T = known
         return found
 
-    def _get(self, function: Callable[..., T], inputs: tuple[Any, ...], view: Any) -> Any:
-        key = (function, *(item if isinstance(item, str | int) else id(item) for item in inputs))
-        results = self._now.get(key)
-        if results is None:
-            results = self._now[key] = self._before.get(key, [])
-        for result in results:
-            if result.fits(view):
-                return result.value
-        made = _Result(function, inputs, view)
-        results.append(made)
-        return made.value
+
+def _key(function: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
+    """Return what names a call: texts and numbers by what they are, all else by being the same object."""
+    return (function, *[item if isinstance(item, _SIMPLE) else id(item) for item in inputs])
 
 
 class _Result:
@@ -83,8 +93,6 @@ class _Result:
 
     def fits(self, view: Any) -> bool:
         """Tell whether the view is the same where it was looked at."""
-        if view is None:
-            return True
         for name, value in self._looked.items():
             now = getattr(view, name)
             if now is not value and not (isinstance(value, _VALUES) and now == value):
