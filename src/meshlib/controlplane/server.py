@@ -54,6 +54,7 @@ _OPTIONS = (
 )
 
 
+_TOGETHER = 50  # clients that are looked up in one go; others may be of another view, which takes its time
 _LAST_WRITE = 1.0  # seconds that a stream has, when the server stops, for what it is writing
 
 
@@ -237,6 +238,7 @@ class _Service:
         # Translating and encoding wait for nothing and take long: in a thread of their own, the loop goes on.
         self._worker = concurrent.futures.ThreadPoolExecutor(1, "meshlib-control-plane-resources")
         self._snapshots: weakref.WeakValueDictionary[int, Snapshot] = weakref.WeakValueDictionary()
+        self._asked: list[tuple[Session, asyncio.Future[Snapshot]]] = []
 
     @property
     def clients(self) -> Iterable[status.Client]:
@@ -257,10 +259,32 @@ class _Service:
             stream.outdated.set()
 
     async def snapshot(self, session: Session) -> Snapshot:
-        """Return what the client is to have now."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._worker, self._current, session.node, session.snapshot
-        )
+        """Return what the client is to have now. Clients that ask at the same time, as after a change, ask together."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Snapshot] = loop.create_future()
+        self._asked.append((session, answer))
+        if len(self._asked) == 1:
+            loop.call_soon(self._look_up)
+        return await answer
+
+    def _look_up(self) -> None:
+        asked, self._asked = self._asked, []
+        if self.stopping.is_set():
+            return  # their streams are being ended
+        for start in range(0, len(asked), _TOGETHER):
+            some = asked[start : start + _TOGETHER]
+            work = [(session.node, session.snapshot) for session, _ in some]
+            done = asyncio.get_running_loop().run_in_executor(self._worker, self._currents, work)
+            done.add_done_callback(functools.partial(_hand_out, [answer for _, answer in some]))
+
+    def _currents(self, work: Iterable[tuple[Node, Snapshot]]) -> list[Snapshot | Exception]:
+        found: list[Snapshot | Exception] = []
+        for node, before in work:
+            try:
+                found.append(self._current(node, before))
+            except Exception as error:  # noqa: BLE001 - handed to the one whose it is
+                found.append(error)
+        return found
 
     def _current(self, node: Node, before: Snapshot) -> Snapshot:
         # The version first: a change in between gives newer resources an older version, and is
@@ -275,6 +299,7 @@ class _Service:
     async def stop(self) -> None:
         """Let every stream finish what it is writing, and end it."""
         await asyncio.gather(*(stream.end() for stream in list(self._streams)))
+        self._asked.clear()
         self._worker.shutdown(wait=False, cancel_futures=True)
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
@@ -350,6 +375,19 @@ class _Service:
     ) -> AsyncIterator[Any]:
         async for request in requests:
             yield await self._client_status(request, context)
+
+
+def _hand_out(answers: Iterable[asyncio.Future[Snapshot]], done: asyncio.Future[list[Snapshot | Exception]]) -> None:
+    """Give each its answer; none where the server stops and nobody waits any more."""
+    if done.cancelled():
+        return
+    for answer, found in zip(answers, done.result(), strict=True):
+        if answer.done():
+            continue
+        if isinstance(found, Exception):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
 
 
 class _Stream:
