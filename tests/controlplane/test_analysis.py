@@ -173,6 +173,22 @@ def test_each_code_where_it_is_due_and_nowhere_else(text, code, words):
     assert not analyze({"base.yaml": (BASE + good + "---\n" + fine).encode()}).findings
 
 
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [
+        (http("").replace("  hosts: [catalog]\n  http:\n", "  gateways: [mesh]\n"), {"MSH0001"}),
+        (rule("trafficPolicy: {tls: {mode: DISABLE}}"), set()),
+        (POLICY.replace("selector: {matchLabels: {app: nobody}}", "action: CUSTOM, provider: {name: no}"), set()),
+        ("apiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nmetadata: {name: w}\n", {"MSH0002"}),
+    ],
+)
+def test_what_istioctl_says_nothing_about_does_not_fail(text, codes):
+    done = analyze({"base.yaml": BASE.encode(), "x.yaml": text.encode()})
+    assert {item.code for item in done.findings} == codes
+    assert not done.unreadable
+    assert all(item.level < Level.ERROR for item in done.findings)
+
+
 def test_what_cannot_be_looked_at_is_said():
     text = rule("subsets: [{name: v1, labels: {version: v1}}]")
     done = analyze({"x.yaml": text.encode()})

@@ -92,3 +92,31 @@ def test_istiod_says_the_same():
     documents, _ = read(capture.files)
     ours = translate(documents, capture.node)[0].by_type[NAME_TABLE]["nds"]
     assert captures.plain(ours)["table"] == theirs["table"]
+
+
+def test_a_headless_service_of_istios_mesh_is_its_ready_pods_and_each_by_name():
+    pods = "".join(
+        f"""
+apiVersion: v1
+kind: Pod
+metadata: {{name: db-{index}, namespace: shop, labels: {{app: db}}}}
+spec: {{hostname: db-{index}, subdomain: db}}
+status: {{podIP: 10.0.0.{index}, conditions: [{{type: Ready, status: "{ready}"}}]}}
+---"""
+        for index, ready in ((1, "True"), (2, "False"))
+    )
+    service = """
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {clusterIP: None, selector: {app: db}, ports: [{name: tcp, port: 5432}]}
+"""
+    mesh = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: ''}\n"
+    documents, _ = read({"a.yaml": pods.encode(), "b.yaml": service.encode(), "mesh.yaml": mesh.encode()})
+    resources, _ = translate(documents, Node(kind=NodeKind.SIDECAR, namespace="shop"))
+    (names,) = resources.by_type[NAME_TABLE].values()
+    assert {host: list(info.ips) for host, info in names.table.items()} == {
+        "db.shop.svc.cluster.local": ["10.0.0.1"],
+        "db-1.db.shop.svc.cluster.local": ["10.0.0.1"],
+    }
+    assert names.table["db-1.db.shop.svc.cluster.local"].shortname == "db-1.db"

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.core.v3 import config_source_pb2, extension_pb2
 from envoy.extensions.access_loggers.file.v3 import file_pb2
 from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
+from envoy.extensions.access_loggers.grpc.v3 import als_pb2
 from envoy.extensions.access_loggers.open_telemetry.v3 import logs_service_pb2
 from envoy.extensions.formatter.req_without_query.v3 import req_without_query_pb2
 
+from meshlib.controlplane import trace_exporters
 from meshlib.controlplane.documents.mesh_config import MeshConfig
-from meshlib.controlplane.documents.providers import ExtensionProvider, FileAccessLog, OtelAccessLog
+from meshlib.controlplane.documents.providers import (
+    ExtensionProvider,
+    FileAccessLog,
+    HttpGrpcAccessLog,
+    OtelAccessLog,
+    Service,
+    TcpGrpcAccessLog,
+)
 from meshlib.controlplane.documents.telemetry import LogFilter
 from meshlib.controlplane.protobuf import pack
-from meshlib.controlplane.services import cluster_name
 
 BUILT_IN = "envoy"  # the provider that every mesh has
 _STDOUT = "/dev/stdout"
@@ -69,6 +77,10 @@ def of_provider(name: str, provider: ExtensionProvider | None, mesh: MeshConfig)
         if name == BUILT_IN and written.log_format is None and not written.omit_empty_values:
             return of_mesh(written.path, mesh)
         return _file(written)
+    if provider.envoy_http_als is not None:
+        return _http_grpc(provider.envoy_http_als)
+    if provider.envoy_tcp_als is not None:
+        return _tcp_grpc(provider.envoy_tcp_als)
     return _otel(provider.envoy_otel_als) if provider.envoy_otel_als is not None else None
 
 
@@ -140,19 +152,38 @@ def _formatters(line: str) -> list[Any]:
 
 
 def _otel(written: OtelAccessLog) -> Any:
-    host = written.service.rpartition("/")[2]
     config = logs_service_pb2.OpenTelemetryAccessLogConfig(disable_builtin_labels=True)
-    common = config.common_config
-    common.log_name = written.log_name or "otel_envoy_accesslog"
-    common.grpc_service.envoy_grpc.cluster_name = cluster_name(host, written.port)
-    common.grpc_service.envoy_grpc.authority = host
-    common.transport_api_version = config_source_pb2.ApiVersion.V3
-    common.filter_state_objects_to_log.extend(_PEERS)
+    _common(config.common_config, written, written.log_name or "otel_envoy_accesslog", _PEERS)
     style = written.log_format
     config.body.string_value = style.text if style and style.text else _TEXT
     for key, value in sorted((style.labels or {}).items()) if style else ():
         config.attributes.values.add(key=key).value.string_value = str(value)
     return _packed("envoy.access_loggers.open_telemetry", config)
+
+
+def _http_grpc(written: HttpGrpcAccessLog) -> Any:
+    config = als_pb2.HttpGrpcAccessLogConfig(
+        additional_request_headers_to_log=written.additional_request_headers_to_log,
+        additional_response_headers_to_log=written.additional_response_headers_to_log,
+        additional_response_trailers_to_log=written.additional_response_trailers_to_log,
+    )
+    kept = written.filter_state_objects_to_log or _PEERS[:2]
+    _common(config.common_config, written, written.log_name or "http_envoy_accesslog", kept)
+    return _packed("envoy.access_loggers.http_grpc", config)
+
+
+def _tcp_grpc(written: TcpGrpcAccessLog) -> Any:
+    config = als_pb2.TcpGrpcAccessLogConfig()
+    kept = written.filter_state_objects_to_log or _PEERS[:2]
+    _common(config.common_config, written, written.log_name or "tcp_envoy_accesslog", kept)
+    return _packed("envoy.tcp_grpc_access_log", config)
+
+
+def _common(common: Any, written: Service, name: str, kept: Iterable[str]) -> None:
+    common.log_name = name
+    trace_exporters.call(common.grpc_service, written)
+    common.transport_api_version = config_source_pb2.ApiVersion.V3
+    common.filter_state_objects_to_log.extend(kept)
 
 
 def _packed(name: str, config: Any) -> Any:

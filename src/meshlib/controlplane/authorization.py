@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from envoy.config.core.v3 import config_source_pb2
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.rbac.v3 import rbac_pb2
-from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
 from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2 as jwt_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
-from envoy.type.matcher.v3 import string_pb2
 
+from meshlib.controlplane import ext_authz
 from meshlib.controlplane.documents import Documents
 from meshlib.controlplane.documents.authorization import (
     ALLOW,
@@ -27,7 +25,7 @@ from meshlib.controlplane.documents.authorization import (
     JwtRule,
     RequestAuthentication,
 )
-from meshlib.controlplane.documents.providers import ExtAuthz
+from meshlib.controlplane.documents.providers import ExtensionProvider
 from meshlib.controlplane.node import Node
 from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.protobuf import duration, pack
@@ -38,9 +36,8 @@ from meshlib.controlplane.workloads import selects
 HTTP_RBAC = "envoy.filters.http.rbac"
 _NETWORK_RBAC = "envoy.filters.network.rbac"
 _JWT = "envoy.filters.http.jwt_authn"
-_DRY_ALLOW, _DRY_DENY, _CUSTOM = "istio_dry_run_allow_", "istio_dry_run_deny_", "istio_ext_authz_"
+_DRY_ALLOW, _DRY_DENY = "istio_dry_run_allow_", "istio_dry_run_deny_"
 _ACTIONS = {AUDIT: rbac_pb2.RBAC.LOG, DENY: rbac_pb2.RBAC.DENY, ALLOW: rbac_pb2.RBAC.ALLOW}
-_ASKED = 600.0  # seconds that an external authorizer has, istiod's default
 _SPACED = ("permission", "scope")  # claims that are lists with spaces
 
 
@@ -70,34 +67,24 @@ class Security:
 
     def http_filters(self, *, gateway: bool) -> list[Any]:
         """Return the HTTP filters: those that ask others, tokens, then what is audited, denied and allowed."""
-        custom = [item for item in self.policies if item.action == CUSTOM]
-        filters = self._custom(custom) if custom else []
+        filters = self._custom(tcp=False)
         if self.tokens:
-            filters.append(_http(_JWT, self._jwt(gateway=gateway)))
-        for action in _ACTIONS:
-            rules, shadow = self._rules(action, tcp=False)
-            if rules is not None or shadow is not None:
-                prefix = _DRY_DENY if shadow is not None and action == DENY else _DRY_ALLOW
-                config = http_rbac_pb2.RBAC(
-                    rules=rules, shadow_rules=shadow, shadow_rules_stat_prefix=_shadow(shadow, action, prefix)
-                )
-                filters.append(_http(HTTP_RBAC, config))
-        return filters
+            filters.append(_filter(_JWT, self._jwt(gateway=gateway)))
+        return [*filters, *self._obeyed(tcp=False)]
 
     def tcp_filters(self) -> list[Any]:
         """Return the network filters, for bytes."""
+        return [*self._custom(tcp=True), *self._obeyed(tcp=True)]
+
+    def _obeyed(self, *, tcp: bool) -> list[Any]:
         filters = []
         for action in _ACTIONS:
-            rules, shadow = self._rules(action, tcp=True)
+            rules, shadow = self._rules(action, tcp=tcp)
             if rules is not None or shadow is not None:
                 prefix = _DRY_DENY if shadow is not None and action == DENY else _DRY_ALLOW
-                config = network_rbac_pb2.RBAC(
-                    rules=rules,
-                    shadow_rules=shadow,
-                    stat_prefix="tcp.",
-                    shadow_rules_stat_prefix=_shadow(shadow, action, prefix),
-                )
-                filters.append(listener_components_pb2.Filter(name=_NETWORK_RBAC, typed_config=pack(config)))
+                prefix = _shadow(shadow, action, prefix)
+                config = _rbac(tcp=tcp, rules=rules, shadow_rules=shadow, shadow_rules_stat_prefix=prefix)
+                filters.append(_filter(_NETWORK_RBAC if tcp else HTTP_RBAC, config, tcp=tcp))
         return filters
 
     def grpc_filters(self) -> list[Any]:
@@ -119,7 +106,7 @@ class Security:
                     made[f"{policy.namespace}-{policy.name}-0"] = never()
             if made:
                 rules = rbac_pb2.RBAC(action=_ACTIONS[action], policies=made)
-                filters.append(_http(name, http_rbac_pb2.RBAC(rules=rules)))
+                filters.append(_filter(name, http_rbac_pb2.RBAC(rules=rules)))
         return filters
 
     # ------------------------------------------------------------ rules
@@ -154,37 +141,33 @@ class Security:
 
     # ------------------------------------------------------------ asking others
 
-    def _custom(self, policies: Sequence[AuthorizationPolicy]) -> list[Any]:
-        filters = []
+    def _custom(self, *, tcp: bool) -> list[Any]:
+        """Return the filters that ask others, each behind the rules that say about what."""
+        policies = [item for item in self.policies if item.action == CUSTOM]
         names = sorted({item.spec.provider.name for item in policies if item.spec and item.spec.provider})
+        rbac, filters = (_NETWORK_RBAC if tcp else HTTP_RBAC), []
         for name in names:
             own = [item for item in policies if item.spec and item.spec.provider and item.spec.provider.name == name]
-            prefix = f"istio-ext-authz-{name}"
-            rules = self._policies(own, DENY, tcp=False, prefix=f"{prefix}-")
-            asked = self._provider(name) if len(names) == 1 else None
-            if asked is None:  # nobody can be asked, so what would be asked about is denied
+            rules = self._policies(own, DENY, tcp=tcp, prefix=f"istio-ext-authz-{name}-")
+            provider = self._provider(name)
+            if len(names) > 1 or provider is None or not ext_authz.answers(provider):
+                # nobody can be asked, so what would be asked about is denied
                 denied = {f"{key}-deny-due-to-bad-CUSTOM-action": value for key, value in rules.items()}
-                config = http_rbac_pb2.RBAC(rules=rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY, policies=denied))
-                filters.append(_http(HTTP_RBAC, config))
+                config = _rbac(tcp=tcp, rules=rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY, policies=denied))
+                filters.append(_filter(rbac, config, tcp=tcp))
                 continue
-            shadow = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY, policies=rules)
-            config = http_rbac_pb2.RBAC(shadow_rules=shadow, shadow_rules_stat_prefix=_CUSTOM)
-            enabled = asked.filter_enabled_metadata
-            enabled.filter = HTTP_RBAC
-            enabled.path.add(key=f"{_CUSTOM}shadow_effective_policy_id")
-            enabled.value.string_match.prefix = prefix
-            filters += [_http(HTTP_RBAC, config), _http("envoy.filters.http.ext_authz", asked)]
+            asked = ext_authz.of_provider(provider, name, rbac, tcp=tcp)
+            if asked is not None:
+                shadow = rbac_pb2.RBAC(action=rbac_pb2.RBAC.DENY, policies=rules)
+                config = _rbac(tcp=tcp, shadow_rules=shadow, shadow_rules_stat_prefix=ext_authz.MARK)
+                kind = "network" if tcp else "http"
+                filters.append(_filter(rbac, config, tcp=tcp))
+                filters.append(_filter(f"envoy.filters.{kind}.ext_authz", asked, tcp=tcp))
         return filters
 
-    def _provider(self, name: str) -> Any | None:
-        """Return how a provider is asked, None where the mesh has none of that name that answers."""
+    def _provider(self, name: str) -> ExtensionProvider | None:
         known = self.options.mesh.extension_providers if self.options.mesh else ()
-        provider = next((item for item in known if item.name == name), None)
-        if provider is None:
-            return None
-        if provider.envoy_ext_authz_http is not None:
-            return _asked_by_http(provider.envoy_ext_authz_http)
-        return _asked_by_grpc(provider.envoy_ext_authz_grpc) if provider.envoy_ext_authz_grpc is not None else None
+        return next((item for item in known if item.name == name), None)
 
     # ------------------------------------------------------------ tokens
 
@@ -214,8 +197,13 @@ def _shadow(shadow: Any | None, action: str, prefix: str) -> str:
     return prefix if shadow is None or action in (ALLOW, DENY) else ""
 
 
-def _http(name: str, config: Any) -> Any:
-    return hcm_pb2.HttpFilter(name=name, typed_config=pack(config))
+def _rbac(*, tcp: bool, **written: Any) -> Any:
+    return network_rbac_pb2.RBAC(stat_prefix="tcp.", **written) if tcp else http_rbac_pb2.RBAC(**written)
+
+
+def _filter(name: str, config: Any, *, tcp: bool = False) -> Any:
+    kind = listener_components_pb2.Filter if tcp else hcm_pb2.HttpFilter
+    return kind(name=name, typed_config=pack(config))
 
 
 def _any_of(requirements: Sequence[Any]) -> Any:
@@ -250,54 +238,3 @@ def _jwt_provider(rule: JwtRule, *, gateway: bool) -> Any:
     uri.timeout.CopyFrom(duration(rule.timeout or 5.0))
     provider.remote_jwks.cache_duration.CopyFrom(duration(300))
     return provider
-
-
-def _asked_by_http(written: ExtAuthz) -> Any:
-    config = _asked(written)
-    host = written.service.rpartition("/")[2]
-    service = config.http_service
-    service.path_prefix = written.path_prefix
-    service.server_uri.uri = f"http://{host}"
-    service.server_uri.cluster = cluster_name(host, written.port)
-    service.server_uri.timeout.CopyFrom(duration(written.timeout or _ASKED))
-    for key, value in sorted(written.include_additional_headers_in_check.items()):
-        service.authorization_request.headers_to_add.add(key=key, value=value)
-    answer = service.authorization_response
-    for names, matcher in (
-        (written.headers_to_upstream_on_allow, "allowed_upstream_headers"),
-        (written.headers_to_downstream_on_deny, "allowed_client_headers"),
-        (written.headers_to_downstream_on_allow, "allowed_client_headers_on_success"),
-    ):
-        if names:
-            getattr(answer, matcher).patterns.extend(map(_header_name, names))
-    if written.include_request_headers_in_check:
-        config.allowed_headers.patterns.extend(map(_header_name, written.include_request_headers_in_check))
-    return config
-
-
-def _asked_by_grpc(written: ExtAuthz) -> Any:
-    config = _asked(written)
-    host = written.service.rpartition("/")[2]
-    config.grpc_service.envoy_grpc.cluster_name = cluster_name(host, written.port)
-    config.grpc_service.envoy_grpc.authority = host
-    config.grpc_service.timeout.CopyFrom(duration(written.timeout or _ASKED))
-    return config
-
-
-def _asked(written: ExtAuthz) -> Any:
-    config = ext_authz_pb2.ExtAuthz(
-        failure_mode_allow=written.fail_open, transport_api_version=config_source_pb2.ApiVersion.V3
-    )
-    if written.status_on_error.isdecimal():
-        config.status_on_error.code = int(written.status_on_error)
-    if written.clear_route_cache:
-        config.clear_route_cache = True
-    return config
-
-
-def _header_name(value: str) -> Any:
-    if value.startswith("*"):
-        return string_pb2.StringMatcher(suffix=value[1:], ignore_case=True)
-    if value.endswith("*"):
-        return string_pb2.StringMatcher(prefix=value[:-1], ignore_case=True)
-    return string_pb2.StringMatcher(exact=value, ignore_case=True)

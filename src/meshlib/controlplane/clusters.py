@@ -109,7 +109,9 @@ def proxyless_cluster(service: Service, port: Port, rule: Rule | None, subset: s
     http = policy.connection_pool.http if policy and policy.connection_pool else None
     if http and http.http2_max_requests:
         message.circuit_breakers.thresholds.add().max_requests.value = http.http2_max_requests
-    if policy and policy.tls:
+    if policy and policy.tls and policy.tls.mode == "ISTIO_MUTUAL" and view.options.managed:
+        message.transport_socket.CopyFrom(transport_security.provider_identity(service, view.options))
+    elif policy and policy.tls:
         # istiod drops SIMPLE and MUTUAL here and the call goes out in plaintext; ours fails.
         socket = transport_security.transport_socket(policy.tls, service, port.number, subset, view.options, http2=True)
         if socket is not None:
@@ -311,7 +313,7 @@ def _http_options(port: Port, policy: TrafficPolicy | None, view: View, *, inbou
             options.upstream_http_protocol_options.auto_san_validation = True
     plain = not options.ListFields()
     sniffed = port.protocol is Protocol.SNIFFED and view.node.kind is NodeKind.SIDECAR
-    if (http and http.use_client_protocol and port.protocol.is_http) or sniffed:
+    if (http and http.use_client_protocol) or sniffed:
         _use_downstream(options)
     elif port.protocol.is_http2 or (not inbound and _speaks_http2(port, pool, view.options)):
         http2 = options.explicit_http_config.http2_protocol_options

@@ -56,9 +56,11 @@ def mesh_socket(options: MeshOptions, *, tcp: bool) -> Any:
     context = tls_pb2.DownstreamTlsContext()
     context.require_client_certificate.value = True
     common = context.common_tls_context
-    common.tls_params.tls_minimum_protocol_version = common_pb2.TlsParameters.TLSv1_2
+    written = options.mesh.mesh_mtls if options.mesh else None
+    least = written.min_protocol_version if written else ""
+    common.tls_params.tls_minimum_protocol_version = _VERSIONS.get(least, common_pb2.TlsParameters.TLSv1_2)
     common.tls_params.tls_maximum_protocol_version = common_pb2.TlsParameters.TLSv1_3
-    common.tls_params.cipher_suites.extend(_CIPHERS)
+    common.tls_params.cipher_suites.extend((written and written.cipher_suites) or _CIPHERS)
     common.alpn_protocols.extend(["istio-peer-exchange", "h2", "http/1.1"] if tcp else ["h2", "http/1.1"])
     _sds(common, "default", agent())
     combined = common.combined_validation_context
@@ -78,6 +80,7 @@ def _validated(common: Any, tls: ServerTls, name: str, source: Any) -> None:
     """Have clients' certificates checked against a CA that comes by SDS."""
     combined = common.combined_validation_context
     combined.default_validation_context.SetInParent()
+    _pinned(combined.default_validation_context, tls)
     for item in tls.subject_alt_names:
         combined.default_validation_context.match_subject_alt_names.add(exact=item)  # the deprecated field, as istiod
     if tls.ca_crl:
@@ -92,7 +95,7 @@ def _credentials(common: Any, tls: ServerTls, *, validates: bool) -> None:
         _sds(common, f"kubernetes://{name}", impatient_ads())
     if validates:
         authority = tls.ca_cert_credential_name or f"{names[0]}-cacert"
-        _validated(common, tls, f"kubernetes://{authority.removesuffix('-cacert')}-cacert", impatient_ads())
+        _validated(common, tls, f"kubernetes://{authority}", impatient_ads())
 
 
 def _agent_files(common: Any, tls: ServerTls, *, validates: bool) -> None:
@@ -110,11 +113,17 @@ def _files(common: Any, tls: ServerTls, *, validates: bool) -> None:
     if validates:
         context = common.validation_context
         context.trusted_ca.filename = tls.ca_certificates
+        _pinned(context, tls)
         if tls.ca_crl:
             context.crl.filename = tls.ca_crl
         for item in tls.subject_alt_names:
             kind = common_pb2.SubjectAltNameMatcher.URI if "://" in item else common_pb2.SubjectAltNameMatcher.DNS
             context.match_typed_subject_alt_names.add(san_type=kind).matcher.exact = item
+
+
+def _pinned(context: Any, tls: ServerTls) -> None:
+    context.verify_certificate_hash.extend(tls.verify_certificate_hash)
+    context.verify_certificate_spki.extend(tls.verify_certificate_spki)
 
 
 def _parameters(common: Any, tls: ServerTls) -> None:

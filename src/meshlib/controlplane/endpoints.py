@@ -29,7 +29,7 @@ def assignment(service: Service, port: Port, rule: Rule | None, subset: str, vie
     passed = bool(name) and name != own  # TLS that passes through must reach somebody who ends it
     labels = rule.subsets[subset].labels if rule and subset else {}
     policy = rule.policy_on(port.number, subset) if rule else None
-    plain = policy is not None and policy.tls is not None and policy.tls.mode != "ISTIO_MUTUAL"  # no mTLS of the mesh
+    tls = policy.tls.mode if policy and policy.tls else None  # which goes before what the workload says
     outliers = policy.outlier_detection if policy else None
     # Where a panic threshold may send calls to unhealthy endpoints, those that are not ready are left out.
     ready_only = outliers is not None and outliers.min_health_percent > 0
@@ -38,25 +38,26 @@ def assignment(service: Service, port: Port, rule: Rule | None, subset: str, vie
         for endpoint in port.endpoints
         if selects(labels, endpoint.labels)
         and not (ready_only and endpoint.healthy is False)
-        and not (passed and endpoint.tls_mode != "istio")
+        and not (passed and (endpoint.plain or endpoint.tls_mode != "istio"))
     ]
     for group in grouped(chosen, preference(service, policy, view), view):
-        message.endpoints.append(_group(group, view.options, plain=plain))
+        message.endpoints.append(_group(group, view.options, tls))
     return message
 
 
-def _group(group: Group, options: MeshOptions, *, plain: bool) -> Any:
+def _group(group: Group, options: MeshOptions, tls: str | None) -> Any:
     region, zone, sub_zone = [*group.locality.split("/"), "", "", ""][:3]
     message = endpoint_components_pb2.LocalityLbEndpoints(
         locality=base_pb2.Locality(region=region, zone=zone, sub_zone=sub_zone),
-        lb_endpoints=[_endpoint(endpoint, options, plain=plain) for endpoint in group.endpoints],
+        lb_endpoints=[_endpoint(endpoint, options, tls) for endpoint in group.endpoints],
         priority=group.priority,
     )
     message.load_balancing_weight.value = group.weight
     return message
 
 
-def _endpoint(endpoint: Endpoint, options: MeshOptions, *, plain: bool) -> Any:
+def _endpoint(endpoint: Endpoint, options: MeshOptions, tls: str | None) -> Any:
+    plain = endpoint.plain if tls is None else tls != "ISTIO_MUTUAL"
     message = endpoint_components_pb2.LbEndpoint(
         metadata=metadata(istio={"workload": endpoint.workload}), health_status=_HEALTH[endpoint.healthy]
     )

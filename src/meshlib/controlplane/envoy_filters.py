@@ -155,6 +155,10 @@ class Patches:
         for change in self._for("FILTER_CHAIN", context):
             if change.operation == "ADD" and _listener_matches(listener, change):
                 listener.filter_chains.append(change.value)
+        kept = [chain for chain in listener.filter_chains if chain.filters]  # as istiod: one without filters goes
+        if len(kept) != len(listener.filter_chains):
+            del listener.filter_chains[:]
+            listener.filter_chains.extend(kept)
 
     def _chain(self, listener: Any, chain: Any, context: str) -> bool:
         """Change a filter chain; tell whether it stays."""

@@ -14,7 +14,7 @@ from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 
-from meshlib.controlplane import istio_filters, listeners, managers, network, targets
+from meshlib.controlplane import istio_filters, listeners, managers, network, targets, transport_security
 from meshlib.controlplane.chains import HTTP_ALPN, ISTIO_ALPN, ISTIO_HTTP_ALPN, Chain
 from meshlib.controlplane.clusters import BLACK_HOLE
 from meshlib.controlplane.downstream_tls import mesh_socket
@@ -257,16 +257,5 @@ def _server_tls() -> Any:
     """Return what gRPC servers understand: certificates of the bootstrap's provider, in the old and the new fields."""
     context = tls_pb2.DownstreamTlsContext()
     context.require_client_certificate.value = True
-    common = context.common_tls_context
-    for field in (
-        common.tls_certificate_certificate_provider_instance,
-        common.tls_certificate_provider_instance,
-    ):
-        field.instance_name, field.certificate_name = "default", "default"
-    combined = common.combined_validation_context
-    for field in (
-        combined.default_validation_context.ca_certificate_provider_instance,
-        combined.validation_context_certificate_provider_instance,
-    ):
-        field.instance_name, field.certificate_name = "default", "ROOTCA"
+    transport_security.provided(context.common_tls_context)
     return context

@@ -148,6 +148,7 @@ def _by_labels(groups: Iterable[Group], written: Sequence[str], view: View) -> l
     """Return the groups split by how many of the labels, from the first, endpoints share with the client."""
     labels = [item.partition("=")[0] for item in written]
     here = {**view.node.labels, **_topology(view.locality), _HOST: str(view.node.metadata.get("NODE_NAME") or "")}
+    here[_NETWORK] = here.get(_NETWORK) or str(view.node.metadata.get("NETWORK") or "")
     here |= {name: value for name, equals, value in (item.partition("=") for item in written) if equals}
     made = []
     for group in groups:
@@ -160,6 +161,7 @@ def _by_labels(groups: Iterable[Group], written: Sequence[str], view: View) -> l
 
 def _rank(labels: Sequence[str], here: Mapping[str, str], endpoint: Endpoint) -> int:
     there = {**endpoint.labels, **_topology(endpoint.locality), _HOST: endpoint.node}
+    there[_NETWORK] = endpoint.network or there.get(_NETWORK, "")
     apart = 0
     for index, name in enumerate(labels):
         if here.get(name, "") == there.get(name, ""):

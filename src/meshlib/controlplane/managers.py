@@ -81,7 +81,7 @@ def base(view: View, name: str, reporter: Reporter, filters: Sequence[Any]) -> A
         path_with_escaped_slashes_action=hcm_pb2.HttpConnectionManager.KEEP_UNCHANGED,
     )
     message.stream_idle_timeout.CopyFrom(duration(0))
-    message.normalize_path.value = True
+    _normalize_path(message, view)
     view.telemetry.log_tcp(message, reporter)
     request_id = uuid_pb2.UuidRequestIdConfig()
     request_id.use_request_id_for_trace_sampling.value = tracing.trace(message, view, reporter)
@@ -119,3 +119,13 @@ def cors_filter() -> Any:
 def router() -> Any:
     """Return the last filter."""
     return hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=pack(router_pb2.Router()))
+
+
+def _normalize_path(message: Any, view: View) -> None:
+    mesh = view.options.mesh
+    written = mesh.path_normalization.normalization if mesh and mesh.path_normalization else "DEFAULT"
+    message.normalize_path.value = written != "NONE"
+    if written.endswith("MERGE_SLASHES"):
+        message.merge_slashes = True
+    if written.startswith("DECODE"):
+        message.path_with_escaped_slashes_action = hcm_pb2.HttpConnectionManager.UNESCAPE_AND_FORWARD

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2 as route_pb2
-from envoy.type.matcher.v3 import string_pb2
+from envoy.type.matcher.v3 import metadata_pb2, string_pb2
 
 from meshlib.controlplane.documents.string_match import StringMatch
 from meshlib.controlplane.documents.virtual_service import HTTPMatch
+
+JWT = "envoy.filters.http.jwt_authn"
+_CLAIM = "@request.auth.claims"  # what Istio lets routes match beside headers
 
 
 def route_match(match: HTTPMatch | None) -> Any:
@@ -22,12 +26,36 @@ def route_match(match: HTTPMatch | None) -> Any:
     written = [(name, what, False) for name, what in match.headers.items()]
     written += [(name, what, True) for name, what in match.without_headers.items()]
     for name, what, without in sorted(written, key=lambda item: item[0]):
+        if claims := _claims(name):
+            message.dynamic_metadata.append(claim_matcher(claims, string_matcher(what), invert=without))
+            continue
         _header(message.headers.add(name=name), what, without=without)
     for name, pseudo in ((":method", match.method), (":authority", match.authority), (":scheme", match.scheme)):
         if pseudo is not None:
             _header(message.headers.add(name=name), pseudo, without=False)
     for name, what in sorted(match.query_params.items()):
         _query(message.query_parameters.add(name=name), what)
+    return message
+
+
+def _claims(name: str) -> list[str]:
+    """Return the claim, maybe a nested one, that a header's name stands for; none for a header."""
+    if not name.lower().startswith(_CLAIM):
+        return []
+    rest = name[len(_CLAIM) :]
+    if rest.startswith(".") and len(rest) > 1:
+        return rest[1:].split(".")
+    return rest[1:-1].split("][") if rest.startswith("[") and rest.endswith("]") and len(rest) > 2 else []
+
+
+def claim_matcher(claims: Sequence[str], value: Any, *, invert: bool = False) -> Any:
+    """Return that a claim of the token, maybe a list, has a value: a StringMatcher."""
+    message = metadata_pb2.MetadataMatcher(filter=JWT, invert=invert)
+    for key in ("payload", *claims):
+        message.path.add(key=key)
+    listed, single = (message.value.or_match.value_matchers.add() for _ in range(2))
+    listed.list_match.one_of.string_match.CopyFrom(value)
+    single.string_match.CopyFrom(value)
     return message
 
 

@@ -61,10 +61,15 @@ def _settings(proxy: Any, rule: Rule | None, subset: str) -> None:
         proxy.idle_timeout.CopyFrom(duration(tcp.idle_timeout))
     if tcp and tcp.max_connection_duration:
         proxy.max_downstream_connection_duration.CopyFrom(duration(tcp.max_connection_duration))
-    balancer = policy.load_balancer if policy else None
+    tunnel = policy.tunnel if policy else None
     own = rule.subsets.get(subset) if rule and subset else None
-    if own and own.traffic_policy and own.traffic_policy.load_balancer:
-        balancer = own.traffic_policy.load_balancer
+    balancer = policy.load_balancer if policy else None
+    if own and own.traffic_policy:
+        balancer = own.traffic_policy.load_balancer or balancer
+        tunnel = own.traffic_policy.tunnel or tunnel
+    if tunnel is not None:
+        proxy.tunneling_config.hostname = f"{tunnel.target_host}:{tunnel.target_port}"
+        proxy.tunneling_config.use_post = tunnel.protocol == "POST"
     if balancer and balancer.consistent_hash and balancer.consistent_hash.use_source_ip:
         proxy.hash_policy.add().source_ip.SetInParent()
 

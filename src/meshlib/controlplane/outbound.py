@@ -88,6 +88,8 @@ class _Listeners:
         """Return the chain of HTTP; a service looked at on its own address has a table of its own."""
         own = service is not None and bind != WILDCARD
         route_name = f"{service.host}:{port.number}" if own and service else str(port.number)
+        if bind.startswith("unix://"):
+            route_name = bind
         key = (f"{bind}_{port.number}", route_name, port.protocol)
         manager = self.managers.get(key)
         if manager is None:  # services that share a listener ask for the same one

@@ -18,7 +18,7 @@ from meshlib.controlplane.recall import RECALL
 from meshlib.controlplane.resources import Resources
 from meshlib.controlplane.routes import virtual_host
 from meshlib.controlplane.scoping import Egress
-from meshlib.controlplane.services import Port, Protocol, Resolution, Service, cluster_name
+from meshlib.controlplane.services import Port, Resolution, Service, cluster_name
 from meshlib.controlplane.sidecar import routes_of
 from meshlib.controlplane.view import View
 
@@ -43,15 +43,14 @@ def listener_names(service: Service, port: Port, view: View) -> list[str]:
 def _ports(view: View) -> Iterator[tuple[Service, Port]]:
     for service, _ in view.services:
         for port in service.ports:
-            if port.protocol is not Protocol.UDP:
-                yield service, port
+            yield service, port
 
 
 def _listeners(view: View) -> Iterator[Any]:
     for service, port in _ports(view):
         for name in listener_names(service, port, view):
             route_name = cluster_name(service.host, port.number)
-            yield listeners.api_listener(name, service.vip or "0.0.0.0", port.number, route_name)
+            yield listeners.api_listener(name, min(service.addresses, default="0.0.0.0"), port.number, route_name)
 
 
 def _tables(view: View) -> Iterator[Any]:

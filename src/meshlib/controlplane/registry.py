@@ -245,9 +245,11 @@ def _connect(port: Port, workloads: Iterable[Workload], options: MeshOptions, mt
                     healthy=workload.healthy,
                     namespace=workload.namespace,
                     service_account=workload.service_account,
-                    tls_mode="" if plain else workload.tls_mode,
+                    tls_mode=workload.tls_mode,
+                    plain=plain,
                     hostname=workload.hostname,
                     node=workload.node,
+                    network=workload.network,
                 )
             )
     return replace(port, endpoints=tuple(endpoints))

@@ -119,7 +119,11 @@ def _route(document: VirtualService, http: HTTPRoute, match: HTTPMatch | None, s
     elif http.direct_response is not None:
         message.direct_response.status = http.direct_response.status
         if http.direct_response.body is not None:
-            message.direct_response.body.inline_string = http.direct_response.body.string
+            body = http.direct_response.body
+            if body.raw is None:
+                message.direct_response.body.inline_string = body.string
+            else:
+                message.direct_response.body.inline_bytes = body.raw
     else:
         only = _forward(message, document, http, scope, authority)
         called = only or called
@@ -263,7 +267,8 @@ def _fault(fault: FaultInjection) -> Any:
         message.delay.fixed_delay.CopyFrom(duration(fault.delay.fixed_delay or 0.0))
         message.delay.percentage.CopyFrom(_share(fault.delay.percentage, fault.delay.percent))
     if fault.abort is not None:
-        message.abort.percentage.CopyFrom(_share(fault.abort.percentage, fault.abort.percent))
+        if fault.abort.percentage is not None or fault.abort.percent is not None:
+            message.abort.percentage.CopyFrom(_share(fault.abort.percentage, fault.abort.percent))
         if fault.abort.http_status is not None:
             message.abort.http_status = fault.abort.http_status
         else:

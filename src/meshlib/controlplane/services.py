@@ -105,8 +105,10 @@ class Endpoint:
         healthy: None where nobody says.
         namespace, service_account: of the workload; its SPIFFE identity.
         tls_mode: ``istio`` where a proxy beside it takes Istio's mTLS.
+        plain: whether a PeerAuthentication has no mTLS on the port.
         hostname: its own name within a headless service.
         node: the name of the machine it runs on.
+        network: of Istio's, where it is in one.
     """
 
     address: str
@@ -119,8 +121,10 @@ class Endpoint:
     namespace: str = ""
     service_account: str = ""
     tls_mode: str = ""
+    plain: bool = False
     hostname: str = ""
     node: str = ""
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +188,12 @@ class Service:
     @property
     def vip(self) -> str:
         """The address that a listener is named after; a CIDR block is none."""
-        return next((address for address in self.addresses if "/" not in address), "")
+        return min((address for address in self.addresses if "/" not in address), default="")
 
     @property
     def asked_by(self) -> tuple[str, ...]:
         """The address by which HTTP clients may ask for it: of several, to istiod services of their own, the last."""
-        return tuple(sorted(self.addresses)[-1:])
+        return tuple(f"[{item}]" if ":" in item else item for item in sorted(self.addresses)[-1:])
 
     @property
     def shares(self) -> bool:

@@ -74,6 +74,8 @@ def _tables(view: View) -> Iterator[Any]:
         if egress is not None:
             yield table(str(number), distinct(virtual_hosts(view, egress, number)))
     for egress in view.egress:
+        if egress.listener and egress.listener.bind.startswith("unix://"):
+            yield table(egress.listener.bind, [*_on_socket(view, egress)])
         for service, port in _ports(egress):
             if port.protocol is Protocol.SNIFFED and (service.vip or service.headless):
                 name = f"{service.host}:{port.number}"
@@ -96,6 +98,19 @@ def _http_ports(view: View) -> list[int]:
         if port.protocol.is_http or (port.protocol is Protocol.SNIFFED and service.shares)
     }
     return sorted(shared)
+
+
+def _on_socket(view: View, egress: Egress) -> Iterator[Any]:
+    """Yield the virtual hosts of a Unix domain socket, which has no port: their names say theirs."""
+    for service, port in sorted(_ports(egress), key=lambda item: (item[0].host, item[1].number)):
+        if port.protocol.may_be_http:
+            forms = hosts.answered(
+                service.host, service.aliases, view.node.namespace, view.options.domain, headless=service.headless
+            )
+            names = [name for form in (*forms, *service.asked_by) for name in (form, f"{form}:{port.number}")]
+            made = routes_of(view, egress, service, port)
+            yield virtual_host(f"{service.host}:{port.number}", names, made)
+    yield _block_all() if view.registry_only else _allow_any()
 
 
 def virtual_hosts(view: View, egress: Egress, number: int) -> Iterator[Any]:

@@ -67,11 +67,13 @@ def of_node(view: View) -> list[Target]:
         return [] if view.node.binds else of_services(view)
     # A Sidecar of the root namespace takes effect in the node's.
     name = f"{sidecar.name}.{view.node.namespace}"
+    led = {target.number: target.services for target in of_services(view)}
     return [
         Target(
             item.port.number,
             Port(item.port.number, item.port.name, protocol_named(item.port.protocol), None),
             f"{name}:{item.port.number}",
+            led.get(item.port.number, ()),
             ingress=item,
         )
         for item in sorted(sidecar.spec.ingress, key=lambda item: item.port.number)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
-from envoy.config.trace.v3 import http_tracer_pb2, opentelemetry_pb2, zipkin_pb2
+from envoy.config.trace.v3 import opentelemetry_pb2
 
-from meshlib.controlplane.documents.providers import ExtensionProvider, OpenTelemetry, Zipkin
+from meshlib.controlplane import trace_exporters
+from meshlib.controlplane.documents.providers import ExtensionProvider
 from meshlib.controlplane.documents.telemetry import BOTH, CustomTag
 from meshlib.controlplane.node import Node, NodeKind
 from meshlib.controlplane.options import MeshOptions
-from meshlib.controlplane.protobuf import duration, pack, socket_address
-from meshlib.controlplane.services import cluster_name
+from meshlib.controlplane.protobuf import duration, socket_address
 from meshlib.controlplane.telemetry import Reporter
 from meshlib.controlplane.view import View
 
@@ -55,7 +55,7 @@ def _ours(tracing: Any, node: Node, options: MeshOptions) -> None:
     uri.timeout.CopyFrom(duration(_TIMEOUT))
     _sampling(tracing, 100)
     tracing.spawn_upstream_span.value = True
-    _provider(tracing, "envoy.tracers.opentelemetry", config)
+    tracing.provider.CopyFrom(trace_exporters.named("envoy.tracers.opentelemetry", config))
 
 
 # ---------------------------------------------------------------- Istio's
@@ -103,51 +103,15 @@ def _merged(view: View, reporter: Reporter, default: tuple[str, ...]) -> _Spans:
 
 def _configured(tracing: Any, provider: ExtensionProvider, view: View) -> bool:
     """Set where spans go; tell whether the provider takes any."""
-    if provider.opentelemetry is not None:
-        length = provider.opentelemetry.max_tag_length
-        _provider(tracing, "envoy.tracers.opentelemetry", _opentelemetry(provider.opentelemetry, view.node))
-    elif provider.zipkin is not None:
-        length = provider.zipkin.max_tag_length
-        _provider(tracing, "envoy.tracers.zipkin", _zipkin(provider.zipkin))
-    else:
+    exporter = trace_exporters.of_provider(provider, view.node)
+    if exporter is None:
         return False
-    if view.node.kind is NodeKind.ROUTER:
+    tracing.provider.CopyFrom(exporter.message)
+    if view.node.kind is NodeKind.ROUTER or exporter.spans_upstream:
         tracing.spawn_upstream_span.value = True
-    if length:
-        tracing.max_path_tag_length.value = length
+    if exporter.max_tag_length:
+        tracing.max_path_tag_length.value = exporter.max_tag_length
     return True
-
-
-def _opentelemetry(written: OpenTelemetry, node: Node) -> Any:
-    host = written.service.rpartition("/")[2]
-    config = opentelemetry_pb2.OpenTelemetryConfig(service_name=node.cluster)
-    if written.http is None:
-        config.grpc_service.envoy_grpc.cluster_name = cluster_name(host, written.port)
-        config.grpc_service.envoy_grpc.authority = host
-        return config
-    uri = config.http_service.http_uri
-    uri.uri = f"{host}/{written.http.path.lstrip('/')}"
-    uri.cluster = cluster_name(host, written.port)
-    if written.http.timeout is not None:
-        uri.timeout.CopyFrom(duration(written.http.timeout))
-    return config
-
-
-def _zipkin(written: Zipkin) -> Any:
-    host = written.service.rpartition("/")[2]
-    config = zipkin_pb2.ZipkinConfig(
-        collector_endpoint_version=zipkin_pb2.ZipkinConfig.HTTP_JSON, trace_id_128bit=not written.enable64bit_trace_id
-    )
-    config.shared_span_context.value = False
-    uri = config.collector_service.http_uri
-    uri.uri = f"http://{host}{written.path}"
-    uri.cluster = cluster_name(host, written.port)
-    uri.timeout.CopyFrom(duration(_TIMEOUT))
-    return config
-
-
-def _provider(tracing: Any, name: str, config: Any) -> None:
-    tracing.provider.CopyFrom(http_tracer_pb2.Tracing.Http(name=name, typed_config=pack(config)))
 
 
 def _sampling(tracing: Any, percent: float) -> None:

@@ -72,11 +72,34 @@ def service_accounts(service: Service, options: MeshOptions) -> list[str]:
         for endpoint in port.endpoints
         if endpoint.service_account
     }
-    return sorted(
+    names = {
         f"spiffe://{domain}/ns/{namespace}/sa/{name}"
         for namespace, name in accounts
         for domain in options.trust_domains
-    )
+    }
+    return sorted({*names, *service.subject_alt_names})
+
+
+def provider_identity(service: Service, options: MeshOptions) -> Any:
+    """Return mTLS as gRPC understands it: certificates of its bootstrap's provider, in the old and the new fields."""
+    context = tls_pb2.UpstreamTlsContext()
+    provided(context.common_tls_context)
+    validation = context.common_tls_context.combined_validation_context.default_validation_context
+    for name in service_accounts(service, options):
+        validation.match_subject_alt_names.add(exact=name)  # the deprecated field, as istiod
+    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
+
+
+def provided(common: Any) -> None:
+    """Have the certificates come from gRPC's provider ``default``."""
+    for field in (common.tls_certificate_certificate_provider_instance, common.tls_certificate_provider_instance):
+        field.instance_name, field.certificate_name = "default", "default"
+    combined = common.combined_validation_context
+    for field in (
+        combined.default_validation_context.ca_certificate_provider_instance,
+        combined.validation_context_certificate_provider_instance,
+    ):
+        field.instance_name, field.certificate_name = "default", "ROOTCA"
 
 
 def derives_sni(tls: ClientTls | None) -> bool:

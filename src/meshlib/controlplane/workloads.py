@@ -30,6 +30,7 @@ class Workload:
         sliced: whether ``ports`` is all there is, as in an EndpointSlice.
         hostname: its own name within a headless service.
         node: the name of the machine it runs on.
+        network: of Istio's, where it is in one.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Workload:
     tls_mode: str = ""
     hostname: str = ""
     node: str = ""
+    network: str = ""
 
     def target(self, port: Port) -> int | None:
         """Return the number behind a service's port, or None where it has no such port."""
@@ -177,6 +179,7 @@ def inline(name: str, namespace: str, spec: WorkloadEntrySpec) -> Workload:
         weight=spec.weight or 1,
         locality=spec.locality or labels.get(_LOCALITY, "").replace(".", "/"),
         service_account=spec.service_account,
+        network=spec.network,
         # Istio takes one that says its account for a workload of the mesh.
         tls_mode=labels.get(TLS_MODE, "istio" if spec.service_account else ""),
     )

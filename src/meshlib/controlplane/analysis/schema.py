@@ -17,8 +17,9 @@ _UNPARSABLE = re.compile(
     r"|expected one of [^:]*, got '"
 )
 # What istioctl and the API server's schema leave to others, or what only our reader insists on.
-_OURS = re.compile(r"unknown field|expected a field 'hosts'|expected at least one item|duplicate: |and there is none|apiVersion")
-_NEGATIVE_WEIGHT = re.compile(r"expected an integer from 0 to \d+, got (-\d+)")
+_OURS = re.compile(
+    r"unknown field|expected a field 'hosts'|expected at least one item|duplicate: |and there is none|apiVersion"
+)
 
 
 def weights_and_patterns(objects: Objects) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from meshlib.controlplane.documents.services import Service, ServiceEntry
 from meshlib.controlplane.documents.sidecar import Sidecar
 from meshlib.controlplane.documents.telemetry import Telemetry
 from meshlib.controlplane.documents.virtual_service import VirtualService
-from meshlib.controlplane.documents.workloads import Deployment, Pod, WorkloadEntry
+from meshlib.controlplane.documents.workloads import Deployment, Pod, WorkloadEntry, WorkloadGroup
 from meshlib.controlplane.faults import ERROR, WARNING, Fault, suggestion
 
 
@@ -41,6 +41,7 @@ class Documents:
     secrets: tuple[Secret, ...] = ()
     service_entries: tuple[ServiceEntry, ...] = ()
     workload_entries: tuple[WorkloadEntry, ...] = ()
+    workload_groups: tuple[WorkloadGroup, ...] = ()
     virtual_services: tuple[VirtualService, ...] = ()
     destination_rules: tuple[DestinationRule, ...] = ()
     gateways: tuple[Gateway, ...] = ()
@@ -83,6 +84,7 @@ _KINDS = {
     "Deployment": _Kind("apps", ("v1",), Deployment.read, "deployments"),
     "ServiceEntry": _Kind(_NETWORKING, _ISTIO_VERSIONS, ServiceEntry.read, "service_entries"),
     "WorkloadEntry": _Kind(_NETWORKING, _ISTIO_VERSIONS, WorkloadEntry.read, "workload_entries"),
+    "WorkloadGroup": _Kind(_NETWORKING, _ISTIO_VERSIONS, WorkloadGroup.read, "workload_groups"),
     "VirtualService": _Kind(_NETWORKING, _ISTIO_VERSIONS, VirtualService.read, "virtual_services"),
     "DestinationRule": _Kind(_NETWORKING, _ISTIO_VERSIONS, DestinationRule.read, "destination_rules"),
     "Telemetry": _Kind("telemetry.istio.io", ("v1", "v1alpha1"), Telemetry.read, "telemetries"),

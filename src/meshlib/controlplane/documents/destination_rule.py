@@ -15,6 +15,7 @@ from meshlib.controlplane.documents.fields import (
     Message,
     Name,
     Percent,
+    Port,
     Share,
     duration,
     number,
@@ -211,15 +212,25 @@ class PortPolicy(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tunnel(Message):
+    """``TrafficPolicy.TunnelSettings``: TCP through a proxy that takes CONNECT."""
+
+    protocol: Annotated[str, one_of("CONNECT", "POST")] = "CONNECT"
+    target_host: Name
+    target_port: Port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficPolicy(Message):
     """``TrafficPolicy``."""
 
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"proxyProtocol", "tunnel"})
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"proxyProtocol"})
 
     load_balancer: LoadBalancer | None = None
     connection_pool: ConnectionPool | None = None
     outlier_detection: OutlierDetection | None = None
     tls: ClientTls | None = None
+    tunnel: Tunnel | None = None
     retry_budget: RetryBudget | None = None
     port_level_settings: tuple[PortPolicy, ...] = ()
 
@@ -237,6 +248,7 @@ class TrafficPolicy(Message):
                     connection_pool=item.connection_pool,
                     outlier_detection=item.outlier_detection,
                     tls=item.tls,
+                    tunnel=parent.tunnel if parent else None,
                     retry_budget=parent.retry_budget if parent else None,
                 )
         if parent is None:
@@ -247,6 +259,7 @@ class TrafficPolicy(Message):
             connection_pool=self.connection_pool or parent.connection_pool,
             outlier_detection=self.outlier_detection or parent.outlier_detection,
             tls=self.tls or parent.tls,
+            tunnel=self.tunnel or parent.tunnel,
             retry_budget=self.retry_budget or parent.retry_budget,
         )
 

@@ -65,15 +65,15 @@ class TlsCertificate(Message):
 class ServerTls(Message):
     """``ServerTLSSettings``."""
 
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset(
-        {"insecureSkipVerify", "verifyCertificateHash", "verifyCertificateSpki"}
-    )
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"insecureSkipVerify"})
 
     https_redirect: bool = False
     mode: Annotated[str, one_of(*MODES)] = "PASSTHROUGH"
     server_certificate: str = ""
     private_key: str = ""
     ca_certificates: str = ""
+    verify_certificate_hash: tuple[Name, ...] = ()
+    verify_certificate_spki: tuple[Name, ...] = ()
     ca_crl: str = ""
     credential_name: str = ""
     credential_names: tuple[Name, ...] = ()

@@ -34,12 +34,31 @@ class DefaultProviders(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsConfig(Message):
+    """``TLSConfig`` of the mesh's mTLS."""
+
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"ecdhCurves"})
+
+    min_protocol_version: Annotated[str, one_of("TLS_AUTO", "TLSV1_2", "TLSV1_3")] = "TLS_AUTO"
+    cipher_suites: tuple[Name, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathNormalization(Message):
+    """``ProxyPathNormalization``: what is done to a request's path before it is routed."""
+
+    normalization: Annotated[str, one_of("DEFAULT", "NONE", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES")] = (
+        "DEFAULT"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MeshConfig(Message):
     """Istio's MeshConfig, with its defaults."""
 
     NOT_APPLIED: ClassVar[frozenset[str]] = frozenset(
         {
-            "discoverySelectors", "meshMTLS", "pathNormalization", "proxyHttpPolicy", "serviceSettings", "tlsDefaults",
+            "discoverySelectors", "proxyHttpPolicy", "serviceSettings", "tlsDefaults",
             "verifyCertificateAtClient", "zoneAwareLbSetting",
         }
     )  # fmt: skip
@@ -64,6 +83,8 @@ class MeshConfig(Message):
     access_log_file: str = ""
     access_log_format: str = ""
     access_log_encoding: Annotated[str, one_of("TEXT", "JSON")] = "TEXT"
+    mesh_mtls: Annotated[TlsConfig | None, Key("meshMTLS")] = None
+    path_normalization: PathNormalization | None = None
     protocol_detection_timeout: Annotated[float, duration] = 0.0
 
 

@@ -37,7 +37,7 @@ class SidecarPort(Message):
 
     NO_BEARING: ClassVar[frozenset[str]] = frozenset({"targetPort"})
 
-    number: Annotated[int, integer(0, 65535)]
+    number: Annotated[int, integer(0, 65535)] = 0
     name: str = ""
     protocol: Annotated[str, protocol] = ""
 
@@ -63,7 +63,7 @@ class EgressListener(Message):
 class IngressListener(Message):
     """``IstioIngressListener``: what the workload is called on."""
 
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"tls"})
+    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"tls"})  # nor by istiod, unless a feature is on
 
     port: SidecarPort
     bind: str = ""

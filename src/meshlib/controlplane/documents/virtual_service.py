@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
@@ -12,6 +13,7 @@ from meshlib.controlplane.documents.destinations import Destination, Host
 from meshlib.controlplane.documents.fields import (
     Count,
     Duration,
+    Key,
     Labels,
     Message,
     Name,
@@ -269,13 +271,21 @@ class Rewrite(Message):
             report.error(self.at, "expected one of uri and uriRegexRewrite, got both")
 
 
+def octets(place: Place, report: Report) -> bytes:
+    """Read bytes, in base64."""
+    value = text(place, report)
+    try:
+        return base64.b64decode(value, validate=True)
+    except ValueError:
+        raise Misfit(place, f"expected base64, got {value!r}") from None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body(Message):
     """``HTTPBody``."""
 
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"bytes"})
-
     string: str = ""
+    raw: Annotated[bytes | None, octets, Key("bytes")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

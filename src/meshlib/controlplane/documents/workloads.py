@@ -180,14 +180,50 @@ def _split(part: str) -> tuple[str, int | None]:
 class WorkloadEntrySpec(Message):
     """``WorkloadEntry.spec``, also ``ServiceEntry.spec.endpoints[]``."""
 
-    NOT_APPLIED: ClassVar[frozenset[str]] = frozenset({"network"})
-
     address: Name
     ports: Mapping[str, Port] = field(default_factory=dict)
     labels: Labels = field(default_factory=dict)
     locality: str = ""
+    network: str = ""
     weight: Count = 0
     service_account: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadTemplate(Message):
+    """``WorkloadGroup.spec.template``: a WorkloadEntry that has no address yet."""
+
+    ports: Mapping[str, Port] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
+    locality: str = ""
+    network: str = ""
+    weight: Count = 0
+    service_account: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupMetadata(Message):
+    """``WorkloadGroup.ObjectMeta``."""
+
+    labels: Labels = field(default_factory=dict)
+    annotations: Labels = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadGroupSpec(Message):
+    """``WorkloadGroup.spec``."""
+
+    NO_BEARING: ClassVar[frozenset[str]] = frozenset({"probe"})  # of the agent beside the workload
+
+    metadata: GroupMetadata | None = None
+    template: WorkloadTemplate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadGroup(Resource):
+    """What WorkloadEntries of one kind have in common; it is checked, and the entries themselves say it all."""
+
+    spec: WorkloadGroupSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
