@@ -178,7 +178,7 @@ def test_each_code_where_it_is_due_and_nowhere_else(text, code, words):
     [
         (http("").replace("  hosts: [catalog]\n  http:\n", "  gateways: [mesh]\n"), {"MSH0001"}),
         (rule("trafficPolicy: {tls: {mode: DISABLE}}"), set()),
-        (POLICY.replace("selector: {matchLabels: {app: nobody}}", "action: CUSTOM, provider: {name: no}"), set()),
+        (POLICY.replace("selector: {matchLabels: {app: nobody}}", "action: CUSTOM, provider: {name: nobody}"), set()),
         ("apiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nmetadata: {name: w}\n", {"MSH0002"}),
     ],
 )
