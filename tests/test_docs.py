@@ -88,8 +88,8 @@ def test_yaml_is_valid(mesh_home, source, _fragment, tmp_path):
 
 @pytest.mark.parametrize("command", commands())
 def test_commands_are_as_written(mesh_home, command):
-    """Those that end by themselves are run, those that serve are asked for their help."""
-    serving = command[1] in ("demo", "control-plane", "proxy-status")
+    """Those that end by themselves are run, those that serve or ask others are asked for their help."""
+    serving = command[1] in ("demo", "control-plane", "proxy-status", "proxy-config", "fault")
     arguments = [*command[1:], "--help"] if serving else command[1:]
     result = subprocess.run(
         [sys.executable, "-m", "meshlib", *arguments],

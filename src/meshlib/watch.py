@@ -14,7 +14,7 @@ logger = logging.getLogger("meshlib")
 
 # An event is told of when this long (or up to twice as long) brought no other: time enough for
 # an editor to write what it truncated, and a small part of the 100 ms an edit may take.
-_SETTLE_MS = 15
+_SETTLE_MS = 5
 _DEBOUNCE_MS = 60
 
 # Looked at even without an event: network file systems, a replaced mount and an overflowing
@@ -31,7 +31,7 @@ def changes(folder: Path, stop: threading.Event, *, recursive: bool = True) -> I
     system has no notifications left, the folder is polled twenty times a second. Without
     ``recursive``, what is in folders of the folder is of no interest.
 
-    watchfiles waits in Rust and wakes every 15 ms to see ``stop``, which ends the iteration.
+    watchfiles waits in Rust and wakes every 5 ms to see ``stop``, which ends the iteration.
     """
     notified = True
     while not stop.is_set():

@@ -100,7 +100,7 @@ def test_what_cannot_be_is_said_in_words(arguments, message):
 def test_a_url_needs_a_host(mesh):
     result = explain("GET", "catalog/items", "--config", str(mesh))
 
-    assert result.returncode == 2
+    assert result.returncode == 64
     assert "http:// or https:// URL" in " ".join(result.stderr.replace("│", " ").split())
 
 

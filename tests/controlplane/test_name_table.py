@@ -10,6 +10,7 @@ from meshlib.controlplane.ads import AdsSession
 from meshlib.controlplane.documents import read
 from meshlib.controlplane.node import Node, NodeKind
 from meshlib.controlplane.resources import NAME_TABLE
+from meshlib.controlplane.snapshot import Snapshot
 from meshlib.controlplane.translate import translate
 from meshlib.nds import NameTable
 
@@ -65,14 +66,16 @@ def test_other_nodes_have_none(kind):
 
 
 def test_served_when_asked_and_pushed_when_changed():
-    session = AdsSession(SIDECAR)
-    (response,) = session.on_request(discovery_pb2.DiscoveryRequest(type_url=NAME_TABLE), translated(YAML), "1")
+    session = AdsSession(SIDECAR, Snapshot(translated(YAML), "1"))
+    (data,) = session.on_request(discovery_pb2.DiscoveryRequest(type_url=NAME_TABLE))
+    response = discovery_pb2.DiscoveryResponse.FromString(data)
     message = NameTable.FromString(response.resources[0].value)
     assert message.table["catalog.shop.svc.cluster.local"].ips == ["10.96.0.10"]
     ack = discovery_pb2.DiscoveryRequest(type_url=NAME_TABLE, response_nonce=response.nonce, version_info="1")
-    assert session.on_request(ack, translated(YAML), "1") == []
-    assert session.on_update(translated(YAML), "2") == []
-    (response,) = session.on_update(translated(YAML.replace("10.96.0.10", "10.96.0.11")), "3")
+    assert session.on_request(ack) == []
+    assert list(session.on_update(Snapshot(translated(YAML), "2"))) == []
+    (data,) = session.on_update(Snapshot(translated(YAML.replace("10.96.0.10", "10.96.0.11")), "3"))
+    response = discovery_pb2.DiscoveryResponse.FromString(data)
     assert response.type_url == NAME_TABLE
     message = NameTable.FromString(response.resources[0].value)
     assert message.table["catalog.shop.svc.cluster.local"].ips == ["10.96.0.11"]

@@ -79,3 +79,55 @@ def test_scalars_mean_what_they_mean_to_kubernetes(written, value):
     (document,) = tree.parse(f"a: {written}".encode())
     assert tree.resolve(document.entries["a"]) == value
     assert type(tree.resolve(document.entries["a"])) is type(value)
+
+
+class TestSplitting:
+    """A part of a file is parsed by itself, so that an edit costs the documents that it touches."""
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "a: 1\n---\nb: 2\n",
+            "---\na: 1\n---\n\n# nothing\n---\nb: [\n  1,\n 2]\n",
+            "a: |\n  ---\n  text\n--- # said\nb: '---'\n---",
+            "a: &x 1\nb: *x\n---\nc: *x\n---\nd: 1\n",
+            "a: 1\n...\n---\nb: 2\n",
+            "%YAML 1.1\n---\na: 1\n---\nb: 2\n",
+            "a: 1\r\n---\r\nb: 2\r\n",
+            "a: 1\r---\rb: 2\n---\nc: {\n",
+            "a: 1\n---\n{a: 1, a: 2}\n---\nb: !tag 1\n---\nc: 1\n",
+            "﻿a: 1\n---\nb: 2\n",
+            "---\n---\n---\n",
+            "",
+        ],
+    )
+    def test_it_comes_to_the_same_as_the_whole(self, text):
+        content = text.encode()
+        whole = [flat(item) for item in tree.parse(content)]
+        parts = []
+        for line, part in tree.split(content):
+            parts.extend(tree.parse(part, line=line))
+            if parts and isinstance(parts[-1], tree.Unreadable) and parts[-1].ends:
+                break
+        assert [flat(item) for item in parts] == whole
+
+    def test_an_open_quote_ends_the_file_at_the_same_place(self):
+        ((_, first), _) = tree.split(b"a: 'open\n---\nb: 1\n")
+        (found,) = tree.parse(first)
+        assert (found.line, found.column, found.ends) == (2, 1, True)
+
+    def test_lines_are_counted_on(self):
+        assert [line for line, _ in tree.split(b"a: 1\n---\nb: 1\nc: 1\n---\nd: 1")] == [1, 2, 5]
+
+    def test_bytes_that_are_no_text_are_found_where_they_are(self):
+        for content in (b"a: 1\n---\nb: 2\n---\nc: \xff\n", b"a: 1\n---\nb: \xc3(\n"):
+            line = content.count(b"\n")
+            found = [item for first, part in tree.split(content) for item in tree.parse(part, line=first)]
+            assert found[-1].line == line
+            assert "not UTF-8" in str(found[-1])
+
+
+def flat(item):
+    if isinstance(item, tree.Unreadable):
+        return str(item), item.line, item.column, item.ends
+    return item

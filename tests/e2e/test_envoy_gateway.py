@@ -95,7 +95,7 @@ node:
 admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {admin}}}}}}}
 dynamic_resources:
   ads_config:
-    api_type: GRPC
+    api_type: {api_type}
     transport_api_version: V3
     grpc_services: [{{envoy_grpc: {{cluster_name: xds-grpc}}}}]
   cds_config: {{ads: {{}}, resource_api_version: V3}}
@@ -189,8 +189,8 @@ class Stack:
         return sum(item["value"] for item in stats if item.get("name", "").endswith(name) and part in item["name"])
 
 
-@pytest.fixture
-def stack(tmp_path):
+@pytest.fixture(params=["GRPC", "DELTA_GRPC"])
+def stack(tmp_path, request):
     folder = tmp_path / "mesh"
     folder.mkdir()
     with contextlib.ExitStack() as cleanup:
@@ -198,7 +198,7 @@ def stack(tmp_path):
         cleanup.enter_context(stack.directory)
         cleanup.enter_context(stack.server)
         bootstrap = tmp_path / "bootstrap.yaml"
-        bootstrap.write_text(BOOTSTRAP.format(ads=stack.server.port, admin=stack.admin))
+        bootstrap.write_text(BOOTSTRAP.format(ads=stack.server.port, admin=stack.admin, api_type=request.param))
         log = cleanup.enter_context(open(tmp_path / "envoy.log", "wb"))
         process = subprocess.Popen(
             [ENVOY, "-c", bootstrap, "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warn"],
@@ -227,6 +227,21 @@ def test_an_edit_steers_it_without_a_restart_and_nothing_is_refused(stack):
     assert client.version.startswith("envoy ")
     assert stack.stat(".update_rejected") == 0
     assert stack.stat(".update_success", ".rds.http.") == 2
+
+
+def test_it_is_told_what_changed_and_no_more(stack, request):
+    """One endpoint moved: with delta, and for endpoints with the state of the world too, only its clusters come."""
+    until(lambda: stack.server.clients[0].synced, "the first ACKs")
+    before = stack.stat(".update_success", "cluster."), stack.stat("cds.update_success")
+    text = (stack.folder / "services.yaml").read_text()
+    with upstream("moved") as port:
+        old = text[text.rindex("ports: {http: ") :].partition("}")[0]
+        (stack.folder / "services.yaml").write_text(text.replace(old, f"ports: {{http: {port}"))
+        stack.route("two")
+        until(lambda: stack.answer() == (200, "moved"), "the endpoint's move")
+    # outbound|80||shop and outbound|80|two|shop.
+    assert stack.stat(".update_success", "cluster.") - before[0] == 2
+    assert stack.stat("cds.update_success") == before[1]
 
 
 def test_changed_clusters_finish_warming(stack):

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
-XDS = ["xds-protos", "google-re2"]
+XDS = ["xds-protos", "google-re2", "pyyaml"]
 OTLP = ["opentelemetry-exporter-otlp-proto-http"]
 
 DECODERS = """

@@ -6,7 +6,21 @@ import sys
 
 import typer
 
-from meshlib.cli import capabilities, config_dump, control_plane, demo, explain, proxy_status, validate, version
+from meshlib.cli import (
+    analyze,
+    capabilities,
+    config_dump,
+    control_plane,
+    demo,
+    describe,
+    explain,
+    fault,
+    proxy_config,
+    proxy_status,
+    render,
+    validate,
+    version,
+)
 from meshlib.errors import MeshError
 
 app = typer.Typer(
@@ -19,14 +33,35 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_COMMANDS = (
+    demo,
+    control_plane,
+    proxy_status,
+    proxy_config,
+    render,
+    analyze,
+    describe,
+    explain,
+    fault,
+    capabilities,
+    config_dump,
+    validate,
+    version,
+)
+
 # Each module has one command and imports what it needs when it runs, so that --help is quick.
-for command in (demo, control_plane, proxy_status, explain, capabilities, config_dump, validate, version):
+for command in _COMMANDS:
     command.register(app)
+
+
+_USAGE, _ISTIOCTL_USAGE = 2, 64  # exit codes for a command line that is not understood: click's, and istioctl's
 
 
 def run() -> None:
     """Run the command; an error of ours is its message on stderr and exit code 1, no traceback."""
     try:
         app()
+    except SystemExit as end:
+        sys.exit(_ISTIOCTL_USAGE if end.code == _USAGE else end.code)
     except MeshError as error:
         sys.exit(f"meshlib: {error}")

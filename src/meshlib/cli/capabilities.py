@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from meshlib.cli import options
+from meshlib.cli.output import table
 from meshlib.cli.sources import mesh_of
-from meshlib.cli.tables import table
 
 if TYPE_CHECKING:
     from meshlib.capabilities import Capabilities
@@ -31,14 +31,12 @@ def register(app: typer.Typer) -> None:
 
 
 def capabilities(
-    config: Annotated[Path | None, typer.Option(help="A folder of Istio and Kubernetes YAML.")] = None,
-    address: Annotated[
-        str | None, typer.Option("--address", "--xds", metavar="HOST:PORT", help="HOST:PORT of a control plane.")
-    ] = None,
-    bootstrap: Annotated[Path | None, typer.Option(help="An Envoy or gRPC bootstrap file, JSON or YAML.")] = None,
-    workload: Annotated[str, typer.Option(help="The workload to ask for.")] = "meshlib-capabilities",
-    namespace: Annotated[str, typer.Option("-n", "--namespace", help="Its namespace.")] = "default",
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the configuration.")] = 15.0,
+    config: options.Config = None,
+    address: options.Address = None,
+    bootstrap: options.Bootstrap = None,
+    workload: options.Workload = "meshlib-capabilities",
+    namespace: options.Namespace = "default",
+    timeout: options.Timeout = 15.0,
     output: Annotated[Output, typer.Option("-o", "--output", help="Form of the answer.")] = Output.TABLE,
 ) -> None:
     """Tell which fields of a configuration are not, or only nearly, honoured.

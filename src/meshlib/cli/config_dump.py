@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
+from meshlib.cli import options
 from meshlib.cli.sources import mesh_of
 from meshlib.errors import MeshNotReady
 
@@ -18,14 +17,12 @@ def register(app: typer.Typer) -> None:
 
 
 def config_dump(
-    config: Annotated[Path | None, typer.Option(help="A folder of Istio and Kubernetes YAML.")] = None,
-    address: Annotated[
-        str | None, typer.Option("--address", "--xds", metavar="HOST:PORT", help="HOST:PORT of a control plane.")
-    ] = None,
-    bootstrap: Annotated[Path | None, typer.Option(help="An Envoy or gRPC bootstrap file, JSON or YAML.")] = None,
-    workload: Annotated[str, typer.Option(help="The workload to ask for.")] = "meshlib-config-dump",
-    namespace: Annotated[str, typer.Option("-n", "--namespace", help="Its namespace.")] = "default",
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the configuration.")] = 15.0,
+    config: options.Config = None,
+    address: options.Address = None,
+    bootstrap: options.Bootstrap = None,
+    workload: options.Workload = "meshlib-config-dump",
+    namespace: options.Namespace = "default",
+    timeout: options.Timeout = 15.0,
 ) -> None:
     """Print what a workload is configured with, as Envoy's config dump in JSON.
 

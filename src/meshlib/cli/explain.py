@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from meshlib.cli import options
 from meshlib.cli.sources import mesh_of
 
 
@@ -30,12 +30,12 @@ def explain(
     header: Annotated[
         list[str] | None, typer.Option("-H", "--header", metavar="NAME:VALUE", help="A request header; repeatable.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="A folder of Istio and Kubernetes YAML.")] = None,
-    address: Annotated[str | None, typer.Option(help="HOST:PORT of a control plane.")] = None,
-    bootstrap: Annotated[Path | None, typer.Option(help="An Envoy or gRPC bootstrap file, JSON or YAML.")] = None,
-    workload: Annotated[str, typer.Option(help="The workload that would call.")] = "meshlib-explain",
-    namespace: Annotated[str, typer.Option("-n", "--namespace", help="Its namespace.")] = "default",
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the configuration.")] = 15.0,
+    config: options.Config = None,
+    address: options.Address = None,
+    bootstrap: options.Bootstrap = None,
+    workload: options.Workload = "meshlib-explain",
+    namespace: options.Namespace = "default",
+    timeout: options.Timeout = 15.0,
     output: Annotated[Output, typer.Option("-o", "--output", help="Form of the answer.")] = Output.TEXT,
 ) -> None:
     """Tell where a request would go and why, without sending it.

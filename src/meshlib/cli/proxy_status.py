@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from meshlib.cli.tables import table
+from meshlib.cli import options
+from meshlib.cli.output import emit, table
 
 if TYPE_CHECKING:
     from meshlib.controlplane.status import ClientStatus
@@ -22,6 +22,7 @@ class Output(StrEnum):
 
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
 
 
 def register(app: typer.Typer) -> None:
@@ -31,9 +32,12 @@ def register(app: typer.Typer) -> None:
 
 
 def proxy_status(
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="The control plane to ask.")] = "127.0.0.1:15010",
+    address: Annotated[
+        str, typer.Option("--address", "--xds", metavar="HOST:PORT", help="The control plane to ask.")
+    ] = options.CONTROL_PLANE,
     output: Annotated[Output, typer.Option("-o", "--output", help="Form of the answer.")] = Output.TABLE,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 5.0,
+    timeout: options.AnswerWithin = 5.0,
+    ca: options.Ca = None,
 ) -> None:
     """List the clients of a control plane, and what became of the configuration they were sent.
 
@@ -42,9 +46,9 @@ def proxy_status(
     """
     from meshlib.controlplane.status import fetch
 
-    clients = fetch(address, timeout=timeout)
-    if output is Output.JSON:
-        typer.echo(json.dumps([_row(client, address) for client in clients], indent=2))
+    clients = fetch(address, timeout=timeout, ca=ca)
+    if output is not Output.TABLE:
+        emit([_row(client, address) for client in clients], output)
         return
     for line in table(_COLUMNS, (_cells(client, address) for client in clients)):
         typer.echo(line)

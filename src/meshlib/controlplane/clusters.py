@@ -25,6 +25,7 @@ from meshlib.controlplane.node import NodeKind
 from meshlib.controlplane.options import MeshOptions
 from meshlib.controlplane.precedence import Rule
 from meshlib.controlplane.protobuf import ads, bare_ads, duration, metadata, pack
+from meshlib.controlplane.recall import RECALL
 from meshlib.controlplane.routes import config_path
 from meshlib.controlplane.services import Port, Protocol, Resolution, Service, cluster_name, sni_name
 from meshlib.controlplane.view import View
@@ -55,6 +56,13 @@ def targets(services: Iterable[tuple[Service, Rule | None]]) -> Iterator[tuple[S
                 yield service, port, rule, ""
                 for subset in rule.subsets if rule else ():
                     yield service, port, rule, subset
+
+
+def made(view: View) -> list[tuple[Service, Port, Rule | None, str, Any]]:
+    """Return all clusters of a sidecar or a gateway, each behind its target."""
+    if view.patches:  # they change messages in place, so these must be nobody else's
+        return [(*target, cluster(*target, view)) for target in targets(view.concrete())]
+    return [(*target, RECALL.seen(cluster, view, *target)) for target in targets(view.concrete())]
 
 
 def cluster(service: Service, port: Port, rule: Rule | None, subset: str, view: View, *, passed: bool = False) -> Any:

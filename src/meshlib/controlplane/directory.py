@@ -16,13 +16,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from meshlib import watch
-from meshlib.controlplane.documents import Documents, read
+from meshlib.controlplane.documents import Documents, Memory, read
 from meshlib.controlplane.faults import ERROR, Fault
 from meshlib.controlplane.folder import NO_FILES, Listing, read_folder
-from meshlib.controlplane.node import Node, NodeKind
+from meshlib.controlplane.node import Node
+from meshlib.controlplane.observed import ObservedNode
 from meshlib.controlplane.options import DEFAULTS, MeshOptions
 from meshlib.controlplane.resources import Resources
-from meshlib.controlplane.translate import translate
+from meshlib.controlplane.translate import faults_of, translate
 from meshlib.errors import ConfigError
 
 logger = logging.getLogger("meshlib.controlplane")
@@ -32,8 +33,10 @@ logger = logging.getLogger("meshlib.controlplane")
 _GRACE = 0.1
 _GRACE_STEP = 0.02
 
-# Resources are kept for this many nodes; short-lived clients come with ever new ids.
-_MAX_NODES = 256
+# What is kept for later: of so many nodes whose resources they are, and of so many views the resources.
+# Short-lived clients come with ever new ids.
+_MAX_NODES = 10_000
+_MAX_VIEWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class _State:
         faulty: files in force in spite of errors, never having been without.
         dangling: files in force that refer to what does not exist.
         translated: node id -> the node and its resources; filled on demand, under the lock.
+        views: what was translated, with the node it was translated for; likewise.
     """
 
     version: str
@@ -63,6 +67,7 @@ class _State:
     faulty: frozenset[str] = frozenset()
     dangling: frozenset[str] = frozenset()
     translated: dict[str, tuple[Node, Resources]] = field(default_factory=dict)
+    views: list[tuple[ObservedNode, Resources]] = field(default_factory=list)
 
 
 class Directory:
@@ -89,6 +94,7 @@ class Directory:
         self.path = Path(path)
         self.options = options
         self._state: _State | None = None
+        self._memory = Memory()
         self._callbacks: dict[object, Callable[[], None]] = {}
         # Owned by the thread that reads: the caller's at first, then the watching thread.
         self._vanishing: dict[str, float] = {}
@@ -128,17 +134,27 @@ class Directory:
         return sum(1 for _ in _every(self._loaded().documents))
 
     def resources(self, node: Node) -> Resources:
-        """Return what ``node`` is served now; the same object until something changes."""
+        """Return what ``node`` is served now; the same object until something changes, and for nodes alike."""
         state = self._loaded()
         with self._translating:
             known = state.translated.get(node.id)
             if known is not None and known[0] == node:
                 return known[1]
-            resources, _ = translate(state.documents, node, self.options)
+            resources = self._view(state, node)
             while len(state.translated) >= _MAX_NODES:
                 del state.translated[next(iter(state.translated))]
             state.translated[node.id] = (node, resources)
             return resources
+
+    def _view(self, state: _State, node: Node) -> Resources:
+        for observed, resources in state.views:
+            if observed.fits(node):
+                return resources
+        observed = ObservedNode(node)
+        resources, _ = translate(state.documents, observed, self.options)
+        del state.views[: len(state.views) - _MAX_VIEWS + 1]
+        state.views.append((observed, resources))
+        return resources
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Have ``callback`` called in the watching thread after every change; return how to end that."""
@@ -272,9 +288,8 @@ class Directory:
         while True:
             good = {name: before.in_force[name] for name in held if before is not None and name in before.in_force}
             content = {name: text for name, text in found.items() if name not in held} | good
-            documents, faults = read(content)
-            # Faults that show only between documents are the same for every node; this one has no resources.
-            _, references = translate(documents, Node(kind=NodeKind.ROUTER), self.options)
+            documents, faults = read(content, memory=self._memory)
+            references = faults_of(documents, self.options)
             faults = (*faults, *references)
             refused = set() if before is None else _refused(before, found, documents, faults) - held.keys()
             if not refused:

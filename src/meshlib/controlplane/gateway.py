@@ -24,7 +24,7 @@ from meshlib.controlplane.view import View
 def resources(view: View) -> Resources:
     """Return the resources of a gateway: none but clusters while no Gateway selects the node."""
     servers = servers_of(view)
-    made = [(*target, clusters.cluster(*target, view)) for target in clusters.targets(view.concrete())]
+    made = clusters.made(view)
     made += _by_server_name_clusters(view, servers)
     kind = view.node.kind
     patches = replace(view.patches, ports=_service_ports(servers))

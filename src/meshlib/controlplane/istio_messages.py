@@ -6,6 +6,10 @@ of istio/api. Stock Envoys do not know them; Istio's proxies do.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
+import pkgutil
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, duration_pb2, message_factory
@@ -70,3 +74,38 @@ def _message(name: str) -> Any:
 
 StatsConfig: Any = _message("stats.PluginConfig")
 AlpnConfig: Any = _message("istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig")
+
+
+class _Types:
+    """Every message type there is here: protobuf's own pool, Istio's, and Envoy's modules as they are asked for.
+
+    What ``google.protobuf.json_format`` wants of a descriptor pool.
+    """
+
+    def FindMessageTypeByName(self, name: str) -> Any:
+        """Return the descriptor of a message type.
+
+        Raises:
+            KeyError: no package that is installed has it.
+        """
+        with contextlib.suppress(KeyError):
+            return _DEFAULT.FindMessageTypeByName(name)
+        with contextlib.suppress(KeyError):
+            return POOL.FindMessageTypeByName(name)
+        _import_package(name.rpartition(".")[0])
+        return _DEFAULT.FindMessageTypeByName(name)
+
+
+_DEFAULT = descriptor_pool.Default()
+TYPES: Any = _Types()
+
+
+@functools.cache
+def _import_package(package: str) -> None:
+    """Import the modules of a protobuf package, which registers their messages."""
+    if not package.startswith(("envoy.", "xds.", "udpa.", "google.")):
+        return
+    with contextlib.suppress(ImportError):
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            if module.name.endswith("_pb2"):
+                importlib.import_module(f"{package}.{module.name}")

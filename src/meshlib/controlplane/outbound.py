@@ -35,6 +35,7 @@ class _Listeners:
 
     view: View
     entries: dict[tuple[str, int], _Entry] = field(default_factory=dict)
+    managers: dict[tuple[str, str, Protocol], Any] = field(default_factory=dict)
 
     def add(
         self, service: Service, port: Port, bind: str, routing: Routing, cidr: tuple[str, ...] = (), *, binds: bool
@@ -89,7 +90,10 @@ class _Listeners:
         route_name = f"{service.host}:{port.number}" if own and service else str(port.number)
         if bind.startswith("unix://"):
             route_name = bind
-        manager = managers.sidecar(self.view, f"{bind}_{port.number}", route_name, port.protocol)
+        key = (f"{bind}_{port.number}", route_name, port.protocol)
+        manager = self.managers.get(key)
+        if manager is None:  # services that share a listener ask for the same one
+            manager = self.managers[key] = managers.sidecar(self.view, *key)
         if service is None and bind != WILDCARD:
             return Chain((manager,))
         return Chain((manager,), transport_protocol="raw_buffer", application_protocols=HTTP_ALPN)

@@ -11,6 +11,7 @@ from meshlib.controlplane.documents.destination_rule import DestinationRule, Sub
 from meshlib.controlplane.documents.virtual_service import VirtualService
 from meshlib.controlplane.hosts import Patterns
 from meshlib.controlplane.options import MeshOptions
+from meshlib.controlplane.recall import RECALL
 from meshlib.controlplane.services import Service
 from meshlib.controlplane.visibility import visible
 from meshlib.controlplane.workloads import selects
@@ -80,17 +81,17 @@ class Rules:
         if self._namespace == self._root:
             found = self._private.find(service.host)
             if found:
-                return _merged(found)
+                return RECALL.made(_merged, *found)
         owners = (self._namespace, service.namespace, self._root)
         for owner in owners if self._namespace != self._root else owners[1:]:
             found = self._by_owner[owner].find(service.host) if owner in self._by_owner else []
             if found:
-                return _merged(found)
+                return RECALL.made(_merged, *found)
         return None
 
 
-def _merged(rules: Sequence[DestinationRule]) -> Rule:
-    rules = [rule for rule in rules if rule.labels_chosen] or rules
+def _merged(*found: DestinationRule) -> Rule:
+    rules = [rule for rule in found if rule.labels_chosen] or found
     subsets: dict[str, Subset] = {}
     for rule in rules:
         for subset in rule.spec.subsets:

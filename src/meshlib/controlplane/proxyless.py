@@ -14,6 +14,7 @@ from envoy.config.route.v3 import route_pb2 as table_pb2
 from meshlib.controlplane import clusters, hosts, listeners
 from meshlib.controlplane.endpoints import assignment
 from meshlib.controlplane.inbound import server_listeners
+from meshlib.controlplane.recall import RECALL
 from meshlib.controlplane.resources import Resources
 from meshlib.controlplane.routes import virtual_host
 from meshlib.controlplane.scoping import Egress
@@ -28,8 +29,8 @@ def resources(view: View) -> Resources:
     return Resources.build(
         listeners=[*_listeners(view), *server_listeners(view)],
         routes=_tables(view),
-        clusters=[clusters.proxyless_cluster(*target, view) for target in made],
-        endpoints=[assignment(*_reachable(target), view) for target in made],
+        clusters=[RECALL.seen(clusters.proxyless_cluster, view, *target) for target in made],
+        endpoints=[RECALL.seen(assignment, view, *_reachable(target)) for target in made],
     )
 
 

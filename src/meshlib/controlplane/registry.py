@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from meshlib.controlplane.documents import Documents
+from meshlib.controlplane.documents.security import PeerAuthentication
 from meshlib.controlplane.documents.services import Service as ServiceDocument
 from meshlib.controlplane.documents.services import ServiceEntry
 from meshlib.controlplane.documents.workloads import ADDRESS_ANNOTATION, Deployment
 from meshlib.controlplane.faults import WARNING, Fault
 from meshlib.controlplane.mtls import MutualTls
 from meshlib.controlplane.options import MeshOptions
+from meshlib.controlplane.recall import RECALL
 from meshlib.controlplane.services import (
     Endpoint,
     Port,
@@ -69,7 +71,7 @@ class Registry:
 def build(documents: Documents, options: MeshOptions) -> Registry:
     """Return the registry of ``documents``. Pure."""
     workloads = Workloads.of(documents)
-    mtls = MutualTls(documents.peer_authentications, options)
+    mtls = RECALL.made(_mutual_tls, options, *documents.peer_authentications)
     faults: list[Fault] = []
     services: dict[str, Service] = {}
     entries = sorted(documents.service_entries, key=lambda entry: entry.age)
@@ -78,31 +80,53 @@ def build(documents: Documents, options: MeshOptions) -> Registry:
         for item in documents.namespaces
         if _DISTRIBUTION in item.metadata.annotations
     }
-    kubernetes = (_kubernetes(item, workloads, options, distributions) for item in documents.services)
-    for service, behind in (*kubernetes, *_istio(entries, workloads)):
-        complete = replace(
-            service,
-            ports=tuple(_connect(port, behind, options, mtls) for port in service.ports),
-            mtls=mtls.namespace(service.namespace) != _NO_MTLS,
-        )
-        first = services.get(service.host)
+    kubernetes = (_kubernetes(item, workloads, options, distributions, mtls) for item in documents.services)
+    written = (_complete(service, behind, options, mtls) for service, behind in _istio(entries, workloads))
+    for complete in (*kubernetes, *written):
+        first = services.get(complete.host)
         if first is None:
-            services[service.host] = complete
+            services[complete.host] = complete
             continue
-        services[service.host] = _joined(first, complete)
+        services[complete.host] = _joined(first, complete)
         faults.append(_same_host(first, complete))
     ordered = {service.host: service for service in sorted(services.values(), key=lambda service: service.age)}
     faults.extend(_unaddressed(documents.deployments, ordered.values()))
     made = Registry(ordered, workloads, mtls, tuple(faults))
-    return replace(made, services=_with_aliases(made))
+    services = {host: RECALL.same((build, host), service) for host, service in _with_aliases(made).items()}
+    return replace(made, services=services)
+
+
+def _mutual_tls(options: MeshOptions, *policies: PeerAuthentication) -> MutualTls:
+    return MutualTls(policies, options)
+
+
+def _complete(service: Service, behind: Iterable[Workload], options: MeshOptions, mtls: MutualTls) -> Service:
+    """Return a service with its endpoints."""
+    return replace(
+        service,
+        ports=tuple(_connect(port, behind, options, mtls) for port in service.ports),
+        mtls=mtls.namespace(service.namespace) != _NO_MTLS,
+    )
 
 
 # ---------------------------------------------------------------- services
 
 
 def _kubernetes(
-    document: ServiceDocument, workloads: Workloads, options: MeshOptions, distributions: Mapping[str, str]
-) -> tuple[Service, list[Workload]]:
+    document: ServiceDocument,
+    workloads: Workloads,
+    options: MeshOptions,
+    distributions: Mapping[str, str],
+    mtls: MutualTls,
+) -> Service:
+    behind = () if document.spec.type == "ExternalName" else workloads.behind(document)
+    distribution = distributions.get(document.namespace, "")
+    return RECALL.made(_kubernetes_service, document, options, mtls, distribution, *behind)
+
+
+def _kubernetes_service(
+    document: ServiceDocument, options: MeshOptions, mtls: MutualTls, distribution: str, *behind: Workload
+) -> Service:
     spec = document.spec
     annotations = document.metadata.annotations
     alias = spec.type == "ExternalName"
@@ -126,11 +150,9 @@ def _kubernetes(
         kubernetes=True,
         created=document.metadata.creation_timestamp,
         external_name=spec.external_name.rstrip("."),
-        distribution=annotations.get(_DISTRIBUTION)
-        or spec.traffic_distribution
-        or distributions.get(document.namespace, ""),
+        distribution=annotations.get(_DISTRIBUTION) or spec.traffic_distribution or distribution,
     )
-    return service, [] if alias else [*workloads.behind(document)]
+    return _complete(service, behind, options, mtls)
 
 
 def _export_annotation(annotations: Mapping[str, str]) -> tuple[str, ...]:

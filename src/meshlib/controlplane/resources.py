@@ -20,9 +20,11 @@ TYPE_URLS = (CLUSTER, ENDPOINT, LISTENER, ROUTE, NAME_TABLE)
 _ONLY = "nds"  # a name table names itself nowhere, and there is one
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Resources:
     """The xDS resources of one node; equal input gives equal content, in equal order.
+
+    Compared by identity: whoever has the same object has the same resources.
 
     Attributes:
         by_type: type URL -> resource name -> message. All of ``TYPE_URLS`` are there. The

@@ -20,6 +20,7 @@ from meshlib.controlplane.inbound_clusters import inbound_clusters
 from meshlib.controlplane.name_table import name_table
 from meshlib.controlplane.outbound import outbound_listeners
 from meshlib.controlplane.protobuf import duration
+from meshlib.controlplane.recall import RECALL
 from meshlib.controlplane.resources import Resources
 from meshlib.controlplane.routes import Scope, default_route, distinct, routes, virtual_host
 from meshlib.controlplane.scoping import Egress
@@ -29,7 +30,7 @@ from meshlib.controlplane.view import View
 
 def resources(view: View) -> Resources:
     """Return the resources of a sidecar."""
-    made = [(*target, clusters.cluster(*target, view)) for target in clusters.targets(view.concrete())]
+    made = clusters.made(view)
     kind, patches = view.node.kind, view.patches
     served = [*outbound_listeners(view), *([] if view.node.binds else [listeners.virtual_outbound(view)])]
     inward: list[Any] = []
@@ -48,7 +49,7 @@ def resources(view: View) -> Resources:
         routes=patches.tables(_tables(view), kind),
         clusters=patches.clusters(every, kind),
         endpoints=[
-            assignment(service, port, rule, subset, view)
+            RECALL.seen(assignment, view, service, port, rule, subset)
             for service, port, rule, subset, message in made
             if message.HasField("eds_cluster_config")
         ],
@@ -147,7 +148,10 @@ def routes_of(view: View, egress: Egress, service: Service, port: Port) -> list[
     scope: Scope = view.scope(frozenset({MESH}), port.number)
     document = egress.routing.of(service.host)
     made = routes(document, scope) if document else []
-    return made or [default_route(service, port.number, view.rules.get(service.host), view.options.default_retries)]
+    if made:
+        return made
+    retries = view.options.default_retries
+    return [RECALL.made(default_route, service, port.number, view.rules.get(service.host), retries)]
 
 
 def _allow_any() -> Any:

@@ -10,6 +10,7 @@ from meshlib.controlplane.documents.virtual_service import VirtualService
 from meshlib.controlplane.faults import Fault
 from meshlib.controlplane.node import Node, NodeKind
 from meshlib.controlplane.options import DEFAULTS, MeshOptions
+from meshlib.controlplane.recall import RECALL
 from meshlib.controlplane.registry import Registry
 from meshlib.controlplane.resources import Resources
 from meshlib.controlplane.view import View
@@ -35,10 +36,24 @@ def translate(documents: Documents, node: Node, options: MeshOptions = DEFAULTS)
         and subsets that exist nowhere, workloads without address. They are the same for every
         node, and the configuration applies nevertheless.
     """
-    options = options.under(documents.mesh)
+    options = _under(options, documents)
     services, virtual_services, faults = _shared(documents, options)
     view = View.of(documents, services, virtual_services, node, options)
     return _GENERATORS[node.kind](view), faults
+
+
+def registry_of(documents: Documents, options: MeshOptions = DEFAULTS) -> Registry:
+    """Return the services of ``documents``."""
+    return _shared(documents, _under(options, documents))[0]
+
+
+def faults_of(documents: Documents, options: MeshOptions = DEFAULTS) -> tuple[Fault, ...]:
+    """Return the faults that :func:`translate` returns, which are the same for every node."""
+    return _shared(documents, _under(options, documents))[2]
+
+
+def _under(options: MeshOptions, documents: Documents) -> MeshOptions:
+    return RECALL.made(MeshOptions.under, options, documents.mesh)
 
 
 @lru_cache(maxsize=2)  # the version in force and the one that is being made
@@ -46,6 +61,7 @@ def _shared(
     documents: Documents, options: MeshOptions
 ) -> tuple[Registry, tuple[VirtualService, ...], tuple[Fault, ...]]:
     """Return what all nodes have in common."""
+    RECALL.turn()
     services = registry.build(documents, options)
     faults = (*services.faults, *references.check(documents, services, options))
     return services, delegation.resolved(documents, options), faults

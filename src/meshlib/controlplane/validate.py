@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 from meshlib.controlplane.documents import read
 from meshlib.controlplane.faults import Fault
-from meshlib.controlplane.node import Node
 from meshlib.controlplane.options import DEFAULTS, MeshOptions
-from meshlib.controlplane.translate import translate
+from meshlib.controlplane.translate import faults_of
 
 
 def validate(
@@ -22,7 +21,7 @@ def validate(
         options: mesh-wide settings.
     """
     documents, faults = read(files, namespace=namespace)
-    _, references = translate(documents, Node(namespace=namespace), options)
+    references = faults_of(documents, options)
     return tuple(
         sorted({*faults, *references}, key=lambda fault: (fault.file, fault.line, fault.column, fault.message))
     )

@@ -10,6 +10,7 @@ from meshlib.controlplane.documents import Documents
 from meshlib.controlplane.documents.endpoints import Endpoints, EndpointSlice, SlicePort, TargetRef
 from meshlib.controlplane.documents.services import Service as ServiceDocument
 from meshlib.controlplane.documents.workloads import Deployment, Pod, WorkloadEntry, WorkloadEntrySpec
+from meshlib.controlplane.recall import RECALL
 from meshlib.controlplane.services import Port
 
 TLS_MODE = "security.istio.io/tlsMode"
@@ -81,7 +82,11 @@ class Workloads:
     def of(cls, documents: Documents) -> Workloads:
         """Return the workloads of ``documents``."""
         localities = {node.name: node.locality for node in documents.nodes}
-        pods = {(pod.namespace, pod.name): one for pod in documents.pods if (one := _pod(pod, localities))}
+        pods = {
+            (pod.namespace, pod.name): one
+            for pod in documents.pods
+            if (one := RECALL.made(_pod, pod, localities.get(pod.spec.node_name, "")))
+        }
         slices: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
         for item in sorted(documents.endpoint_slices, key=lambda item: item.name):
             slices[item.namespace, item.service].append(item)
@@ -89,7 +94,8 @@ class Workloads:
         made = cls(pods, {}, slices, older)
         for workload in pods.values():
             made._index(made._pod_labels, workload)
-        for workload in (*map(_entry, documents.workload_entries), *_deployed(documents.deployments)):
+        entries = (RECALL.made(_entry, entry) for entry in documents.workload_entries)
+        for workload in (*entries, *_deployed(documents.deployments)):
             made._index(made._by_label, workload)
         return made
 
@@ -119,6 +125,14 @@ class Workloads:
     def at(self, address: str) -> Workload | None:
         """Return the workload with an address, a Pod before others."""
         return self._by_address.get(address)
+
+    def named(self, name: str, namespace: str) -> Workload | None:
+        """Return the first workload of a name: what runs it, else its Pod's, else its label ``app``."""
+        pod = self.pods.get((namespace, name))
+        indexes = (self._by_label, self._pod_labels)
+        here = [item for index in indexes for key, items in index.items() if key[0] == namespace for item in items]
+        named = [item for item in here if item.name == name]
+        return next(iter([*named, *filter(None, [pod]), *(i for i in here if i.labels.get("app") == name)]), None)
 
     def _sliced(self, item: EndpointSlice) -> Iterator[Workload]:
         ports = _numbers(item.ports)
@@ -185,7 +199,7 @@ def _numbers(ports: Iterable[SlicePort]) -> Mapping[str, int]:
     return {port.name: port.port for port in ports if port.port is not None}
 
 
-def _pod(pod: Pod, localities: Mapping[str, str]) -> Workload | None:
+def _pod(pod: Pod, locality: str) -> Workload | None:
     status = pod.status
     if status is None or not status.pod_ip or status.phase in ("Succeeded", "Failed"):
         return None
@@ -196,7 +210,7 @@ def _pod(pod: Pod, localities: Mapping[str, str]) -> Workload | None:
         status.pod_ip,
         pod.labels,
         pod.spec.ports,
-        locality=written or localities.get(pod.spec.node_name, ""),
+        locality=written or locality,
         healthy=status.ready,
         service_account=pod.spec.service_account_name,
         tls_mode=pod.labels.get(TLS_MODE, ""),

@@ -7,6 +7,6 @@ only warned about, is listed in docs/control-plane.md.
 
 from __future__ import annotations
 
-from meshlib.controlplane.documents.collection import Documents, read
+from meshlib.controlplane.documents.collection import Documents, Memory, read
 
-__all__ = ["Documents", "read"]
+__all__ = ["Documents", "Memory", "read"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from meshlib.controlplane.documents import tree
 from meshlib.controlplane.documents.authorization import AuthorizationPolicy, RequestAuthentication
@@ -98,37 +98,149 @@ _KINDS = {
 }
 
 
-def read(files: Mapping[str, bytes], *, namespace: str = "default") -> tuple[Documents, tuple[Fault, ...]]:
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One resource as read: what it is, and whether it can be used.
+
+    Attributes:
+        place: of the document.
+        into: the field of :class:`Documents` that it goes to.
+        value: None where it cannot be used.
+    """
+
+    place: Place
+    into: str
+    value: Any
+    faults: tuple[Fault, ...]
+
+
+_Part = tuple["_Item | Fault | tree.Unreadable", ...]
+
+
+class Memory:
+    """What was read before, by the text it was read from: an edit costs the documents that it touches.
+
+    Keeps what the last two readings had. Not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._files = _Generations[tuple[str, str, bytes]]()
+        self._parts = _Generations[tuple[str, int, str, bytes]]()
+
+    def turn(self) -> None:
+        """Begin a reading."""
+        self._files.turn()
+        self._parts.turn()
+
+    def file(self, file: str, namespace: str, content: bytes) -> _Part:
+        """Return what a file comes to."""
+        return self._files.get((file, namespace, content), lambda: tuple(self._file(file, namespace, content)))
+
+    def _file(self, file: str, namespace: str, content: bytes) -> Iterator[_Item | Fault | tree.Unreadable]:
+        for line, part in tree.split(content):
+            reader = _PartReader(file, namespace)
+            items = self._parts.get((file, line, namespace, part), lambda: tuple(reader.read(part, line)))  # noqa: B023 - called at once
+            yield from items
+            if any(isinstance(item, tree.Unreadable) and item.ends for item in items):
+                return
+
+
+_K = TypeVar("_K")
+
+
+class _Generations(Generic[_K]):
+    """What the last two readings had."""
+
+    def __init__(self) -> None:
+        self._now: dict[_K, _Part] = {}
+        self._before: dict[_K, _Part] = {}
+
+    def turn(self) -> None:
+        self._now, self._before = {}, self._now
+
+    def get(self, key: _K, make: Callable[[], _Part]) -> _Part:
+        known = self._now.get(key)
+        if known is None:
+            known = self._before.get(key)
+        if known is None:
+            known = make()
+        self._now[key] = known
+        return known
+
+
+def read(
+    files: Mapping[str, bytes], *, namespace: str = "default", memory: Memory | None = None
+) -> tuple[Documents, tuple[Fault, ...]]:
     """Read YAML and JSON files.
 
     Args:
         files: name, relative to the folder, -> content. Names only serve messages and order;
             one that ends in ``.json`` may have tabs.
         namespace: of the documents that name none.
+        memory: of the readings before; documents whose text and line are the same are the same objects.
 
     Returns:
         The documents that are right, and every fault found: an ERROR names a document that
         was dropped, a WARNING what is not obeyed.
     """
-    reading = _Reading(namespace)
+    memory = memory or Memory()
+    memory.turn()
+    collection = _Collection()
     for file in sorted(files):
-        reading.file(file, files[file])
-    return Documents(**{into: tuple(found) for into, found in reading.found.items()}), tuple(reading.faults)
+        collection.take(file, memory.file(file, namespace, files[file]))
+    found = {into: tuple(items) for into, items in collection.found.items()}
+    return Documents(**found), tuple(collection.faults)
 
 
 @dataclass(slots=True)
-class _Reading:
-    namespace: str
+class _Collection:
+    """The parts of all files put together: of several resources with one name, the first."""
+
     faults: list[Fault] = field(default_factory=list)
     found: dict[str, list[Any]] = field(default_factory=dict)
     places: dict[tuple[str, str, str], Place] = field(default_factory=dict)
 
-    def file(self, file: str, content: bytes) -> None:
-        for document in tree.parse(content, json=file.endswith(".json")):
+    def take(self, file: str, part: _Part) -> None:
+        """Add what a file came to."""
+        for item in part:
+            match item:
+                case _Item():
+                    self._resource(item)
+                case Fault():
+                    self.faults.append(item)
+                case _:
+                    self.faults.append(Fault(ERROR, str(item), file, item.line, item.column))
+
+    def _resource(self, item: _Item) -> None:
+        place = item.place
+        key = (place.origin.kind, place.origin.namespace, place.origin.name)
+        first = self.places.setdefault(key, place)
+        if first is not place:
+            self.faults.append(
+                place.fault(ERROR, f"duplicate: {first.source} has a {place.origin} already; this one is dropped")
+            )
+            return
+        self.faults.extend(item.faults)
+        if item.value is not None:
+            self.found.setdefault(item.into, []).append(item.value)
+
+
+@dataclass(slots=True)
+class _PartReader:
+    """Reads one part of a file. One use."""
+
+    file: str
+    namespace: str
+    made: list[_Item | Fault | tree.Unreadable] = field(default_factory=list)
+
+    def read(self, content: bytes, line: int) -> list[_Item | Fault | tree.Unreadable]:
+        """Return what the part comes to."""
+        for document in tree.parse(content, json=self.file.endswith(".json"), line=line):
             if isinstance(document, tree.Unreadable):
-                self.faults.append(Fault(ERROR, str(document), file, document.line, document.column))
+                self.made.append(document)
             elif not (isinstance(document, tree.Scalar) and tree.resolve(document) is None):
-                self._document(Place(Origin(file), "", document))
+                self._document(Place(Origin(self.file), "", document))
+        return self.made
 
     def _document(self, place: Place) -> None:
         if not isinstance(place.tree, tree.Mapping):
@@ -166,23 +278,17 @@ class _Reading:
             return
         if number not in known.versions:
             wanted = " or ".join(f"{group}/{item}".lstrip("/") for item in known.versions)
-            self.faults.append(
+            self.made.append(
                 Place(origin, "", place.tree).child("apiVersion").fault(ERROR, f"expected {wanted}, got {version!r}")
             )
             return
         self._read(Place(origin, place.path, place.tree), known)
 
     def _read(self, place: Place, kind: _Kind) -> None:
-        key = (place.origin.kind, place.origin.namespace, place.origin.name)
-        first = self.places.setdefault(key, place)
-        if first is not place:
-            self.faults.append(
-                place.fault(ERROR, f"duplicate: {first.source} has a {place.origin} already; this one is dropped")
-            )
-            return
         report = Report()
-        report.attempt(kind.reader, place, self.found.setdefault(kind.into, []).append)
-        self.faults.extend(report.faults)
+        values: list[Any] = []
+        report.attempt(kind.reader, place, values.append)
+        self.made.append(_Item(place, kind.into, values[0] if values else None, tuple(report.faults)))
 
     def _skip(self, place: Place, kind: str, version: str) -> None:
         known = _KINDS.get(kind)
@@ -190,10 +296,10 @@ class _Reading:
             hint = f" (did you mean apiVersion: {known.group}/{known.versions[0]}?)"
         else:
             hint = "" if known is not None else suggestion(kind, _KINDS)
-        self.faults.append(place.fault(WARNING, f"kind {kind} of {version} is not understood yet; skipped{hint}"))
+        self.made.append(place.fault(WARNING, f"kind {kind} of {version} is not understood yet; skipped{hint}"))
 
     def _refuse(self, place: Place, message: str) -> None:
-        self.faults.append(Fault(ERROR, message, place.origin.file, place.tree.line, place.tree.column))
+        self.made.append(Fault(ERROR, message, place.origin.file, place.tree.line, place.tree.column))
 
 
 def _string(place: Place) -> str:

@@ -58,12 +58,16 @@ Tree = Scalar | Sequence | Mapping
 
 
 class Unreadable(Exception):
-    """A file, or one document of it, that cannot be read: the message, and where."""
+    """A file, or one document of it, that cannot be read: the message, and where.
 
-    def __init__(self, message: str, line: int = 0, column: int = 0) -> None:
+    ``ends`` says that nothing behind it in the file can be trusted.
+    """
+
+    def __init__(self, message: str, line: int = 0, column: int = 0, *, ends: bool = False) -> None:
         super().__init__(message)
         self.line = line
         self.column = column
+        self.ends = ends
 
 
 @dataclass(slots=True)
@@ -78,34 +82,58 @@ class _Open:
     size: int = 1
 
 
-def parse(content: bytes, *, json: bool = False) -> Iterator[Tree | Unreadable]:
-    """Yield the documents of a file in order.
+def split(content: bytes) -> list[tuple[int, bytes]]:
+    """Return the parts of a file that can be parsed one by one, each with its first line's number.
+
+    A line that begins with ``---`` begins a document, whatever stands before it: neither a quoted nor a block
+    scalar may hold one (YAML 1.1, 4.3.1 and 9.1.1). Files with what reaches across that, or counts lines
+    differently, are one part.
+    """
+    if len(content) > MAX_BYTES or _UNSPLITTABLE.search(content):
+        return [(1, content)]
+    starts = [0, *(found.start() for found in _MARKER.finditer(content) if found.start())]
+    parts = [content[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
+    lines = [1]
+    for part in parts[:-1]:
+        lines.append(lines[-1] + part.count(b"\n"))
+    return list(zip(lines, parts, strict=True))
+
+
+_MARKER = re.compile(rb"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
+# Directives, ends of documents, a BOM or what is not UTF-8 perhaps, and the line breaks that are not LF.
+_UNSPLITTABLE = re.compile(rb"^(%|\.\.\.)|\r(?!\n)|\xc2\x85|\xe2\x80[\xa8\xa9]|\xef\xbb\xbf|[\xf8-\xff]", re.MULTILINE)
+
+
+def parse(content: bytes, *, json: bool = False, line: int = 1) -> Iterator[Tree | Unreadable]:
+    """Yield the documents of a file, or of a part of one whose first line is ``line``, in order.
 
     A document with a fault of its own (a duplicate key, a tag) is yielded as ``Unreadable``
     and the next ones still come; after a syntax error nothing can be trusted and the
-    iteration ends.
+    iteration ends, with an ``Unreadable`` that says so.
     """
     try:
-        text = _decode(content)
+        text = _decode(content, line)
         # Tabs are JSON's but not YAML's white space; columns stay right.
-        yield from _Builder().documents(text.replace("\t", " ") if json else text)
+        yield from _Builder(line).documents(text.replace("\t", " ") if json else text)
     except Unreadable as error:
+        error.ends = True
         yield error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        yield Unreadable(_words(error), mark.line + 1 if mark else 0, mark.column + 1 if mark else 0)
+        row, column = (mark.line + line, mark.column + 1) if mark else (0, 0)
+        yield Unreadable(_words(error), row, column, ends=True)
     except yaml.YAMLError as error:
-        yield Unreadable(f"not valid YAML: {error}")
+        yield Unreadable(f"not valid YAML: {error}", ends=True)
 
 
-def _decode(content: bytes) -> str:
+def _decode(content: bytes, first: int) -> str:
     if len(content) > MAX_BYTES:
         raise Unreadable(f"the file has {len(content)} bytes, more than the {MAX_BYTES} that are read")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = content[: error.start]
-        line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
+        line, column = before.count(b"\n") + first, error.start - (before.rfind(b"\n") + 1) + 1
         raise Unreadable(f"not UTF-8: byte 0x{content[error.start]:02x}", line, column) from error
 
 
@@ -120,7 +148,8 @@ def _words(error: yaml.MarkedYAMLError) -> str:
 class _Builder:
     """Builds one tree a document from parser events. One use, one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, line: int = 1) -> None:
+        self._line = line
         self._nodes = 0
         self._reset()
 
@@ -150,13 +179,13 @@ class _Builder:
                     self._end()
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
-        line, column = _place(event)
+        line, column = self._place(event)
         self._check_tag(event.tag, line, column)
         text = not event.implicit[0] if event.tag is None else event.tag == _CORE_TAG + "str"
         self._add(Scalar(event.value, line, column, text), event.anchor)
 
     def _alias(self, event: yaml.AliasEvent) -> None:
-        line, column = _place(event)
+        line, column = self._place(event)
         tree = self._anchors.get(event.anchor or "")
         if tree is None:
             what = "stands inside its own anchor" if event.anchor in self._anchors else "names no anchor"
@@ -164,7 +193,7 @@ class _Builder:
         self._add(tree, None)
 
     def _start(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent) -> None:
-        line, column = _place(event)
+        line, column = self._place(event)
         self._check_tag(event.tag, line, column)
         if len(self._open) >= MAX_DEPTH:
             raise Unreadable(_TOO_DEEP, line, column)
@@ -219,15 +248,14 @@ class _Builder:
         if tag is not None and tag != "!" and tag not in _KNOWN_TAGS:
             self._note(Unreadable(f"tag {tag!r} is not understood; only plain YAML is read", line, column))
 
+    def _place(self, event: yaml.Event) -> tuple[int, int]:
+        mark = event.start_mark
+        assert mark is not None  # libyaml marks every event
+        return mark.line + self._line, mark.column + 1
+
     def _note(self, fault: Unreadable) -> None:
         """Keep the first fault; the document is refused at its end, the next ones still come."""
         self._fault = self._fault or fault
-
-
-def _place(event: yaml.Event) -> tuple[int, int]:
-    mark = event.start_mark
-    assert mark is not None  # libyaml marks every event
-    return mark.line + 1, mark.column + 1
 
 
 # YAML 1.1 as Kubernetes reads it: `version: on` is a boolean there, and must be here.
