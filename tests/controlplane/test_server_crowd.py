@@ -13,9 +13,9 @@ from controlplane.serving import SIDECAR, AdsClient, Source, build, names
 from meshlib.controlplane.pacing import Limits
 from meshlib.controlplane.resources import CLUSTER, ENDPOINT
 from meshlib.controlplane.server import ADS_SERVICE, Server
+from waiting import until
 
 SOTW, DELTA = f"/{ADS_SERVICE}/StreamAggregatedResources", f"/{ADS_SERVICE}/DeltaAggregatedResources"
-from waiting import until
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from controlplane.serving import DeltaClient, Source, build, decode, names, stat
 from meshlib.controlplane.pacing import Limits
 from meshlib.controlplane.resources import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from meshlib.controlplane.server import Server
+from waiting import until
 
 GRPC = {"GENERATOR": "grpc"}
-from waiting import until
 
 
 @pytest.fixture
