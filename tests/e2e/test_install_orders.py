@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
-XDS = ["xds-protos", "google-re2", "pyyaml"]
+XDS = ["xds-protos", "google-re2", "pyyaml", "xxhash"]
 OTLP = ["opentelemetry-exporter-otlp-proto-http"]
 
 DECODERS = """

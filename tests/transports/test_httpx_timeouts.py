@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import threading
 import time
 
@@ -11,6 +13,7 @@ import pytest
 from meshlib import httpx as mesh_httpx
 from meshlib.model.cluster import OutlierDetection, Thresholds
 from meshlib.model.traffic import FaultDelay, FaultInjection
+from meshlib.transports.httpx_async import AsyncMeshTransport
 from policy.snapshots import forward, retry
 from transports.callers import mesh_over
 from transports.scripted import OK, Behaviour
@@ -43,6 +46,21 @@ class TestPerTry:
             response = call.request()
         assert (response.status_code, len(server.seen)) == (200, 2)
         assert 0.29 <= watch.seconds < 1.2
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="uvloop has no Windows wheels")
+    def test_is_the_routes_where_timers_fire_early(self, upstreams):
+        """uvloop counts whole milliseconds: what it cuts a moment early is no timeout of the application."""
+        import uvloop
+
+        server = upstreams.serve(*[HANG, OK] * 30)
+        mesh = mesh_over(server, routes=[forward(retry=quick("5xx", per_try_timeout=0.0203), timeout=0.0)])
+
+        async def call():
+            async with httpx.AsyncClient(transport=AsyncMeshTransport(mesh)) as client:
+                return [(await client.get("http://catalog/")).status_code for _ in range(30)]
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            assert runner.run(call()) == [200] * 30
 
     def test_without_a_retry(self, caller, upstreams):
         policy = quick("connect-failure", per_try_timeout=0.2)

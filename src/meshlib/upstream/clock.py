@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 
+# uvloop counts time in whole milliseconds and reads it once a turn: its timers fire up to so many seconds early.
+_EARLY = 0.002
+
 
 class AttemptClock:
     """Bounds the network operations of one attempt. Used by one task or thread at a time.
@@ -127,12 +130,12 @@ class AttemptClock:
     @property
     def mesh_expired(self) -> bool:
         """Whether the mesh's timeout has passed."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        return self.deadline is not None and time.monotonic() + _EARLY >= self.deadline
 
     @property
     def application_expired(self) -> bool:
         """Whether the application's timeout has passed."""
-        return self.application_deadline is not None and time.monotonic() >= self.application_deadline
+        return self.application_deadline is not None and time.monotonic() + _EARLY >= self.application_deadline
 
 
 # Which attempt the current task or thread is making: httpcore's network streams read it.
