@@ -9,7 +9,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from e2e.test_envoy_gateway import upstream, wait_for
+from e2e.test_envoy_gateway import upstream, until
 from meshlib import Mesh
 from meshlib.cli.app import app
 from meshlib.errors import ConfigError
@@ -86,12 +86,12 @@ def test_calls_suffer_until_it_is_interrupted(folder, number):
     with mesh, httpx.Client(transport=mesh.transport(local_replies="response")) as client:
         assert client.get("http://shop/").status_code == 200
         with started(folder, "--abort", "503") as process:
-            wait_for(lambda: client.get("http://shop/").status_code == 503, "the fault")
+            until(lambda: client.get("http://shop/").status_code == 503, "the fault")
             process.send_signal(number)
             assert process.wait(10) == 0, process.stderr.read()
             assert "taken off" in process.stdout.read()
         assert not left(folder)
-        wait_for(lambda: client.get("http://shop/").status_code == 200, "the end of the fault")
+        until(lambda: client.get("http://shop/").status_code == 200, "the end of the fault")
 
 
 def test_it_ends_by_itself(folder):
@@ -103,13 +103,13 @@ def test_it_ends_by_itself(folder):
 def test_it_has_the_routes_in_force_and_follows_them(folder):
     path = folder / "meshlib-fault-shop.outdoor.json"
     with started(folder, "--abort", "503", "--percent", "50") as process:
-        wait_for(path.exists, "the file")
+        until(path.exists, "the file")
         text = path.read_text()
         assert '"timeout": "7s"' in text
         assert '"subset": "v1"' in text
         assert "gateways" not in text
         (folder / "route.yaml").write_text(ROUTE.replace("timeout: 7s", "timeout: 8s"))
-        wait_for(lambda: '"timeout": "8s"' in path.read_text(), "the new timeout")
+        until(lambda: '"timeout": "8s"' in path.read_text(), "the new timeout")
         result = CliRunner().invoke(app, ["validate", str(folder)])
         assert result.exit_code == 0, result.output
         with pytest.raises(ConfigError, match=r"there is a fault on shop\.outdoor already"):
@@ -120,7 +120,7 @@ def test_it_has_the_routes_in_force_and_follows_them(folder):
 
 def test_what_a_killed_one_left_is_taken_off(folder):
     with started(folder, "--abort", "503"):
-        wait_for(lambda: left(folder), "the file")
+        until(lambda: left(folder), "the file")
     assert left(folder)
     result = fault(folder, "--off")
     assert (result.exit_code, left(folder)) == (0, [])

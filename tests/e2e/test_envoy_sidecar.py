@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from e2e.test_envoy_gateway import BOOTSTRAP, ENVOY, RULE, free_port, get, upstream, wait_for
+from e2e.test_envoy_gateway import BOOTSTRAP, ENVOY, RULE, free_port, get, upstream, until
 from meshlib.controlplane.directory import Directory
 from meshlib.controlplane.server import Server
 
@@ -86,11 +86,11 @@ def test_it_routes_and_follows_edits(tmp_path, api_type):
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             host = f"shop.outdoor:{port}"
-            wait_for(lambda: process.poll() is not None or ask(port, host) == (200, "v1"), "a 200 through the sidecar")
+            until(lambda: process.poll() is not None or ask(port, host) == (200, "v1"), "a 200 through the sidecar")
             assert process.poll() is None, (tmp_path / "envoy.log").read_text()
             (folder / "route.yaml").write_text(ROUTE.format(subset="two"))
-            wait_for(lambda: ask(port, host) == (200, "v2"), "the new route")
-            wait_for(lambda: server.clients[0].synced, "the ACKs")
+            until(lambda: ask(port, host) == (200, "v2"), "the new route")
+            until(lambda: server.clients[0].synced, "the ACKs")
             (client,) = server.clients
             assert (client.name, client.kind, dict(client.errors)) == ("web-x.outdoor", "sidecar", {})
             assert get(admin, "/ready")[0] == 200
