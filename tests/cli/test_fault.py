@@ -9,7 +9,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from e2e.test_envoy_gateway import upstream, until
+from e2e.test_envoy_gateway import until, upstream
 from meshlib import Mesh
 from meshlib.cli.app import app
 from meshlib.errors import ConfigError

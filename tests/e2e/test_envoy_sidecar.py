@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from e2e.test_envoy_gateway import BOOTSTRAP, ENVOY, RULE, free_port, get, upstream, until
+from e2e.test_envoy_gateway import BOOTSTRAP, ENVOY, RULE, free_port, get, until, upstream
 from meshlib.controlplane.directory import Directory
 from meshlib.controlplane.server import Server
 
