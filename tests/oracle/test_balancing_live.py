@@ -426,13 +426,17 @@ def both():
 
 
 def alike(theirs, ours):
-    """Whether counts of as many calls differ by no more than chance, 5 sigma of two binomials."""
+    """Whether counts of as many calls differ by no more than chance, 5 sigma of two binomials.
+
+    A host of 1 call in 100 may well be met by one of them alone, a dozen times it is not.
+    """
     total = sum(theirs.values())
+    met = theirs.keys() ^ ours.keys()
     for host in theirs.keys() | ours.keys():
         share = (theirs[host] + ours[host]) / 2 / total
         if abs(theirs[host] - ours[host]) > 5 * (2 * total * share * (1 - share)) ** 0.5 + 2:
             return False
-    return theirs.keys() == ours.keys()
+    return all(theirs[host] + ours[host] < 12 for host in met)
 
 
 def test_load_is_shared_alike(both):
