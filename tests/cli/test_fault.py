@@ -9,10 +9,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from e2e.test_envoy_gateway import until, upstream
+from e2e.test_envoy_gateway import upstream
 from meshlib import Mesh
 from meshlib.cli.app import app
 from meshlib.errors import ConfigError
+from waiting import until
 
 SERVICES = """\
 apiVersion: v1

@@ -62,8 +62,12 @@ def build(*, clusters=("catalog",), ports=(3000,), timeout=1, listeners=("0.0.0.
     )
 
 
-class AdsClient:
-    """One stream, driven request by request."""
+class Stream:
+    """One stream of either form, driven request by request."""
+
+    METHOD: str
+    REQUEST: type
+    RESPONSE: type
 
     def __init__(self, channel, node_id=SIDECAR, metadata=None):
         self.node = base_pb2.Node(id=node_id)
@@ -71,9 +75,9 @@ class AdsClient:
         self.first = True
         self._requests = queue.Queue()
         call = channel.stream_stream(
-            f"/{ADS_SERVICE}/StreamAggregatedResources",
-            request_serializer=discovery_pb2.DiscoveryRequest.SerializeToString,
-            response_deserializer=discovery_pb2.DiscoveryResponse.FromString,
+            f"/{ADS_SERVICE}/{self.METHOD}",
+            request_serializer=self.REQUEST.SerializeToString,
+            response_deserializer=self.RESPONSE.FromString,
         )
         self.call = call(iter(self._requests.get, None))
         self._responses = queue.Queue()
@@ -84,10 +88,7 @@ class AdsClient:
             for response in self.call:
                 self._responses.put(response)
 
-    def send(self, url, *names, nonce="", version="", error=None):
-        request = discovery_pb2.DiscoveryRequest(
-            type_url=url, resource_names=names, response_nonce=nonce, version_info=version
-        )
+    def _put(self, request, error):
         if self.first:
             request.node.CopyFrom(self.node)
             self.first = False
@@ -95,14 +96,30 @@ class AdsClient:
             request.error_detail.CopyFrom(status_pb2.Status(code=3, message=error))
         self._requests.put(request)
 
+    def receive(self):
+        return self._responses.get(timeout=10)
+
+    def close(self):
+        self._requests.put(None)
+
+
+class AdsClient(Stream):
+    """One stream, driven request by request."""
+
+    METHOD = "StreamAggregatedResources"
+    REQUEST, RESPONSE = discovery_pb2.DiscoveryRequest, discovery_pb2.DiscoveryResponse
+
+    def send(self, url, *names, nonce="", version="", error=None):
+        request = discovery_pb2.DiscoveryRequest(
+            type_url=url, resource_names=names, response_nonce=nonce, version_info=version
+        )
+        self._put(request, error)
+
     def ack(self, response, *names):
         self.send(response.type_url, *names, nonce=response.nonce, version=response.version_info)
 
     def nack(self, response, error, *names):
         self.send(response.type_url, *names, nonce=response.nonce, error=error)
-
-    def receive(self):
-        return self._responses.get(timeout=10)
 
     def get(self, url, *names):
         """Subscribe, take the answer, ACK it."""
@@ -122,31 +139,12 @@ class AdsClient:
         assert [decode(item).name for item in response.resources] == ["barrier"], response
         self.ack(response, "barrier")
 
-    def close(self):
-        self._requests.put(None)
 
-
-class DeltaClient:
+class DeltaClient(Stream):
     """One delta stream, driven request by request."""
 
-    def __init__(self, channel, node_id=SIDECAR, metadata=None):
-        self.node = base_pb2.Node(id=node_id)
-        self.node.metadata.update(metadata or {})
-        self.first = True
-        self._requests = queue.Queue()
-        call = channel.stream_stream(
-            f"/{ADS_SERVICE}/DeltaAggregatedResources",
-            request_serializer=discovery_pb2.DeltaDiscoveryRequest.SerializeToString,
-            response_deserializer=discovery_pb2.DeltaDiscoveryResponse.FromString,
-        )
-        self.call = call(iter(self._requests.get, None))
-        self._responses = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self):
-        with contextlib.suppress(grpc.RpcError):
-            for response in self.call:
-                self._responses.put(response)
+    METHOD = "DeltaAggregatedResources"
+    REQUEST, RESPONSE = discovery_pb2.DeltaDiscoveryRequest, discovery_pb2.DeltaDiscoveryResponse
 
     def send(self, url, *subscribe, unsubscribe=(), nonce="", error=None, has=None):
         request = discovery_pb2.DeltaDiscoveryRequest(
@@ -156,18 +154,10 @@ class DeltaClient:
             response_nonce=nonce,
             initial_resource_versions=has or {},
         )
-        if self.first:
-            request.node.CopyFrom(self.node)
-            self.first = False
-        if error:
-            request.error_detail.CopyFrom(status_pb2.Status(code=3, message=error))
-        self._requests.put(request)
+        self._put(request, error)
 
     def ack(self, response):
         self.send(response.type_url, nonce=response.nonce)
-
-    def receive(self):
-        return self._responses.get(timeout=10)
 
     def get(self, url, *names, **more):
         """Subscribe, take the answer, ACK it."""
@@ -181,9 +171,6 @@ class DeltaClient:
         """Wait until the server has handled what was sent, and check that it sent nothing."""
         response = self.get(ENDPOINT, "barrier")
         assert (names(response), list(response.removed_resources)) == ([], ["barrier"]), response
-
-    def close(self):
-        self._requests.put(None)
 
 
 MESSAGES = {

@@ -6,9 +6,10 @@ import subprocess
 
 import pytest
 
-from e2e.test_envoy_gateway import BOOTSTRAP, ENVOY, RULE, free_port, get, until, upstream
+from e2e.test_envoy_gateway import BOOTSTRAP, ENVOY, RULE, free_port, get, upstream
 from meshlib.controlplane.directory import Directory
 from meshlib.controlplane.server import Server
+from waiting import until
 
 pytestmark = [
     pytest.mark.envoy,
